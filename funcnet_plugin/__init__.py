@@ -1,0 +1,42 @@
+"""Functional-network pruning of large language models, inside the tools people already use.
+
+    import funcnet_plugin
+    from llmcompressor import oneshot
+    oneshot(model=..., recipe="recipes/ica_prune.yaml", dataset=..., output_dir=...)
+
+Importing the package costs milliseconds: the public names below are imported on first use, and
+llm-compressor learns the modifiers when it is imported itself.
+"""
+
+from importlib import import_module
+
+from funcnet_plugin.hosts.autoload import install as _install
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "FunctionalNetworkModifier": "funcnet_plugin.hosts.llm_compressor",
+    "WidthPruningModifier": "funcnet_plugin.hosts.llm_compressor",
+    "MLPAdapter": "funcnet_plugin.adapters",
+    "bind": "funcnet_plugin.adapters",
+    "hookimpl": "funcnet_plugin.adapters",
+    "canica": "funcnet_plugin.ica",
+    "fastica": "funcnet_plugin.ica",
+    "prune": "funcnet_plugin.prune",
+    "read_block": "funcnet_plugin.checkpoint",
+    "FuncnetError": "funcnet_plugin.errors",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+_install()
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

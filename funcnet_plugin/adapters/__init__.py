@@ -1,0 +1,7 @@
+"""Architecture knowledge: what the MLP of a model looks like. Mostly data, found through pluggy."""
+
+from funcnet_plugin.adapters.layout import MLPBlock, ModelLayout, bind
+from funcnet_plugin.adapters.manager import get_adapters, hookimpl
+from funcnet_plugin.adapters.spec import MLPAdapter
+
+__all__ = ["MLPAdapter", "MLPBlock", "ModelLayout", "bind", "get_adapters", "hookimpl"]

@@ -1,0 +1,470 @@
+"""The modifiers that llm-compressor runs from a recipe. Lifecycle only; the work is in `pruning`.
+
+| event | what happens |
+|---|---|
+| initialize | everything that can be refused is refused; the budget is planned |
+| calibration start | hooks on the prunable layers |
+| sequential epoch end | the layer just calibrated is scored, cut and repaired; the pipeline then sends the data through the cut layer, so the next one is measured on the pruned model |
+| calibration end | `allocation: threshold`: all layers are cut at once |
+| finalize | config and `save_pretrained` learn the new widths |
+"""  # noqa: E501  (a table row cannot be wrapped)
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from compressed_tensors.distributed import is_distributed
+from llmcompressor.core import Event, State, active_session
+from llmcompressor.modifiers import Modifier
+from loguru import logger
+from pydantic import Field, PrivateAttr, ValidationError
+from torch import Tensor
+
+from funcnet_plugin import __version__, checkpoint
+from funcnet_plugin.adapters import MLPBlock, ModelLayout, bind
+from funcnet_plugin.errors import CalibrationError, DecompositionError, FuncnetError, RecipeError
+from funcnet_plugin.hosts import checks
+from funcnet_plugin.hosts.recorder import MLPRecorder
+from funcnet_plugin.ica import DECOMPOSERS
+from funcnet_plugin.pruning import scores as score_functions
+from funcnet_plugin.pruning.budget import Budget, LayerSize, plan_budget, select
+from funcnet_plugin.pruning.collect import LayerStatistics
+from funcnet_plugin.pruning.compensation import Moments, bias_repair, least_squares_repair
+from funcnet_plugin.pruning.networks import NetworkScorer
+from funcnet_plugin.pruning.surgery import add_down_bias, cut_neurons
+
+Scores = dict[str, Tensor]  # name -> (width,), see `pruning.scores`
+
+
+class WidthPruningModifier(Modifier):
+    """Cuts the least important MLP neurons of every layer and repairs what they carried.
+
+    The ratio counts parameters, and kept widths are multiples of `align`; what was reached is
+    computed exactly, logged, and written into config.json (block `functional_network`). Layers are
+    measured one after another on the already pruned model (llm-compressor's sequential pipeline).
+
+    :param pruning_ratio: share of the parameters to remove, in (0, 1).
+    :param ratio_scope: what the ratio counts: `model` (all parameters) or `mlp`.
+    :param scorer: `effect` (variance of the activation times squared norm of the down column),
+        `magnitude` (weights only), `random` (the control).
+    :param allocation: `uniform`, the same width in every layer, decided layer by layer; or
+        `threshold`, one cut over all layers, decided when all are measured (on the dense model).
+    :param align: kept widths are multiples of this; 128 suits quantization groups and GPU kernels.
+    :param skip_first: layers left whole at the beginning.
+    :param skip_last: layers left whole at the end.
+    :param compensation: `none`, `bias` (the mean of what was cut; only where the architecture has
+        a bias there), or `least_squares`.
+    :param ridge: regularisation of least squares, relative to the mean second moment.
+    :param seed: decides random starts, random scores and the order of shuffled samples.
+
+    Example recipe::
+
+        prune_stage:
+          pruning_modifiers:
+            WidthPruningModifier:
+              pruning_ratio: 0.2
+              scorer: effect
+    """
+
+    requires_calibration_data: bool = True
+
+    pruning_ratio: float
+    ratio_scope: Literal["model", "mlp"] = "model"
+    scorer: str = Field(default="effect", pattern="^(effect|magnitude|random)$")
+    allocation: Literal["uniform", "threshold"] = "uniform"
+    align: int = Field(default=128, ge=1)
+    skip_first: int = Field(default=0, ge=0)
+    skip_last: int = Field(default=0, ge=0)
+    compensation: Literal["none", "bias", "least_squares"] = "least_squares"
+    ridge: float = Field(default=0.02, gt=0.0)
+    seed: int = Field(default=0, ge=0)
+
+    _layout: ModelLayout = PrivateAttr()
+    _budget: Budget = PrivateAttr()
+    _planned: list[int] | None = PrivateAttr(default=None)  # kept widths, known at once if uniform
+    _original: list[int] = PrivateAttr()
+    _parameters: int = PrivateAttr()
+    _statistics: dict[int, LayerStatistics] = PrivateAttr(default_factory=dict)
+    _scores: dict[int, Scores] = PrivateAttr(default_factory=dict)  # waiting for one cut
+    _done: dict[int, dict[str, Any]] = PrivateAttr(default_factory=dict)  # layer -> its report
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise RecipeError(_one_sentence(type(self), error)) from None
+
+    # -- lifecycle ---------------------------------------------------------------------------
+
+    def on_initialize(self, state: State, **kwargs: Any) -> bool:
+        model = state.model
+        if is_distributed():
+            raise RecipeError(
+                "pruning runs in one process for now; start it without torchrun (quantization "
+                "of the saved model may still use several)."
+            )
+        checks.refuse_quantized(model)
+        self._layout = bind(model)
+        self._original = self._layout.widths
+        self._parameters = _count_parameters(model)
+        blocks = self._layout.blocks
+        self._budget = plan_budget(
+            [
+                LayerSize(
+                    block.width,
+                    block.parameters_per_neuron,
+                    self.skip_first <= i < len(blocks) - self.skip_last,
+                )
+                for i, block in enumerate(blocks)
+            ],
+            ratio=self.pruning_ratio,
+            align=self.align,
+            total_parameters=self._parameters,
+            scope=self.ratio_scope,
+        )
+        self._check_bias()
+        self._check_data(state.data.calib)
+        checks.fix_sample_order(state.data.calib, self.seed)
+        if self.allocation == "uniform":
+            self._planned = self._budget.uniform()
+            reached = self._budget.removed(self._planned) / self._budget.scope_parameters
+            logger.info(
+                f"{len(self._prunable())} of {len(blocks)} layers will keep "
+                f"{self._planned[self._prunable()[0].index]} of {max(self._original)} neurons: "
+                f"{reached:.4f} of the {self.ratio_scope} (asked: {self.pruning_ratio})"
+            )
+        return True
+
+    def on_calibration_start(self, state: State, event: Event, **kwargs: Any) -> None:
+        if len(active_session().lifecycle.recipe.modifiers) > 1:
+            raise RecipeError(
+                "this pipeline calibrates all modifiers of the recipe at once, but what follows "
+                "pruning must be calibrated on the pruned model; use oneshot's default, "
+                "pipeline='independent'."
+            )
+        for block in self._prunable():
+            self._statistics[block.index] = self._new_statistics(block)
+            MLPRecorder(block, self.register_hook, self._statistics[block.index].add)
+
+    @torch.no_grad()
+    def on_sequential_epoch_end(
+        self, state: State, event: Event, modules: list[torch.nn.Module], **kwargs: Any
+    ) -> None:
+        present = set(modules)
+        for block in self._prunable():
+            waiting = block.index in self._statistics and block.index not in self._scores
+            if waiting and {block.gate, block.up, block.down} <= present:
+                scores = self._score(block, self._statistics[block.index])
+                if self._planned is not None:
+                    self._prune(block, self._combine([scores])[0], self._planned[block.index])
+                else:
+                    self._scores[block.index] = scores
+
+    @torch.no_grad()
+    def on_calibration_end(self, state: State, event: Event, **kwargs: Any) -> None:
+        self.remove_hooks()
+        if self._planned is None and len(self._scores) == len(self._prunable()):
+            combined = self._combine([self._scores[b.index] for b in self._prunable()])
+            by_layer: list[Tensor | None] = [None] * len(self._original)
+            for block, score in zip(self._prunable(), combined, strict=True):
+                by_layer[block.index] = score
+            self._planned = self._budget.threshold(by_layer)
+            for block, score in zip(self._prunable(), combined, strict=True):
+                self._prune(block, score, self._planned[block.index])
+        self._scores.clear()
+
+    def on_finalize(self, state: State, **kwargs: Any) -> bool:
+        missing = [b.index for b in self._prunable() if b.index not in self._done]
+        if missing:
+            # Also reached when a failed run is cleaned up: the config must not change then.
+            raise CalibrationError(
+                f"layers {missing} were not calibrated, so the model is not pruned and its config "
+                "is left as it was; use oneshot's default pipeline and sequential_targets."
+            )
+        block = self._describe(state.model)
+        adapter = self._layout.adapter
+        width_changed = len(set(self._layout.widths)) == 1
+        if width_changed:
+            setattr(state.model.config, adapter.width_key, self._layout.widths[0])
+        if self.compensation == "bias":
+            setattr(state.model.config, adapter.bias_key, True)
+
+        def changes() -> dict[str, Any]:
+            return {
+                **checkpoint.config_changes(
+                    adapter.width_key,
+                    self._layout.widths,
+                    adapter.bias_key if self.compensation == "bias" else None,
+                ),
+                checkpoint.BLOCK_KEY: block,
+            }
+
+        checkpoint.patch_saved_config(state.model, changes)
+        logger.info(
+            f"pruned {block['parameters_before']:,} -> {block['parameters_after']:,} parameters: "
+            f"{block['pruning_ratio_reached']:.4f} of the {self.ratio_scope} "
+            f"(asked: {self.pruning_ratio}); widths {self._layout.widths}"
+        )
+        return True
+
+    # -- what a scorer decides ---------------------------------------------------------------
+
+    def _new_statistics(self, block: MLPBlock) -> LayerStatistics:
+        return LayerStatistics(channels=[], moments=self._new_moments(block))
+
+    def _score(self, block: MLPBlock, statistics: LayerStatistics) -> Scores:
+        """The scores of one layer by name. Several names are combined by `_combine`."""
+        match self.scorer:
+            case "effect":
+                return {"effect": score_functions.effect(block, statistics.moments)}
+            case "magnitude":
+                return {"magnitude": score_functions.magnitude(block)}
+            case _:
+                return {"random": score_functions.random(block, self.seed)}
+
+    def _combine(self, layers: list[Scores]) -> list[Tensor]:
+        """One score per layer; ranks are taken over the layers given."""
+        names = list(layers[0])
+        if len(names) == 1:
+            return [layer[names[0]] for layer in layers]
+        return score_functions.union_of_ranks([[layer[n] for layer in layers] for n in names])
+
+    def _settings(self) -> dict[str, Any]:
+        """The recipe fields that describe the run, as saved in config.json."""
+        inherited = set(Modifier.model_fields)
+        return {k: v for k, v in self.model_dump().items() if k not in inherited}
+
+    # -- steps -------------------------------------------------------------------------------
+
+    def _prunable(self) -> list[MLPBlock]:
+        return [
+            block
+            for block, size in zip(self._layout.blocks, self._budget.layers, strict=True)
+            if size.prunable
+        ]
+
+    def _new_moments(self, block: MLPBlock, *, needed: bool = False) -> Moments | None:
+        if not needed and self.compensation == "none" and self.scorer != "effect":
+            return None
+        return Moments(block.width, block.down.weight.device)
+
+    def _check_bias(self) -> None:
+        adapter = self._layout.adapter
+        has_bias = all(block.down.bias is not None for block in self._prunable())
+        if self.compensation == "bias" and adapter.bias_key is None and not has_bias:
+            raise RecipeError(
+                f"compensation: bias cannot be saved for {adapter.name}: its modelling code has no "
+                "bias on the down projection, and a stock reload would drop it; use compensation: "
+                "least_squares (needs no bias) or none."
+            )
+
+    def _check_data(self, calibration: Any) -> None:
+        checks.check_samples(calibration, None)
+
+    def _prune(self, block: MLPBlock, score: Tensor, width: int) -> None:
+        statistics = self._statistics.pop(block.index)
+        self._done[block.index] = self._report(block, statistics)
+        if width == block.width:
+            return
+        weight = block.down.weight
+        keep = select(score.to(weight.device), width)
+        match self.compensation:
+            case "bias":
+                bias = bias_repair(weight, statistics.moments.mean, keep)
+                cut_neurons(block, keep)
+                add_down_bias(block, bias)
+            case "least_squares":
+                second = statistics.moments.second
+                cut_neurons(block, keep, least_squares_repair(weight, second, keep, self.ridge))
+            case _:
+                cut_neurons(block, keep)
+        logger.info(f"layer {block.index}: kept {width} of {self._original[block.index]} neurons")
+
+    def _report(self, block: MLPBlock, statistics: LayerStatistics) -> dict[str, Any]:
+        """What was measured in one layer, as saved in config.json: plain numbers only."""
+        if statistics.n_samples == 0:
+            raise CalibrationError(f"no calibration sample reached layer {block.index}.")
+        return {"layer": block.index, "samples": statistics.n_samples}
+
+    def _describe(self, model: torch.nn.Module) -> dict[str, Any]:
+        """The `functional_network` block of config.json."""
+        after = _count_parameters(model)
+        removed = self._parameters - after
+        return {
+            "version": __version__,
+            "modifier": type(self).__name__,
+            "source_model": getattr(model.config, "name_or_path", "") or None,
+            "settings": self._settings(),
+            "pruning_ratio_requested": self.pruning_ratio,
+            "pruning_ratio_reached": removed / self._budget.scope_parameters,
+            "parameters_before": self._parameters,
+            "parameters_after": after,
+            "original_widths": self._original,
+            "kept_widths": self._layout.widths,
+            "layers": [self._done[i] for i in sorted(self._done)],
+        }
+
+
+class FunctionalNetworkModifier(WidthPruningModifier):
+    """Keeps the neurons of a model's functional networks (arXiv 2508.05239), cuts the others.
+
+    Neurons are voxels, tokens are time. Per layer and group of samples, the signals X
+    (tokens x signals) are z-scored over time, reduced to k dimensions, whitened over neurons and
+    rotated by symmetric FastICA into k maps, z-scored over neurons. The networks score of neuron j:
+
+        s_j = aggregate_groups  mean_starts  max_components,signals |Z_kj|
+
+    :param n_components: networks per layer and group, k.
+    :param samples_per_group: samples whose tokens enter one ICA; samples that do not fill a group
+        count for the compensation only.
+    :param signals: `act` (activated gate), `up` (up projection), or both.
+    :param strategy: `local`, networks within a layer.
+    :param score: `networks` (the paper), or `union`: a neuron goes only if neither the networks
+        nor its own effect on the output needs it (the better of its two ranks).
+    :param aggregate: over groups, `max` (the paper) or `mean` (depends less on the starts).
+    :param decomposer: `canica` (ours) or `nilearn` (nilearn's own code, the slow reference).
+    :param contrast: of FastICA: `cube`, `logcosh` or `exp`.
+    :param max_iter: FastICA iterations per start.
+    :param tol: FastICA convergence tolerance.
+    :param n_init: FastICA starts per group; scores are averaged over them.
+
+    Example recipe::
+
+        prune_stage:
+          pruning_modifiers:
+            FunctionalNetworkModifier:
+              pruning_ratio: 0.2
+              n_components: 128
+    """
+
+    scorer: Literal["functional_networks"] = "functional_networks"
+    n_components: int = Field(default=128, ge=2)
+    samples_per_group: int = Field(default=40, ge=1)
+    signals: list[Literal["act", "up"]] = Field(default=["act", "up"], min_length=1, max_length=2)
+    strategy: Literal["local"] = "local"
+    score: Literal["networks", "union"] = "networks"
+    aggregate: Literal["max", "mean"] = "mean"
+    decomposer: Literal[tuple(DECOMPOSERS)] = "canica"
+    contrast: Literal["cube", "logcosh", "exp"] = "cube"
+    max_iter: int = Field(default=300, ge=1)
+    tol: float = Field(default=1.0e-4, gt=0.0)
+    n_init: int = Field(default=1, ge=1)
+
+    def _check_data(self, calibration: Any) -> None:
+        checks.check_samples(calibration, self.samples_per_group)
+        if len(set(self.signals)) != len(self.signals):
+            raise RecipeError(f"signals names one signal twice: {self.signals}.")
+        narrowest = len(self.signals) * min(block.width for block in self._prunable())
+        if self.n_components >= narrowest:
+            raise RecipeError(
+                f"n_components={self.n_components} needs more than {self.n_components} signals per "
+                f"layer and the model has {narrowest} ({len(self.signals)} x width); lower "
+                "n_components."
+            )
+
+    def _new_statistics(self, block: MLPBlock) -> LayerStatistics:
+        decompose = partial(
+            DECOMPOSERS[self.decomposer],
+            n_components=self.n_components,
+            contrast=self.contrast,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            n_init=self.n_init,
+            seed=self.seed,
+        )
+        return LayerStatistics(
+            channels=list(self.signals),
+            moments=self._new_moments(block, needed=self.score == "union"),
+            networks=NetworkScorer(
+                block.width, len(self.signals), self.samples_per_group, self.aggregate, decompose
+            ),
+        )
+
+    def _score(self, block: MLPBlock, statistics: LayerStatistics) -> Scores:
+        if not statistics.networks.reports:
+            raise CalibrationError(
+                f"one group needs samples_per_group={self.samples_per_group} samples and the "
+                f"calibration data had {statistics.n_samples}; give more samples."
+            )
+        scores = {"networks": statistics.networks.score}
+        if self.score == "union":
+            scores["effect"] = score_functions.effect(block, statistics.moments)
+        return scores
+
+    def _report(self, block: MLPBlock, statistics: LayerStatistics) -> dict[str, Any]:
+        report = super()._report(block, statistics)
+        groups = statistics.networks.reports
+        runs = [run for group in groups for run in group.runs]
+        loose = [run for run in runs if not run.converged]
+        report |= {
+            "groups": len(groups),
+            "leftover_samples": statistics.networks.leftover_samples,
+            "tokens_in_networks": sum(group.n_tokens for group in groups),
+            "components": min(group.n_components for group in groups),
+            "ica_runs": len(runs),
+            "ica_runs_not_converged": len(loose),
+            "ica_runs_rescued": sum(
+                run.promoted or run.damped_steps > 0 or run.restarts > 0 for run in runs
+            ),
+        }
+        tolerances = [run.final_tolerance for run in loose if run.final_tolerance is not None]
+        if tolerances:
+            report["worst_final_tolerance"] = max(tolerances)
+        if loose:
+            logger.warning(
+                f"layer {block.index}: {len(loose)} of {len(runs)} ICA runs did not reach "
+                f"tol={self.tol} in {self.max_iter} iterations"
+                + (f" (worst {max(tolerances):.1e})" if tolerances else "")
+            )
+        if report["components"] < self.n_components:
+            logger.warning(
+                f"layer {block.index}: the signals span {report['components']} directions, so "
+                f"fewer networks than n_components={self.n_components} were found"
+            )
+        logger.info(
+            f"layer {block.index}: {len(groups)} groups, {len(runs)} ICA runs, "
+            f"{len(runs) - len(loose)} converged"
+        )
+        return report
+
+
+MODIFIERS: dict[str, type[Modifier]] = {
+    cls.__name__: cls for cls in (FunctionalNetworkModifier, WidthPruningModifier)
+}
+
+
+def register() -> None:
+    """Make the modifiers known to llm-compressor's recipes, under their class names."""
+    from llmcompressor.modifiers import ModifierFactory
+
+    for name, cls in MODIFIERS.items():
+        ModifierFactory.register(name, cls)
+
+
+def _count_parameters(model: torch.nn.Module) -> int:
+    """All parameters, shared ones once. Offloaded tensors are counted where they lie."""
+    from compressed_tensors.offload import disable_onloading
+
+    with disable_onloading():
+        unique = {id(p): p.numel() for p in model.parameters()}
+    total = sum(unique.values())
+    return total
+
+
+def _one_sentence(cls: type[Modifier], error: ValidationError) -> str:
+    """pydantic's report as one sentence per mistake: field, value, what it should be."""
+    problems = []
+    for item in error.errors():
+        field = ".".join(str(part) for part in item["loc"])
+        if isinstance(item.get("ctx", {}).get("error"), FuncnetError):
+            problems.append(str(item["ctx"]["error"]))
+        elif item["type"] == "extra_forbidden":
+            known = sorted(set(cls.model_fields) - set(Modifier.model_fields))
+            problems.append(f"unknown field {field!r} (known: {', '.join(known)})")
+        elif item["type"] == "missing":
+            problems.append(f"field {field!r} is missing")
+        else:
+            problems.append(f"{field}={item['input']!r}: {item['msg']}")
+    return f"{cls.__name__}: {'; '.join(problems)}."

@@ -1,0 +1,227 @@
+"""Symmetric FastICA (Hyvarinen 1999, doi:10.1109/72.761722), several starts in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from funcnet_plugin.errors import DecompositionError
+
+# Starts tried per run after float64 and damping did not help; each new one has its own seed.
+_MAX_RESTARTS = 5
+# An unmixing matrix further than this from orthonormal means that the update was singular.
+_ORTHONORMAL = 1e-3
+
+
+def _cube(Y: Tensor) -> tuple[Tensor, Tensor]:
+    square = Y * Y
+    return Y * square, 3.0 * square.mean(-1)
+
+
+def _logcosh(Y: Tensor) -> tuple[Tensor, Tensor]:
+    tanh = torch.tanh(Y)
+    return tanh, 1.0 - (tanh * tanh).mean(-1)
+
+
+def _exp(Y: Tensor) -> tuple[Tensor, Tensor]:
+    square = Y * Y
+    bell = torch.exp(-0.5 * square)
+    return Y * bell, ((1.0 - square) * bell).mean(-1)
+
+
+# name -> function of Y (..., k, n) giving g(Y), same shape, and the mean of g'(Y), (..., k)
+CONTRASTS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    "cube": _cube,
+    "logcosh": _logcosh,
+    "exp": _exp,
+}
+
+# The antiderivative G of each contrast and its expectation under a standard normal.
+_NEGENTROPY: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    "cube": (lambda S: S**4 / 4.0, 0.75),
+    "logcosh": (lambda S: torch.logaddexp(S, -S) - np.log(2.0), 0.3745672075),
+    "exp": (lambda S: -torch.exp(-0.5 * S * S), -float(np.sqrt(0.5))),
+}
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """How one start ended. Nothing here is hidden from the user: the modifier logs and saves it."""
+
+    converged: bool
+    n_iter: int | None  # None where the solver does not tell (nilearn)
+    final_tolerance: float | None  # max_i |1 - |w_i' w_i_before||; compare with tol
+    promoted: bool = False  # redone in float64 after float32 broke down
+    damped_steps: int = 0
+    restarts: int = 0
+
+
+@dataclass(frozen=True)
+class FastICAResult:
+    """W: (n_init, k, k), the dtype of the input; ``S = W[i] @ X``. runs: one report per start."""
+
+    W: Tensor
+    runs: tuple[RunReport, ...]
+
+
+def negentropy(S: Tensor, contrast: str) -> Tensor:
+    """The contrast that FastICA climbs, to compare solutions: mean over components of
+    ``|E G(s) - E G(nu)|``, nu standard normal.
+
+    Args:
+        S: (..., k, n) unit-variance sources.
+
+    Returns:
+        (...), larger is further from Gaussian.
+    """
+    G, gaussian = _NEGENTROPY[contrast]
+    return (G(S).mean(-1) - gaussian).abs().mean(-1)
+
+
+def initial_unmixing(k: int, seed: int, start: int, attempt: int = 0) -> Tensor:
+    """(k, k) float64 standard normal; the same on every device, whatever else is drawn."""
+    rng = np.random.default_rng([seed, start, attempt])
+    return torch.from_numpy(rng.standard_normal((k, k)))
+
+
+def fastica(
+    X: Tensor,
+    *,
+    contrast: str = "cube",
+    tol: float = 1e-4,
+    max_iter: int = 300,
+    n_init: int = 1,
+    seed: int = 0,
+    w_init: Tensor | None = None,
+) -> FastICAResult:
+    """Rotate whitened data to independent rows, from ``n_init`` starts.
+
+    Never returns a value that is not finite. A start whose update overflows or turns singular is
+    redone in float64, then with damped steps, then from other starting points; each of these is in
+    its report, as is a start that did not converge.
+
+    Args:
+        X: (k, n_samples), float32 or float64, whitened: ``X X' / n_samples = I``. float64 is the
+            safe choice: cube loses orthogonality in float32 on real signals.
+        contrast: "cube", "logcosh" or "exp".
+        tol: a start has converged once no component turns by more, see RunReport.final_tolerance.
+        max_iter: iterations per start.
+        n_init: number of starts, run as one batch on the same X.
+        seed: start i uses the random stream (seed, i): more starts never change the first ones.
+        w_init: (n_init, k, k) or (k, k), starting points instead of random ones.
+
+    Raises:
+        DecompositionError: X is not finite, an unknown contrast, or no start gives finite values.
+    """
+    if contrast not in CONTRASTS:
+        raise DecompositionError(
+            f"contrast {contrast!r} is not known; choose one of {', '.join(CONTRASTS)}."
+        )
+    if not torch.isfinite(X).all():
+        raise DecompositionError("the whitened signals hold NaN or infinite values.")
+    k = X.shape[0]
+    if w_init is None:
+        starts = torch.stack([initial_unmixing(k, seed, i) for i in range(n_init)])
+    else:
+        starts = w_init.reshape(-1, k, k)
+    batch = _iterate(X, starts.to(X), contrast, tol, max_iter)
+    W, runs = [], []
+    for i, start in enumerate(starts):
+        if batch.failed[i]:
+            w, run = _rescue(X, start, contrast, tol, max_iter, seed, i)
+        else:
+            w, run = batch.W[i], batch.report(i)
+        W.append(w)
+        runs.append(run)
+    return FastICAResult(torch.stack(W), tuple(runs))
+
+
+@dataclass
+class _Batch:
+    W: Tensor  # (n, k, k)
+    n_iter: list[int]
+    limit: list[float]
+    converged: list[bool]
+    failed: list[bool]
+    damped: list[int]
+
+    def report(self, i: int, **extra) -> RunReport:
+        return RunReport(
+            self.converged[i], self.n_iter[i], self.limit[i], damped_steps=self.damped[i], **extra
+        )
+
+
+def _iterate(
+    X: Tensor, W: Tensor, contrast: str, tol: float, max_iter: int, *, damp: bool = False
+) -> _Batch:
+    """Run all starts; each leaves the batch as soon as it has converged or failed."""
+    n = W.shape[0]
+    g = CONTRASTS[contrast]
+    W, usable = _decorrelate(W)
+    out = _Batch(W.clone(), [0] * n, [float("nan")] * n, [False] * n, (~usable).tolist(), [0] * n)
+    active = usable.nonzero().flatten()
+    for iteration in range(1, max_iter + 1):
+        if len(active) == 0:
+            break
+        current = out.W[active]
+        gY, slope = g(current @ X)
+        update = gY @ X.T / X.shape[1] - slope.unsqueeze(-1) * current
+        new, usable = _decorrelate(update)
+        if damp and not usable.all():
+            # Halfway between the update, scaled to unit rows, and the point we stand on.
+            finite = torch.nan_to_num(update, nan=0.0, posinf=0.0, neginf=0.0)
+            rows = torch.nn.functional.normalize(finite, dim=-1)
+            rows = rows * torch.sign((rows * current).sum(-1, keepdim=True) + 1e-30)
+            half, half_usable = _decorrelate(rows + current)
+            for j in (~usable).nonzero().flatten().tolist():
+                new[j], usable[j] = half[j], half_usable[j]
+                out.damped[active[j]] += 1
+        turned = ((new * current).sum(-1).abs() - 1.0).abs().amax(-1)
+        going = []
+        for j, i in enumerate(active.tolist()):
+            if not usable[j]:
+                out.failed[i] = True
+                continue
+            out.W[i], out.n_iter[i], out.limit[i] = new[j], iteration, float(turned[j])
+            out.converged[i] = out.limit[i] < tol
+            if not out.converged[i]:
+                going.append(i)
+        active = torch.tensor(going, dtype=torch.long, device=X.device)
+    return out
+
+
+def _decorrelate(W: Tensor) -> tuple[Tensor, Tensor]:
+    """``(W W')^(-1/2) W`` for a batch (n, k, k), and which results are finite and orthonormal."""
+    finite = torch.isfinite(W).all(-1).all(-1)
+    # eigh raises on NaN and on infinity, which would end the whole batch for one bad start
+    W = torch.where(finite[:, None, None], W, torch.eye(W.shape[-1], dtype=W.dtype).to(W.device))
+    values, vectors = torch.linalg.eigh(W @ W.mT)
+    scale = values.clamp_min(torch.finfo(W.dtype).tiny).rsqrt()
+    W = (vectors * scale.unsqueeze(-2)) @ (vectors.mT @ W)
+    error = (W @ W.mT - torch.eye(W.shape[-1], dtype=W.dtype, device=W.device)).abs().amax((-2, -1))
+    return W, finite & (error < _ORTHONORMAL)
+
+
+def _rescue(
+    X: Tensor, start: Tensor, contrast: str, tol: float, max_iter: int, seed: int, index: int
+) -> tuple[Tensor, RunReport]:
+    """A start that failed in the batch: float64, then damping, then other starting points."""
+    X64, promoted = X.double(), X.dtype != torch.float64
+    if promoted:
+        batch = _iterate(X64, start[None].to(X64), contrast, tol, max_iter)
+        if not batch.failed[0]:
+            return batch.W[0].to(X.dtype), batch.report(0, promoted=True)
+    for restart in range(_MAX_RESTARTS + 1):
+        if restart:
+            start = initial_unmixing(X.shape[0], seed, index, attempt=restart)
+        batch = _iterate(X64, start[None].to(X64), contrast, tol, max_iter, damp=True)
+        if not batch.failed[0]:
+            return batch.W[0].to(X.dtype), batch.report(0, promoted=promoted, restarts=restart)
+    raise DecompositionError(
+        f"FastICA ({contrast}) gave no finite solution from start {index} and {_MAX_RESTARTS} "
+        "other starts; use fewer components or another contrast."
+    )

@@ -1,0 +1,65 @@
+"""nilearn's own CanICA on the same matrix: the reference that a recipe can choose."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from funcnet_plugin.errors import DecompositionError
+from funcnet_plugin.ica.canica import Decomposition, standardise_maps
+from funcnet_plugin.ica.fastica import RunReport
+from funcnet_plugin.ica.signals import zscore
+
+
+def nilearn_canica(
+    X: Tensor,
+    n_components: int,
+    *,
+    contrast: str = "cube",
+    tol: float = 1e-4,
+    max_iter: int = 200,
+    n_init: int = 10,
+    seed: int = 0,
+) -> Decomposition:
+    """Run `nilearn.decomposition.CanICA` on raw signals, past its image masking.
+
+    nilearn starts FastICA `n_init` times and keeps the start with the smallest L1 norm of its
+    largest map, so there is one run in the result; its report says whether all starts converged.
+    Contrast, tolerance and iterations are fixed inside nilearn (cube, 1e-4, 200); other values are
+    refused rather than ignored, except ``max_iter=300``, the default of a recipe.
+
+    Args and raises: as `canica`.
+    """
+    if contrast != "cube" or tol != 1e-4 or max_iter not in (200, 300):
+        raise DecompositionError(
+            "decomposer: nilearn always uses contrast=cube, tol=1e-4 and 200 iterations; leave "
+            "these fields at their defaults or choose decomposer: canica."
+        )
+    from nilearn.decomposition import CanICA
+    from sklearn.exceptions import ConvergenceWarning
+
+    Z = zscore(X).cpu().numpy()
+    if n_components > min(Z.shape):
+        raise DecompositionError(
+            f"n_components={n_components} does not fit signals of {Z.shape[0]} tokens x "
+            f"{Z.shape[1]} neurons; it must lie between 1 and {min(Z.shape)}."
+        )
+    model = CanICA(n_components=n_components, threshold=None, n_init=n_init, random_state=seed)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model._raw_fit(Z)  # the entry nilearn gives to estimators that have unmasked already
+    converged = True
+    for warning in caught:
+        if issubclass(warning.category, ConvergenceWarning):
+            converged = False
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    maps = standardise_maps(torch.from_numpy(model.components_).to(X.device).double())
+    if not torch.isfinite(maps).all():
+        raise DecompositionError("nilearn's CanICA returned NaN maps; choose decomposer: canica.")
+    run = RunReport(converged=converged, n_iter=None, final_tolerance=None)
+    return Decomposition(maps.unsqueeze(0), (run,), float("nan"))

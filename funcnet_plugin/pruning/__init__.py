@@ -1,0 +1,1 @@
+"""From neuron statistics to a smaller model: scores, budget, surgery, compensation."""

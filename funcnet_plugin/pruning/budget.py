@@ -1,0 +1,162 @@
+"""Pruning ratio -> how many neurons each layer keeps.
+
+The ratio counts parameters, and only MLP neurons are cut. Kept widths are multiples of `align`,
+so the removed share differs from the request by at most half an aligned step; what is reached is
+computed exactly, from the shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from funcnet_plugin.errors import BudgetError
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """One decoder layer as the budget sees it.
+
+    Attributes:
+        width: number of neurons.
+        cost: parameters that go with one neuron.
+        prunable: False for layers that `skip_first` and `skip_last` leave whole.
+    """
+
+    width: int
+    cost: int
+    prunable: bool = True
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A ratio that is known to be reachable.
+
+    Attributes:
+        layers: sizes before pruning.
+        align: kept widths of pruned layers are multiples of this.
+        scope_parameters: the parameters that the ratio counts.
+        target: parameters to remove, ``ratio * scope_parameters``.
+    """
+
+    layers: tuple[LayerSize, ...]
+    align: int
+    scope_parameters: int
+    target: float
+
+    def removed(self, kept: Sequence[int]) -> int:
+        """Parameters that go when layer i keeps kept[i] neurons."""
+        return sum(
+            (s.width - w) * s.cost for s, w in zip(self.layers, kept, strict=True)
+        )
+
+    def uniform(self) -> list[int]:
+        """The same kept width in every prunable layer: the aligned width nearest to the target."""
+        widths = [s.width for s in self.layers]
+        candidates = range(self.align, max(w for w, s in zip(widths, self.layers, strict=True)
+                                           if s.prunable), self.align)
+
+        def kept(width: int) -> list[int]:
+            return [min(width, s.width) if s.prunable else s.width for s in self.layers]
+
+        best = min(candidates, key=lambda w: abs(self.removed(kept(w)) - self.target))
+        return kept(best)
+
+    def threshold(self, scores: Sequence[Tensor | None]) -> list[int]:
+        """One cut over all layers: whole blocks of `align` neurons go, weakest first.
+
+        With align=1 this is a threshold on the score, the paper's rule. Each layer keeps at least
+        one block.
+
+        Args:
+            scores: per layer (width,), larger is more important, comparable across layers; None
+                for layers that are not prunable.
+        """
+        kept = [s.width for s in self.layers]
+        blocks = []  # (mean score, layer, neurons); the first block of a layer always stays
+        for i, (size, score) in enumerate(zip(self.layers, scores, strict=True)):
+            if not size.prunable:
+                continue
+            ranked = score.double().sort(descending=True).values
+            # Only the last block may be short, and then removing it alone gives an aligned width.
+            for start in range(self.align, size.width, self.align):
+                block = ranked[start : start + self.align]
+                blocks.append((float(block.mean()), i, len(block)))
+        # A layer's blocks are ordered by score, so going from the weakest never skips one of it;
+        # among equals the later layer, then the later block goes first, always the same way.
+        order = sorted(range(len(blocks)), key=lambda b: (blocks[b][0], -b))
+        removed = 0
+        for b in order:
+            _, i, neurons = blocks[b]
+            step = neurons * self.layers[i].cost
+            if removed and abs(removed + step - self.target) >= abs(removed - self.target):
+                break
+            kept[i] -= neurons
+            removed += step
+        return kept
+
+
+def plan_budget(
+    layers: Sequence[LayerSize],
+    *,
+    ratio: float,
+    align: int,
+    total_parameters: int,
+    scope: str = "model",
+) -> Budget:
+    """Check that a ratio can be reached before any long work.
+
+    Args:
+        layers: one per decoder layer.
+        ratio: share of parameters to remove, in (0, 1).
+        align: kept widths are multiples of this.
+        total_parameters: all parameters of the model, shared ones counted once.
+        scope: "model": the ratio counts total_parameters; "mlp": the parameters of all MLPs.
+
+    Raises:
+        BudgetError: the ratio is outside (0, 1) or more than these layers can give; the message
+            holds the largest ratio that can be reached.
+    """
+    if not 0.0 < ratio < 1.0:
+        raise BudgetError(f"pruning_ratio must lie between 0 and 1, got {ratio}.")
+    if align < 1:
+        raise BudgetError(f"align must be at least 1, got {align}.")
+    prunable = [s for s in layers if s.prunable]
+    if not prunable:
+        raise BudgetError(
+            f"skip_first and skip_last leave none of the {len(layers)} layers to prune."
+        )
+    narrow = [s.width for s in prunable if s.width <= align]
+    if narrow:
+        raise BudgetError(
+            f"align={align} leaves nothing to cut in layers of width {narrow[0]}; "
+            f"choose an align below {narrow[0]}."
+        )
+    counted = total_parameters if scope == "model" else sum(s.width * s.cost for s in layers)
+    target = ratio * counted
+    largest = sum((s.width - align) * s.cost for s in prunable)
+    step = sum(align * s.cost for s in prunable)
+    if target > largest + step / 2:
+        raise BudgetError(
+            f"pruning_ratio={ratio} of the {'model' if scope == 'model' else 'MLPs'} cannot be "
+            f"reached: with one block of {align} neurons left in each of {len(prunable)} prunable "
+            f"layers at most {largest / counted:.4f} goes; lower the ratio or align, or skip fewer "
+            "layers."
+        )
+    return Budget(tuple(layers), align, counted, target)
+
+
+def select(score: Tensor, keep: int) -> Tensor:
+    """Indices of the `keep` highest scores, ascending; ties go to the lower index.
+
+    Args:
+        score: (width,), any floating dtype.
+
+    Returns:
+        (keep,), int64, on the device of `score`.
+    """
+    order = torch.sort(score, descending=True, stable=True).indices
+    return order[:keep].sort().values

@@ -1,0 +1,48 @@
+"""What calibration gathers about one layer, sample by sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from funcnet_plugin.pruning.compensation import Moments
+from funcnet_plugin.pruning.networks import NetworkScorer
+
+SIGNALS = ("act", "up")
+
+
+@dataclass(frozen=True)
+class MLPSample:
+    """The inside of one MLP for one calibration sample, padding removed.
+
+    Attributes:
+        act, up: (n_tokens, width), the model's dtype: activated gate and up projection.
+        hidden: (n_tokens, width), their product, which enters down_proj.
+    """
+
+    act: Tensor
+    up: Tensor
+    hidden: Tensor
+
+    def signals(self, channels: list[str]) -> Tensor:
+        """(n_tokens, len(channels) * width), channel-major."""
+        return torch.cat([getattr(self, channel) for channel in channels], dim=1)
+
+
+@dataclass
+class LayerStatistics:
+    """The streamed statistics of one layer; None for what the recipe does not need."""
+
+    channels: list[str]
+    moments: Moments | None = None
+    networks: NetworkScorer | None = None
+    n_samples: int = 0
+
+    def add(self, sample: MLPSample) -> None:
+        self.n_samples += 1
+        if self.moments is not None:
+            self.moments.add(sample.hidden)
+        if self.networks is not None:
+            self.networks.add(sample.signals(self.channels))
