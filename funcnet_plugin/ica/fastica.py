@@ -171,16 +171,13 @@ def _iterate(
         gY, slope = g(current @ X)
         update = gY @ X.T / X.shape[1] - slope.unsqueeze(-1) * current
         new, usable = _decorrelate(update)
+        turned = ((new * current).sum(-1).abs() - 1.0).abs().amax(-1)
         if damp and not usable.all():
-            # Halfway between the update, scaled to unit rows, and the point we stand on.
-            finite = torch.nan_to_num(update, nan=0.0, posinf=0.0, neginf=0.0)
-            rows = torch.nn.functional.normalize(finite, dim=-1)
-            rows = rows * torch.sign((rows * current).sum(-1, keepdim=True) + 1e-30)
-            half, half_usable = _decorrelate(rows + current)
+            half, half_usable = _decorrelate(_halfway(current, update))
             for j in (~usable).nonzero().flatten().tolist():
                 new[j], usable[j] = half[j], half_usable[j]
+                turned[j] = float("inf")  # a step made small by us proves no convergence
                 out.damped[active[j]] += 1
-        turned = ((new * current).sum(-1).abs() - 1.0).abs().amax(-1)
         going = []
         for j, i in enumerate(active.tolist()):
             if not usable[j]:
@@ -192,6 +189,15 @@ def _iterate(
                 going.append(i)
         active = torch.tensor(going, dtype=torch.long, device=X.device)
     return out
+
+
+def _halfway(current: Tensor, update: Tensor) -> Tensor:
+    """Between the point we stand on and the update, its rows scaled to unit length.
+
+    Not finite where the update is not: there is no direction to go.
+    """
+    rows = torch.nn.functional.normalize(update, dim=-1)
+    return rows * torch.sign((rows * current).sum(-1, keepdim=True) + 1e-30) + current
 
 
 def _decorrelate(W: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,11 @@ _BLOCK = 4096
 # A column whose deviation is below this share of its root mean square is constant: bfloat16 and
 # float16 signals that do vary jump by 4e-3 and 5e-4, so only rounding lies underneath.
 _CONSTANT = 1e-6
-# Directions weaker than this share of the strongest (in variance) are rounding noise of float32
-# z-scores; whitening would blow them up to unit variance.
-_RANK = 1e-9
+# Directions weaker than this share of the strongest (in variance) are rounding noise of the float32
+# products below; whitening would blow them up to unit variance.
+_RANK = 1e-6
+# The same after the reduction, where everything is float64: only an exact loss counts.
+_RANK_REDUCED = 1e-10
 
 
 def zscore(X: Tensor) -> Tensor:
@@ -111,5 +113,5 @@ def whiten(C: Tensor) -> Tensor:
     C = C - C.mean(1, keepdim=True)
     # Through the k x k covariance: k is 100 times smaller than the number of neurons.
     values, vectors = torch.linalg.eigh(C @ C.T / C.shape[1])
-    kept = values > _RANK * values[-1]
+    kept = values > _RANK_REDUCED * values[-1]
     return (vectors[:, kept] / values[kept].sqrt()).T.flip(0) @ C

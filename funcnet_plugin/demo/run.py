@@ -1,0 +1,104 @@
+"""`funcnet demo`: the whole path on the model that comes with the package."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from funcnet_plugin.errors import CheckpointError
+
+MODEL = Path(__file__).parent / "model"
+# The packaged recipe is made for real models; this one has 512 neurons per layer.
+OVERRIDES = {"align": 32, "n_components": 64}
+_SAMPLES, _WINDOW = 160, 128  # calibration: four groups of 40, as long as the training sequences
+_OURS = ("pruned", "tasks", "report.html", "results.json", "skills.png", "widths.png")
+
+
+def run_demo(
+    out: Path,
+    *,
+    console: Console,
+    ratio: float = 0.2,
+    recipe: Path | None = None,
+    limit: int = 100,
+) -> dict[str, Any]:
+    """Evaluate, prune, reload, evaluate, report.
+
+    Args:
+        out: new directory, or one that an earlier demo wrote.
+        console: where steps and the table are printed.
+        ratio: share of all parameters to remove.
+        recipe: recipe file instead of the packaged one; its fields are taken as they are.
+        limit: questions per skill.
+
+    Returns:
+        what results.json holds.
+
+    Raises:
+        FuncnetError: `out` holds other files, or the ratio or the recipe cannot be used.
+    """
+    prepare_output(out)
+
+    from funcnet_plugin.demo.evaluate import evaluate, measure_speed
+    from funcnet_plugin.demo.report import (
+        headline,
+        result_rows,
+        terminal_table,
+        write_json,
+        write_page,
+        write_plots,
+    )
+    from funcnet_plugin.demo.skills import documents
+    from funcnet_plugin.prune import prune
+
+    console.print("[bold]1/4[/] pruning with llm-compressor's oneshot ...")
+    block = prune(
+        MODEL,
+        # five lines are a little less than a window
+        documents(2 * _SAMPLES, seed=0, split="train"),
+        out / "pruned",
+        ratio=ratio,
+        recipe=recipe,
+        overrides=None if recipe else OVERRIDES,
+        samples=_SAMPLES,
+        window=_WINDOW,
+    )
+    console.print("[bold]2/4[/] scoring the dense model with lm-eval ...")
+    dense = evaluate(MODEL, out / "tasks", limit=limit)
+    console.print("[bold]3/4[/] scoring the pruned model, reloaded by stock transformers ...")
+    pruned = evaluate(out / "pruned", out / "tasks", limit=limit)
+    console.print("[bold]4/4[/] measuring speed, writing the report ...")
+    speeds = measure_speed([MODEL, out / "pruned"])
+    rows = result_rows(dense, pruned, speeds)
+    page = write_page(out, rows, block, write_plots(out, dense, pruned, block))
+    results = write_json(out, dense, pruned, speeds, block)
+    console.print(headline(block))
+    console.print(terminal_table(rows))
+    console.print(f"page: {page}\nmodel: {out / 'pruned'}", soft_wrap=True)
+    return results
+
+
+def prepare_output(out: Path) -> None:
+    """Make room for a demo: an earlier one may be replaced, nothing else.
+
+    Raises:
+        CheckpointError: `out` is a file, or holds something that no demo wrote.
+    """
+    if out.exists() and not out.is_dir():
+        raise CheckpointError(f"{out} is a file; give a directory with --out.")
+    present = {path.name for path in out.iterdir()} if out.exists() else set()
+    foreign = sorted(present - set(_OURS))
+    if foreign:
+        raise CheckpointError(
+            f"{out} holds files that no demo wrote ({', '.join(foreign[:3])}); give a new "
+            "directory with --out."
+        )
+    for name in present:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -1,0 +1,138 @@
+"""What a model looks like to the pruning, without loading its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from funcnet_plugin.errors import BudgetError, CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What one pruning ratio would give with equal widths in all layers."""
+
+    ratio: float
+    kept_width: int | None  # None: cannot be reached, `reason` says why
+    reached: float | None
+    parameters: int | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Attributes:
+    source: what was inspected.
+    architecture, adapter: model class name, adapter name.
+    widths: neurons per layer.
+    parameters, mlp_parameters: counts, shared tensors once.
+    max_length: positions the model was made for; None if its config does not say.
+    reaches: one per ratio asked for.
+    """
+
+    source: str
+    architecture: str
+    adapter: str
+    widths: list[int]
+    parameters: int
+    mlp_parameters: int
+    max_length: int | None
+    reaches: list[Reach]
+
+
+def inspect_model(
+    source: str | Path, ratios: tuple[float, ...] = (), align: int = 128
+) -> ModelShape:
+    """Build the model on the meta device and measure it.
+
+    Args:
+        source: checkpoint directory or hub name.
+        ratios: pruning ratios of all parameters to plan.
+        align: kept widths are multiples of this.
+
+    Raises:
+        CheckpointError: nothing to load there, or it is quantized already.
+        AdapterError: no adapter fits.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from funcnet_plugin.adapters import bind
+    from funcnet_plugin.pruning.budget import LayerSize, plan_budget
+
+    config = load_config(source)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    layout = bind(model)
+    sizes = [LayerSize(block.width, block.parameters_per_neuron) for block in layout.blocks]
+    total = sum({id(p): p.numel() for p in model.parameters()}.values())
+    reaches = []
+    for ratio in ratios:
+        try:
+            budget = plan_budget(sizes, ratio=ratio, align=align, total_parameters=total)
+        except BudgetError as error:
+            reaches.append(Reach(ratio, None, None, None, str(error)))
+            continue
+        kept = budget.uniform()
+        removed = budget.removed(kept)
+        reaches.append(Reach(ratio, kept[0], removed / total, total - removed))
+    return ModelShape(
+        source=str(source),
+        architecture=type(model).__name__,
+        adapter=layout.adapter.name,
+        widths=layout.widths,
+        parameters=total,
+        mlp_parameters=sum(s.width * s.cost for s in sizes),
+        max_length=getattr(config, "max_position_embeddings", None),
+        reaches=reaches,
+    )
+
+
+def load_config(source: str | Path) -> PretrainedConfig:
+    """The config of a full-precision checkpoint.
+
+    Raises:
+        CheckpointError: nothing to load there, or it is quantized already.
+    """
+    from transformers import AutoConfig
+
+    path = Path(source)
+    if path.is_dir() and not (path / "config.json").exists():
+        raise CheckpointError(f"{source} is not a checkpoint: it has no config.json.")
+    try:
+        config = AutoConfig.from_pretrained(str(source))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"no model can be loaded from {source} ({_first_line(error)})."
+        ) from error
+    if getattr(config, "quantization_config", None) is not None:
+        raise CheckpointError(
+            f"{source} is already quantized; prune the full-precision checkpoint and quantize "
+            "after it."
+        )
+    return config
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(source))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"no tokenizer can be loaded from {source} ({_first_line(error)})."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,114 @@
+"""Reading a recipe before llm-compressor does.
+
+llm-compressor reads several mistakes as an *empty* recipe: the run ends without an error and
+nothing is pruned. Others end in an AttributeError. Here each is one sentence.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.hosts.autoload import MODIFIER_NAMES
+
+Recipe = dict[str, Any]
+_SHAPE = "<name>_stage: -> <name>_modifiers: -> ModifierName: {fields}"
+
+
+def recipe_path(name: str) -> Path:
+    """A recipe that comes with the package, "ica_prune" for instance."""
+    return Path(__file__).parent / "recipes" / f"{name}.yaml"
+
+
+def load_recipe(source: str | Path) -> Recipe:
+    """Read a recipe file, or the YAML text itself, and check its shape.
+
+    Raises:
+        RecipeError: no such file, not YAML, or of a shape that llm-compressor would read as empty
+            or stumble over.
+    """
+    text = str(source)
+    if isinstance(source, Path) or text.endswith((".yaml", ".yml", ".json")):
+        try:
+            text = Path(source).read_text()
+        except OSError as error:
+            raise RecipeError(f"the recipe {source} cannot be read: {error.strerror}.") from error
+    try:
+        recipe = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" (line {where.line + 1})" if where else ""
+        raise RecipeError(f"the recipe is not valid YAML{line}.") from error
+    _check_shape(recipe)
+    return recipe
+
+
+def _check_shape(recipe: Any) -> None:
+    if not isinstance(recipe, dict) or not recipe:
+        raise RecipeError(f"the recipe is empty; it needs the shape {_SHAPE}.")
+    found = 0
+    for stage_key, stage in recipe.items():
+        if stage_key == "args":
+            continue
+        if not str(stage_key).endswith("_stage"):
+            raise RecipeError(
+                f"llm-compressor ignores the top-level key {stage_key!r}, and with it everything "
+                f"below; a recipe has the shape {_SHAPE}."
+            )
+        for group_key, group in _mapping(stage, stage_key).items():
+            if not str(group_key).endswith("_modifiers"):
+                raise RecipeError(
+                    f"llm-compressor ignores the key {stage_key}.{group_key}; modifiers stand below "
+                    f"a key that ends in _modifiers: {_SHAPE}."
+                )
+            for name, fields in _mapping(group, f"{stage_key}.{group_key}").items():
+                fields = _mapping(fields, f"{stage_key}.{group_key}.{name}")
+                if "group" in fields:
+                    raise RecipeError(
+                        f"{name}: the field 'group' is llm-compressor's own; remove it."
+                    )
+                found += 1
+    if not found:
+        raise RecipeError(f"the recipe names no modifier; it needs the shape {_SHAPE}.")
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise RecipeError(
+            f"{where} holds {'nothing' if value is None else repr(value)}; it must hold a mapping "
+            "(write {} for no fields)."
+        )
+    return value
+
+
+def override(recipe: Recipe, fields: dict[str, Any]) -> Recipe:
+    """Set fields of the pruning modifier of a recipe.
+
+    Raises:
+        RecipeError: the recipe has no pruning modifier, or more than one.
+    """
+    recipe = yaml.safe_load(yaml.safe_dump(recipe))  # a copy: the caller's stays
+    ours = [
+        modifiers[name]
+        for stage in recipe.values()
+        if isinstance(stage, dict)
+        for modifiers in stage.values()
+        if isinstance(modifiers, dict)
+        for name in modifiers
+        if name in MODIFIER_NAMES
+    ]
+    if len(ours) != 1:
+        raise RecipeError(
+            f"the recipe has {len(ours)} pruning modifiers ({', '.join(sorted(MODIFIER_NAMES))}); "
+            "exactly one is needed."
+        )
+    ours[0].update(fields)
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML text, which oneshot takes like a file."""
+    return yaml.safe_dump(recipe, sort_keys=False)

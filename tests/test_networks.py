@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from funcnet_plugin.ica import Decomposition, RunReport
+from funcnet_plugin.pruning.budget import select
+from funcnet_plugin.pruning.networks import NetworkScorer, map_scores
+
+WIDTH, K = 50, 6
+
+
+def maps_of_groups(n_groups: int, n_runs: int = 1):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(n_runs, K, 2 * WIDTH, generator=generator) * 2 for _ in range(n_groups)]
+
+
+def run_scorer(groups, aggregate="max", samples_per_group=2):
+    waiting = iter(groups)
+
+    def decompose(X):
+        return Decomposition(next(waiting), (RunReport(True, 1, 0.0),), 0.5)
+
+    scorer = NetworkScorer(WIDTH, 2, samples_per_group, aggregate, decompose)
+    for _ in range(len(groups) * samples_per_group):
+        scorer.add(torch.randn(7, 2 * WIDTH))
+    return scorer
+
+
+def test_the_papers_rule_keeps_the_same_neurons_as_sorting_the_scores():
+    """Threshold every map, OR over components, channels and groups; at any threshold."""
+    groups = maps_of_groups(5)
+    score = run_scorer(groups).score
+    for t in (1.0, 3.6, 4.2, 5.0, 5.98):
+        mask = torch.zeros(WIDTH, dtype=torch.bool)
+        for maps in groups:
+            for component in maps[0]:
+                above = component.abs() > t
+                mask |= above[:WIDTH] | above[WIDTH:]
+        assert torch.equal(mask.nonzero().flatten(), select(score, int(mask.sum())))
+
+
+def test_mean_aggregate_and_runs():
+    groups = maps_of_groups(3, n_runs=4)
+    expected = torch.stack([
+        torch.stack([m.abs().amax(0).reshape(2, WIDTH).amax(0) for m in maps]).mean(0)
+        for maps in groups
+    ]).mean(0)  # fmt: skip
+    assert torch.allclose(run_scorer(groups, "mean").score, expected.double(), atol=1e-6)
+    assert torch.equal(map_scores(groups[0][:1], 2), map_scores(-groups[0][:1], 2))
+
+
+def test_groups_are_exact_and_the_rest_is_counted():
+    seen = []
+
+    def decompose(X):
+        seen.append(X)
+        return Decomposition(torch.ones(1, K, 2 * WIDTH), (RunReport(True, 1, 0.0),), 0.5)
+
+    scorer = NetworkScorer(WIDTH, 2, 3, "max", decompose)
+    samples = [torch.randn(4 + i, 2 * WIDTH) for i in range(8)]
+    for sample in samples:
+        scorer.add(sample)
+    assert [len(X) for X in seen] == [4 + 5 + 6, 7 + 8 + 9]
+    assert torch.equal(seen[1], torch.cat(samples[3:6]))
+    assert scorer.leftover_samples == 2
+    assert [report.n_tokens for report in scorer.reports] == [15, 24]
+
+
+def test_no_group_no_score():
+    scorer = NetworkScorer(WIDTH, 2, 3, "max", lambda X: None)
+    with pytest.raises(ValueError, match="no full group"):
+        _ = scorer.score
+    with pytest.raises(ValueError, match="aggregate"):
+        NetworkScorer(WIDTH, 2, 3, "median", lambda X: None)

@@ -1,0 +1,88 @@
+import pytest
+import yaml
+
+from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.hosts.llm_compressor import MODIFIERS, FunctionalNetworkModifier
+from funcnet_plugin.hosts.autoload import MODIFIER_NAMES
+from funcnet_plugin.recipe import dump_recipe, load_recipe, override, recipe_path
+
+GOOD = "s_stage: {p_modifiers: {FunctionalNetworkModifier: {pruning_ratio: 0.2}}}"
+
+
+def test_the_names_that_autoload_knows_are_the_modifiers():
+    assert set(MODIFIERS) == MODIFIER_NAMES
+
+
+@pytest.mark.parametrize("name", ["ica_prune", "ica_prune_paper"])
+def test_packaged_recipes_are_read_by_llm_compressor(name):
+    from llmcompressor.recipe import Recipe
+
+    load_recipe(recipe_path(name))
+    (modifier,) = Recipe.create_instance(str(recipe_path(name))).modifiers
+    assert isinstance(modifier, FunctionalNetworkModifier)
+    again = Recipe.create_instance(Recipe(modifiers=[modifier]).yaml())
+    assert again.modifiers[0].model_dump() == modifier.model_dump()
+
+
+def test_the_paper_recipe_states_every_setting_of_the_method():
+    """What the file leaves out would follow our defaults, which are not the paper's."""
+    (fields,) = next(iter(load_recipe(recipe_path("ica_prune_paper"))["prune_stage"].values())).values()
+    left_out = set(FunctionalNetworkModifier.model_fields) - set(fields)
+    host = {"index", "group", "start", "end", "update", "initialized_", "finalized_", "started_",
+            "ended_", "requires_calibration_data"}  # fmt: skip
+    assert left_out - host == {"scorer", "ridge"}  # fixed; of least squares only
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the recipe is empty"),
+        ("[1, 2]", "the recipe is empty"),
+        ("a: [", "not valid YAML"),
+        ("FunctionalNetworkModifier: {pruning_ratio: 0.2}", "ignores the top-level key"),
+        ("prune: {p_modifiers: {A: {}}}", "ignores the top-level key 'prune'"),
+        ("s_stage: {FunctionalNetworkModifier: {}}", "ignores the key s_stage.FunctionalNetwork"),
+        ("s_stage: {p_modifiers: {FunctionalNetworkModifier: }}", "holds nothing"),
+        ("s_stage: {p_modifiers: {FunctionalNetworkModifier: {group: x}}}", "field 'group'"),
+        ("s_stage: {p_modifiers: {}}", "names no modifier"),
+        ("s_stage: 3", "s_stage holds 3"),
+    ],
+)
+def test_shapes_that_llm_compressor_reads_as_empty_are_refused(text, message):
+    with pytest.raises(RecipeError, match=message) as error:
+        load_recipe(text)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match=r"gone\.yaml cannot be read"):
+        load_recipe(tmp_path / "gone.yaml")
+
+
+def test_override_sets_fields_and_leaves_the_recipe_alone():
+    recipe = load_recipe(GOOD)
+    changed = override(recipe, {"align": 8})
+    assert yaml.safe_load(dump_recipe(changed)) == {
+        "s_stage": {"p_modifiers": {"FunctionalNetworkModifier": {"pruning_ratio": 0.2, "align": 8}}}
+    }
+    assert recipe == load_recipe(GOOD)
+    with pytest.raises(RecipeError, match="0 pruning modifiers"):
+        override(load_recipe("s_stage: {p_modifiers: {GPTQModifier: {}}}"), {})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "field 'pruning_ratio' is missing"),
+        ({"pruning_ratio": 0.2, "ratoi": 1}, "unknown field 'ratoi' .*known: .*pruning_ratio"),
+        ({"pruning_ratio": "much"}, "pruning_ratio='much'"),
+        ({"pruning_ratio": 0.2, "allocation": "even"}, "allocation='even': .*uniform.*threshold"),
+        ({"pruning_ratio": 0.2, "decomposer": "pca"}, "decomposer='pca': .*canica.*nilearn"),
+        ({"pruning_ratio": 0.2, "signals": ["gate"]}, r"signals.*'gate'"),
+        ({"pruning_ratio": 0.2, "align": 0}, "align=0"),
+    ],
+)
+def test_wrong_fields_are_one_clear_sentence(fields, message):
+    with pytest.raises(RecipeError, match=message) as error:
+        FunctionalNetworkModifier(**fields)
+    assert "\n" not in str(error.value)
