@@ -131,9 +131,7 @@ def prune(
         typer.Option(help="Calibration text: .txt, .jsonl, .json, or NAME[:CONFIG[:SPLIT]]."),
     ],
     out: Annotated[Path, typer.Option(help="New directory for the pruned model.")],
-    ratio: Annotated[
-        float | None, typer.Option(help="Share of all parameters to remove.")
-    ] = None,
+    ratio: Annotated[float | None, typer.Option(help="Share of all parameters to remove.")] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="Recipe file; the packaged ica_prune if not given.")
     ] = None,

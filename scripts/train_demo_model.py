@@ -142,7 +142,9 @@ def train(args: argparse.Namespace) -> tuple[LlamaForCausalLM, PreTrainedTokeniz
         optimizer.step()
         schedule.step()
         if step % args.report == 0 or step == args.steps:
-            shown = "  ".join(f"{k} {c:.2f}" for k, (c, _) in accuracies(model, tokenizer, 40).items())
+            shown = "  ".join(
+                f"{k} {c:.2f}" for k, (c, _) in accuracies(model, tokenizer, 40).items()
+            )
             print(f"{step:5d}  {time.time() - start:5.0f} s  loss {loss:.3f}  {shown}", flush=True)
             save(model, tokenizer, args.output)
     return model, tokenizer

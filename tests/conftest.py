@@ -14,7 +14,12 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz.\n"
 
@@ -80,5 +85,7 @@ def shared_data(*parts: str) -> Path:
     """Measuring data that lies beside a developer's checkout; skips where it does not."""
     path = Path(__file__).parents[2].joinpath("shared", "data", *parts)
     if not path.exists():
-        pytest.skip(f"the data folder {'/'.join(('shared', 'data', *parts))} is not beside the checkout")
+        pytest.skip(
+            f"the data folder {'/'.join(('shared', 'data', *parts))} is not beside the checkout"
+        )
     return path

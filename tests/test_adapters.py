@@ -45,7 +45,12 @@ def test_an_unknown_architecture_is_named_with_the_known_ones_and_the_way_to_add
 
     with pytest.raises(AdapterError) as error:
         bind(HomegrownForCausalLM())
-    for part in ("HomegrownForCausalLM", "LlamaForCausalLM", "funcnet_adapters", "funcnet_plugin.adapters"):
+    for part in (
+        "HomegrownForCausalLM",
+        "LlamaForCausalLM",
+        "funcnet_adapters",
+        "funcnet_plugin.adapters",
+    ):
         assert part in str(error.value)
 
 

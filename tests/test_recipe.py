@@ -2,8 +2,8 @@ import pytest
 import yaml
 
 from funcnet_plugin.errors import RecipeError
-from funcnet_plugin.hosts.llm_compressor import MODIFIERS, FunctionalNetworkModifier
 from funcnet_plugin.hosts.autoload import MODIFIER_NAMES
+from funcnet_plugin.hosts.llm_compressor import MODIFIERS, FunctionalNetworkModifier
 from funcnet_plugin.recipe import dump_recipe, load_recipe, override, recipe_path
 
 GOOD = "s_stage: {p_modifiers: {FunctionalNetworkModifier: {pruning_ratio: 0.2}}}"
@@ -26,7 +26,9 @@ def test_packaged_recipes_are_read_by_llm_compressor(name):
 
 def test_the_paper_recipe_states_every_setting_of_the_method():
     """What the file leaves out would follow our defaults, which are not the paper's."""
-    (fields,) = next(iter(load_recipe(recipe_path("ica_prune_paper"))["prune_stage"].values())).values()
+    (fields,) = next(
+        iter(load_recipe(recipe_path("ica_prune_paper"))["prune_stage"].values())
+    ).values()
     left_out = set(FunctionalNetworkModifier.model_fields) - set(fields)
     host = {"index", "group", "start", "end", "update", "initialized_", "finalized_", "started_",
             "ended_", "requires_calibration_data"}  # fmt: skip
@@ -63,7 +65,9 @@ def test_override_sets_fields_and_leaves_the_recipe_alone():
     recipe = load_recipe(GOOD)
     changed = override(recipe, {"align": 8})
     assert yaml.safe_load(dump_recipe(changed)) == {
-        "s_stage": {"p_modifiers": {"FunctionalNetworkModifier": {"pruning_ratio": 0.2, "align": 8}}}
+        "s_stage": {
+            "p_modifiers": {"FunctionalNetworkModifier": {"pruning_ratio": 0.2, "align": 8}}
+        }
     }
     assert recipe == load_recipe(GOOD)
     with pytest.raises(RecipeError, match="0 pruning modifiers"):

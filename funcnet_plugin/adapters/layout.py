@@ -32,7 +32,9 @@ class MLPBlock:
     def parameters_per_neuron(self) -> int:
         """Parameters that go with one neuron: rows of gate and up (and their biases), a column of
         down."""
-        rows = sum(linear.in_features + (linear.bias is not None) for linear in (self.gate, self.up))
+        rows = sum(
+            linear.in_features + (linear.bias is not None) for linear in (self.gate, self.up)
+        )
         return rows + self.down.out_features
 
 
@@ -110,7 +112,9 @@ def _bind_block(adapter: MLPAdapter, index: int, layer: nn.Module) -> MLPBlock:
             f"{where}.{adapter.mlp}: gate, up and down disagree about the width: "
             f"{gate.out_features}, {up.out_features} and {down.in_features}."
         )
-    for path, linear in zip((adapter.gate, adapter.up, adapter.down), linears.values(), strict=True):
+    for path, linear in zip(
+        (adapter.gate, adapter.up, adapter.down), linears.values(), strict=True
+    ):
         shape = _shape(linear)
         if shape != (linear.out_features, linear.in_features):
             raise AdapterError(

@@ -43,7 +43,9 @@ def result_rows(dense: Evaluation, pruned: Evaluation, speeds: list[float]) -> l
     ]  # fmt: skip
     for skill, about in SKILLS.items():
         a, b = dense.accuracy[skill], pruned.accuracy[skill]
-        rows.append((f"{about.title} (%)", f"{100 * a:.1f}", f"{100 * b:.1f}", f"{100 * (b - a):+.1f}"))
+        rows.append(
+            (f"{about.title} (%)", f"{100 * a:.1f}", f"{100 * b:.1f}", f"{100 * (b - a):+.1f}")
+        )
     return [*rows, _mean_row(dense, pruned)]
 
 

@@ -24,13 +24,13 @@ from torch import Tensor
 
 from funcnet_plugin import __version__, checkpoint
 from funcnet_plugin.adapters import MLPBlock, ModelLayout, bind
-from funcnet_plugin.errors import CalibrationError, DecompositionError, FuncnetError, RecipeError
+from funcnet_plugin.errors import CalibrationError, FuncnetError, RecipeError
 from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.recorder import MLPRecorder
 from funcnet_plugin.ica import DECOMPOSERS
 from funcnet_plugin.pruning import scores as score_functions
 from funcnet_plugin.pruning.budget import Budget, LayerSize, plan_budget, select
-from funcnet_plugin.pruning.collect import LayerStatistics
+from funcnet_plugin.pruning.collect import LayerStatistics, MLPSample
 from funcnet_plugin.pruning.compensation import Moments, bias_repair, least_squares_repair
 from funcnet_plugin.pruning.networks import NetworkScorer
 from funcnet_plugin.pruning.surgery import add_down_bias, cut_neurons
@@ -125,8 +125,10 @@ class WidthPruningModifier(Modifier):
             scope=self.ratio_scope,
         )
         self._check_bias()
-        self._check_data(state.data.calib)
-        checks.fix_sample_order(state.data.calib, self.seed)
+        # the state holds a copy of the loader; the one that will be read comes as an argument
+        calibration = kwargs.get("calib_data", state.data.calib)
+        self._check_data(calibration)
+        checks.fix_sample_order(calibration, self.seed)
         if self.allocation == "uniform":
             self._planned = self._budget.uniform()
             reached = self._budget.removed(self._planned) / self._budget.scope_parameters
@@ -146,7 +148,7 @@ class WidthPruningModifier(Modifier):
             )
         for block in self._prunable():
             self._statistics[block.index] = self._new_statistics(block)
-            MLPRecorder(block, self.register_hook, self._statistics[block.index].add)
+            MLPRecorder(block, self.register_hook, partial(self._add_sample, block.index))
 
     @torch.no_grad()
     def on_sequential_epoch_end(
@@ -156,6 +158,11 @@ class WidthPruningModifier(Modifier):
         for block in self._prunable():
             waiting = block.index in self._statistics and block.index not in self._scores
             if waiting and {block.gate, block.up, block.down} <= present:
+                if self._statistics[block.index].n_samples == 0:
+                    raise CalibrationError(
+                        f"no calibration sample reached layer {block.index}; give data to oneshot "
+                        "and use its default pipeline."
+                    )
                 scores = self._score(block, self._statistics[block.index])
                 if self._planned is not None:
                     self._prune(block, self._combine([scores])[0], self._planned[block.index])
@@ -176,6 +183,7 @@ class WidthPruningModifier(Modifier):
         self._scores.clear()
 
     def on_finalize(self, state: State, **kwargs: Any) -> bool:
+        self.remove_hooks()
         missing = [b.index for b in self._prunable() if b.index not in self._done]
         if missing:
             # Also reached when a failed run is cleaned up: the config must not change then.
@@ -208,6 +216,14 @@ class WidthPruningModifier(Modifier):
             f"(asked: {self.pruning_ratio}); widths {self._layout.widths}"
         )
         return True
+
+    def _add_sample(self, index: int, sample: MLPSample) -> None:
+        try:
+            self._statistics[index].add(sample)
+        except Exception:
+            # The run ends here; a model that stays in memory must not keep recording.
+            self.remove_hooks()
+            raise
 
     # -- what a scorer decides ---------------------------------------------------------------
 
@@ -284,9 +300,12 @@ class WidthPruningModifier(Modifier):
 
     def _report(self, block: MLPBlock, statistics: LayerStatistics) -> dict[str, Any]:
         """What was measured in one layer, as saved in config.json: plain numbers only."""
-        if statistics.n_samples == 0:
-            raise CalibrationError(f"no calibration sample reached layer {block.index}.")
         return {"layer": block.index, "samples": statistics.n_samples}
+
+    def _measured(self) -> dict[str, list[Any]]:
+        """The layers' reports, one list per figure, in layer order."""
+        reports = [self._done[i] for i in sorted(self._done)]
+        return {key: [report[key] for report in reports] for key in reports[0]}
 
     def _describe(self, model: torch.nn.Module) -> dict[str, Any]:
         """The `functional_network` block of config.json."""
@@ -303,7 +322,7 @@ class WidthPruningModifier(Modifier):
             "parameters_after": after,
             "original_widths": self._original,
             "kept_widths": self._layout.widths,
-            "layers": [self._done[i] for i in sorted(self._done)],
+            "measured": self._measured(),
         }
 
 
@@ -410,8 +429,7 @@ class FunctionalNetworkModifier(WidthPruningModifier):
             ),
         }
         tolerances = [run.final_tolerance for run in loose if run.final_tolerance is not None]
-        if tolerances:
-            report["worst_final_tolerance"] = max(tolerances)
+        report["worst_final_tolerance"] = max(tolerances, default=None)
         if loose:
             logger.warning(
                 f"layer {block.index}: {len(loose)} of {len(runs)} ICA runs did not reach "
@@ -449,8 +467,7 @@ def _count_parameters(model: torch.nn.Module) -> int:
 
     with disable_onloading():
         unique = {id(p): p.numel() for p in model.parameters()}
-    total = sum(unique.values())
-    return total
+    return sum(unique.values())
 
 
 def _one_sentence(cls: type[Modifier], error: ValidationError) -> str:

@@ -53,9 +53,7 @@ def canica(
     """
     reduced, explained = reduce_time(zscore(X), n_components)
     white = whiten(reduced)
-    result = fastica(
-        white, contrast=contrast, tol=tol, max_iter=max_iter, n_init=n_init, seed=seed
-    )
+    result = fastica(white, contrast=contrast, tol=tol, max_iter=max_iter, n_init=n_init, seed=seed)
     return Decomposition(standardise_maps(result.W @ white), result.runs, explained)
 
 

@@ -49,15 +49,16 @@ class Budget:
 
     def removed(self, kept: Sequence[int]) -> int:
         """Parameters that go when layer i keeps kept[i] neurons."""
-        return sum(
-            (s.width - w) * s.cost for s, w in zip(self.layers, kept, strict=True)
-        )
+        return sum((s.width - w) * s.cost for s, w in zip(self.layers, kept, strict=True))
 
     def uniform(self) -> list[int]:
         """The same kept width in every prunable layer: the aligned width nearest to the target."""
         widths = [s.width for s in self.layers]
-        candidates = range(self.align, max(w for w, s in zip(widths, self.layers, strict=True)
-                                           if s.prunable), self.align)
+        candidates = range(
+            self.align,
+            max(w for w, s in zip(widths, self.layers, strict=True) if s.prunable),
+            self.align,
+        )
 
         def kept(width: int) -> list[int]:
             return [min(width, s.width) if s.prunable else s.width for s in self.layers]

@@ -72,9 +72,7 @@ def bias_repair(down_weight: Tensor, mean: Tensor, keep: Tensor) -> Tensor:
     return down_weight[:, pruned].double() @ mean[pruned].to(down_weight.device)
 
 
-def least_squares_repair(
-    down_weight: Tensor, second: Tensor, keep: Tensor, ridge: float
-) -> Tensor:
+def least_squares_repair(down_weight: Tensor, second: Tensor, keep: Tensor, ridge: float) -> Tensor:
     """The down projection of the kept neurons that best reproduces the old output.
 
     Delta form: ``W_K + W_P S_PK (S_KK + lambda I)^-1``, lambda = ridge * mean(diag S). Only the

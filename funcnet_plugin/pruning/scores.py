@@ -24,9 +24,7 @@ def effect(block: MLPBlock, moments: Moments) -> Tensor:
 
 def magnitude(block: MLPBlock) -> Tensor:
     """Norm of all weights of a neuron; no calibration data. A control."""
-    rows = sum(
-        linear.weight.detach().double().square().sum(1) for linear in (block.gate, block.up)
-    )
+    rows = sum(linear.weight.detach().double().square().sum(1) for linear in (block.gate, block.up))
     return (rows + block.down.weight.detach().double().square().sum(0)).sqrt()
 
 

@@ -27,7 +27,12 @@ def test_maps_equal_scikit_learns_on_the_same_matrix(contrast):
     C, _ = reduce_time(zscore(X), 8)
     start = initial_unmixing(8, seed=0, start=0)
     _, _, S = sklearn_fastica(
-        C.T.numpy(), fun=contrast, whiten="unit-variance", w_init=start.numpy(), max_iter=500, tol=1e-10
+        C.T.numpy(),
+        fun=contrast,
+        whiten="unit-variance",
+        w_init=start.numpy(),
+        max_iter=500,
+        tol=1e-10,
     )
     ours = canica(X, 8, contrast=contrast, tol=1e-10, max_iter=500)
     assert_signed_permutation(correlation(ours.maps[0], torch.from_numpy(S.T)), 0.99999)
