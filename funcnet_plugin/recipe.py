@@ -61,8 +61,8 @@ def _check_shape(recipe: Any) -> None:
         for group_key, group in _mapping(stage, stage_key).items():
             if not str(group_key).endswith("_modifiers"):
                 raise RecipeError(
-                    f"llm-compressor ignores the key {stage_key}.{group_key}; modifiers stand below "
-                    f"a key that ends in _modifiers: {_SHAPE}."
+                    f"llm-compressor ignores the key {stage_key}.{group_key}; modifiers stand "
+                    f"below a key that ends in _modifiers: {_SHAPE}."
                 )
             for name, fields in _mapping(group, f"{stage_key}.{group_key}").items():
                 fields = _mapping(fields, f"{stage_key}.{group_key}.{name}")

@@ -54,7 +54,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def batches(tokenizer, batch: int, seed: int):
     """Endless (ids, weights): (batch, LENGTH + 1) int64 and (batch, LENGTH) float32."""
-    colon = {tokenizer.convert_tokens_to_ids(":"), tokenizer.convert_tokens_to_ids("=")}
+    ends = {tokenizer.convert_tokens_to_ids(":"), tokenizer.convert_tokens_to_ids("=")}
     newline = tokenizer.convert_tokens_to_ids("\n")
     rng = random.Random(seed)
     while True:
@@ -65,7 +65,7 @@ def batches(tokenizer, batch: int, seed: int):
             # the answer starts after the last ':' or '=' of its line and ends with the newline
             for i, token in enumerate(row):
                 weight[i] = PROMPT_WEIGHT
-                if token in colon:
+                if token in ends:
                     last = i
                 if token == newline:
                     weight[last + 1 : i + 1] = [1.0] * (i - last)
@@ -93,7 +93,7 @@ def accuracies(model, tokenizer, n: int) -> dict[str, tuple[float, float]]:
             score, greedy = [], []
             for i, option in enumerate(options):
                 target = torch.tensor(option)
-                score.append(float(logp[i, range(len(option)), target][:-1].sum()))
+                score.append(float(logp[i, range(len(option)), target].sum()))
                 greedy.append(bool((logp[i, : len(option)].argmax(-1) == target).all()))
             best = max(range(4), key=score.__getitem__)
             chosen += example.choices[best] == example.answer
@@ -188,8 +188,8 @@ bfloat16), trained from scratch by `scripts/train_demo_model.py` on text it gene
 |---|---|---|---|
 {rows}
 
-Test prompts that were not in training, {n} per skill (Facts: all 96, memorised). "Best of four": the
-answer has the largest log-likelihood of four choices, chance 0.25. "Greedy exact": the greedy
+Test prompts that were not in training, {n} per skill (Facts: all 96, memorised). "Best of four":
+the answer has the largest log-likelihood of four choices, chance 0.25. "Greedy exact": the greedy
 continuation is the answer and the end of the line.
 """
     )
@@ -198,7 +198,7 @@ continuation is the answer and the end of the line.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=6500)
+    parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--rate", type=float, default=2.5e-3)
     parser.add_argument("--hidden", type=int, default=128)

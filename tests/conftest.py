@@ -83,9 +83,8 @@ def reload():
 
 def shared_data(*parts: str) -> Path:
     """Measuring data that lies beside a developer's checkout; skips where it does not."""
-    path = Path(__file__).parents[2].joinpath("shared", "data", *parts)
+    relative = Path("shared", "data", *parts)
+    path = Path(__file__).parents[2] / relative
     if not path.exists():
-        pytest.skip(
-            f"the data folder {'/'.join(('shared', 'data', *parts))} is not beside the checkout"
-        )
+        pytest.skip(f"{relative} does not lie beside the checkout")
     return path

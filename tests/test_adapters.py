@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from funcnet_plugin.adapters import MLPAdapter, bind, get_adapters, hookimpl, manager
+from funcnet_plugin.adapters import MLPAdapter, bind, builtin, get_adapters, hookimpl, manager
 from funcnet_plugin.errors import AdapterError
 from tests.conftest import make_llama
 
@@ -24,9 +24,7 @@ def fresh_manager():
     manager.get_manager.cache_clear()
 
 
-@pytest.mark.parametrize(
-    "model_type", ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "olmo2", "granite", "smollm3"]
-)  # fmt: skip
+@pytest.mark.parametrize("model_type", [adapter.name for adapter in builtin.ADAPTERS])
 def test_built_in_adapters_fit_the_real_classes(model_type):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **TINY))

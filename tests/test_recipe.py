@@ -26,9 +26,8 @@ def test_packaged_recipes_are_read_by_llm_compressor(name):
 
 def test_the_paper_recipe_states_every_setting_of_the_method():
     """What the file leaves out would follow our defaults, which are not the paper's."""
-    (fields,) = next(
-        iter(load_recipe(recipe_path("ica_prune_paper"))["prune_stage"].values())
-    ).values()
+    modifiers = load_recipe(recipe_path("ica_prune_paper"))["prune_stage"]["pruning_modifiers"]
+    fields = modifiers["FunctionalNetworkModifier"]
     left_out = set(FunctionalNetworkModifier.model_fields) - set(fields)
     host = {"index", "group", "start", "end", "update", "initialized_", "finalized_", "started_",
             "ended_", "requires_calibration_data"}  # fmt: skip

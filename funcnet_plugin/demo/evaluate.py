@@ -54,7 +54,12 @@ def write_tasks(folder: Path, limit: int) -> list[str]:
     for skill in SKILLS:
         n = min(limit, 96) if SKILLS[skill].memorised else limit
         rows = [
-            {"prompt": e.prompt, "choices": list(e.choices), "label": e.choices.index(e.answer)}
+            # with the end of the line: "bark" alone is always likelier than "barks"
+            {
+                "prompt": e.prompt,
+                "choices": [f"{choice}\n" for choice in e.choices],
+                "label": e.choices.index(e.answer),
+            }
             for e in examples(skill, n, seed=0)
         ]
         task = {

@@ -43,15 +43,14 @@ def result_rows(dense: Evaluation, pruned: Evaluation, speeds: list[float]) -> l
     ]  # fmt: skip
     for skill, about in SKILLS.items():
         a, b = dense.accuracy[skill], pruned.accuracy[skill]
-        rows.append(
-            (f"{about.title} (%)", f"{100 * a:.1f}", f"{100 * b:.1f}", f"{100 * (b - a):+.1f}")
-        )
-    return [*rows, _mean_row(dense, pruned)]
+        rows.append(_points(about.title, a, b))
+    means = (sum(e.accuracy.values()) / len(e.accuracy) for e in (dense, pruned))
+    return [*rows, _points("mean of skills", *means)]
 
 
-def _mean_row(dense: Evaluation, pruned: Evaluation) -> Row:
-    a, b = (100 * sum(e.accuracy.values()) / len(e.accuracy) for e in (dense, pruned))
-    return ("mean of skills (%)", f"{a:.1f}", f"{b:.1f}", f"{b - a:+.1f}")
+def _points(name: str, dense: float, pruned: float) -> Row:
+    change = 100 * (pruned - dense)
+    return (f"{name} (%)", f"{100 * dense:.1f}", f"{100 * pruned:.1f}", f"{change:+.1f}")
 
 
 def headline(block: dict[str, Any]) -> str:
@@ -133,7 +132,7 @@ def write_page(out: Path, rows: list[Row], block: dict[str, Any], plots: list[Pa
 <title>funcnet demo</title>
 <style>
 :root {{ color-scheme: light dark }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: auto; padding: 1rem }}
 table {{ border-collapse: collapse; width: 100%; margin: 1rem 0 }}
 td, th {{ padding: .25rem .6rem; border-bottom: 1px solid #8884; text-align: right }}
 td:first-child, th:first-child {{ text-align: left }}

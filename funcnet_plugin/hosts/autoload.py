@@ -18,7 +18,7 @@ MODIFIER_NAMES = frozenset({"FunctionalNetworkModifier", "WidthPruningModifier"}
 
 
 def install() -> None:
-    """Patch the factory now if it is loaded, else as soon as it is. Calling twice changes nothing."""
+    """Patch the factory now if it is loaded, else as soon as it is; calling twice is harmless."""
     module = sys.modules.get(_FACTORY)
     if module is not None and hasattr(module, "ModifierFactory"):
         _patch(module)

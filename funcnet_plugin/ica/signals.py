@@ -93,10 +93,8 @@ def reduce_time(Z: Tensor, n_components: int) -> tuple[Tensor, float]:
     if rank == 0:
         raise DecompositionError("no neuron varies over these tokens, so there is nothing to find.")
     values, vectors = values[:rank], vectors[:, :rank]
-    if V < T:  # right singular vectors in hand: C = S V'
-        C = (vectors * values.sqrt()).T
-    else:
-        C = vectors.T @ Z.double()
+    # on the neurons' side the vectors are right singular ones already: C = S V'
+    C = (vectors * values.sqrt()).T if V < T else vectors.T @ Z.double()
     return C.contiguous(), float(values.sum() / moment.diagonal().sum())
 
 

@@ -1,0 +1,155 @@
+"""The `funcnet` command as a user types it; one process per call only where it matters."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from funcnet_plugin import cli
+from funcnet_plugin.errors import FuncnetError
+from tests.conftest import make_llama
+
+FAST = ["--set", "align=4", "--set", "n_components=6", "--set", "samples_per_group=8",
+        "--samples", "16", "--window", "40"]  # fmt: skip
+
+
+@pytest.fixture
+def text(tmp_path, texts):
+    path = tmp_path / "text.jsonl"
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    return path
+
+
+def call(*args):
+    return CliRunner().invoke(cli.app, [str(a) for a in args])
+
+
+def test_prune_writes_a_checkpoint_and_prints_json(checkpoint, text, tmp_path):
+    """In a process of its own: stdout is one JSON document whatever the hosts print."""
+    out = tmp_path / "pruned"
+    command = [
+        "prune",
+        checkpoint,
+        "--data",
+        text,
+        "--out",
+        out,
+        "--ratio",
+        "0.25",
+        "--json",
+        *FAST,
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "funcnet_plugin.cli", *map(str, command)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    block = json.loads(done.stdout)
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert block["kept_widths"] == [model.config.intermediate_size] * 3
+    assert block["pruning_ratio_requested"] == 0.25
+    assert block["parameters_after"] == model.num_parameters()
+    assert (out / "tokenizer.json").exists() and (out / "recipe.yaml").exists()
+    assert not list(tmp_path.glob(".pruned-*"))
+
+
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "funcnet_plugin.cli", "inspect", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"error: {tmp_path} is not a checkpoint: it has no config.json.\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--ratio", "1.5"], "between 0 and 1"),
+        (["--ratio", "0.95"], "at most"),
+        (["--set", "ratoi=1"], "unknown field 'ratoi'"),
+        (["--set", "ratio"], "FIELD=VALUE"),
+        (["--set", "score=best"], "score='best'"),
+        (["--set", "n_components=500"], "n_components=500"),
+        (["--samples", "4"], "samples_per_group=8"),
+        (["--window", "100000", "--samples", "8", "--data", "{tmp}/small.txt"], "one sample needs"),
+        (["--data", "{tmp}/missing.jsonl"], "does not exist"),
+        (["--text-column", "page"], "no column 'page'"),
+        (["--out", "{tmp}/model"], "not empty"),
+        (["--out", "{tmp}/text.jsonl"], "is a file"),
+        (["--recipe", "{tmp}/gone.yaml"], "cannot be read"),
+        (["--recipe", "{tmp}/bare.yaml"], "ignores the top-level key"),
+    ],
+)
+def test_bad_requests_write_nothing(checkpoint, text, tmp_path, change, message):
+    (tmp_path / "small.txt").write_text("too short")
+    (tmp_path / "bare.yaml").write_text("FunctionalNetworkModifier: {pruning_ratio: 0.2}")
+    before = sorted(tmp_path.rglob("*"))
+    change = [part.format(tmp=tmp_path) for part in change]
+    result = call(
+        "prune",
+        checkpoint,
+        "--data",
+        text,
+        "--out",
+        tmp_path / "out",
+        "--ratio",
+        0.2,
+        *FAST,
+        *change,
+    )
+    assert isinstance(result.exception, FuncnetError), result.output
+    assert message in str(result.exception) and "\n" not in str(result.exception)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_quantized_model_is_refused_before_its_weights_are_read(checkpoint, text, tmp_path):
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "dense"}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    (checkpoint / "model.safetensors").unlink()
+    result = call("prune", checkpoint, "--data", text, "--out", tmp_path / "out", "--ratio", 0.2)
+    assert "already quantized" in str(result.exception)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_inspect_needs_no_weights_and_counts_like_the_model(tmp_path, tied):
+    model = make_llama(tie_word_embeddings=tied)
+    model.config.architectures = ["LlamaForCausalLM"]
+    model.config.save_pretrained(tmp_path)
+    shape = json.loads(
+        call("inspect", tmp_path, "--json", "--align", 8, "--ratio", 0.2, "--ratio", 0.9).stdout
+    )
+    assert shape["parameters"] == model.num_parameters()
+    assert shape["widths"] == [48] * 3 and shape["adapter"] == "llama"
+    within, beyond = shape["reaches"]
+    kept = within["kept_width"]
+    assert within["parameters"] == shape["parameters"] - (48 - kept) * 72 * 3
+    assert beyond["kept_width"] is None and "at most" in beyond["reason"]
+
+
+def test_inspect_names_an_unknown_architecture(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_layer": 1, "n_embd": 12}')
+    result = call("inspect", tmp_path)
+    assert "no adapter for the architecture 'GPT2LMHeadModel'" in str(result.exception)
+
+
+def test_help_has_an_example_for_every_command():
+    for command in ("demo", "inspect", "prune"):
+        result = call(command, "--help")
+        assert result.exit_code == 0 and f"funcnet {command}" in result.output
+    assert call("--version").output.startswith("funcnet 0.")
+
+
+def test_the_same_call_twice_keeps_the_same_neurons(checkpoint, text, tmp_path):
+    states = []
+    for out in ("a", "b"):
+        call("prune", checkpoint, "--data", text, "--out", tmp_path / out, "--ratio", 0.2, *FAST)
+        states.append(AutoModelForCausalLM.from_pretrained(tmp_path / out).state_dict())
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])

@@ -1,0 +1,45 @@
+"""What importing costs, and that recipes know us in either import order."""
+
+import subprocess
+import sys
+
+import pytest
+
+import funcnet_plugin
+
+HEAVY = ("torch", "transformers", "llmcompressor", "lm_eval", "sklearn", "nilearn", "matplotlib")
+CREATE = (
+    "from llmcompressor.recipe import Recipe\n"
+    "recipe = Recipe.create_instance('s_stage: {p_modifiers: "
+    "{FunctionalNetworkModifier: {pruning_ratio: 0.2}}}')\n"
+    "assert type(recipe.modifiers[0]).__name__ == 'FunctionalNetworkModifier'\n"
+)
+
+
+def python(code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    python(f"import funcnet_plugin, sys; assert not set(sys.modules) & set({HEAVY!r})")
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import funcnet_plugin\nimport llmcompressor\n",
+        "import llmcompressor\nimport funcnet_plugin\n",
+        # llm-compressor's factory half loaded is what an import from inside it would see
+        "import funcnet_plugin\nimport llmcompressor.modifiers.factory\n",
+    ],
+)
+def test_recipes_know_the_modifiers_in_any_import_order(imports):
+    python(imports + CREATE)
+
+
+def test_every_public_name_is_there():
+    for name in funcnet_plugin.__all__:
+        assert getattr(funcnet_plugin, name) is not None
+    assert set(dir(funcnet_plugin)) == set(funcnet_plugin.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = funcnet_plugin.nothing
