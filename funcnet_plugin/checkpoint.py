@@ -35,8 +35,8 @@ def config_changes(width_key: str, kept: list[int], bias_key: str | None) -> dic
     if len(set(kept)) != 1:
         raise CheckpointError(
             f"the layers have different widths now ({min(kept)} to {max(kept)}), and a checkpoint "
-            "with per-layer widths cannot be saved yet; use allocation: uniform with skip_first: 0 and "
-            "skip_last: 0 to save, or keep working with the model in memory."
+            "with per-layer widths cannot be saved yet; use allocation: uniform with skip_first: 0 "
+            "and skip_last: 0 to save, or keep working with the model in memory."
         )
     changes: dict[str, Any] = {width_key: int(kept[0])}
     if bias_key is not None:

@@ -158,7 +158,7 @@ def prune(
             out,
             ratio=ratio,
             recipe=recipe,
-            overrides=_fields(set_ or []),
+            overrides=recipe_fields(set_ or []),
             samples=samples,
             window=window,
             batch_size=batch_size,
@@ -174,7 +174,8 @@ def prune(
     )
 
 
-def _fields(assignments: list[str]) -> dict[str, Any]:
+def recipe_fields(assignments: list[str]) -> dict[str, Any]:
+    """FIELD=VALUE, the value read as YAML."""
     fields = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")

@@ -15,7 +15,6 @@ import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import (
-    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -53,11 +52,6 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-@pytest.fixture
-def llama() -> LlamaForCausalLM:
-    return make_llama()
-
-
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
     rng = random.Random(0)
@@ -71,14 +65,6 @@ def checkpoint(tmp_path: Path) -> Path:
     make_llama().save_pretrained(path)
     make_tokenizer().save_pretrained(path)
     return path
-
-
-@pytest.fixture
-def reload():
-    def load(path: Path):
-        return AutoModelForCausalLM.from_pretrained(path).eval()
-
-    return load
 
 
 def shared_data(*parts: str) -> Path:
