@@ -19,6 +19,10 @@ from torch import nn
 from funcnet_plugin.errors import CheckpointError
 
 BLOCK_KEY = "functional_network"
+PER_LAYER_REFUSAL = (
+    "layers of different widths cannot be saved yet, only used in memory; to save, use allocation: "
+    "uniform with skip_first: 0 and skip_last: 0."
+)
 
 
 def config_changes(width_key: str, kept: list[int], bias_key: str | None) -> dict[str, Any]:
@@ -33,11 +37,7 @@ def config_changes(width_key: str, kept: list[int], bias_key: str | None) -> dic
         CheckpointError: the layers have different widths.
     """
     if len(set(kept)) != 1:
-        raise CheckpointError(
-            f"the layers have different widths now ({min(kept)} to {max(kept)}), and a checkpoint "
-            "with per-layer widths cannot be saved yet; use allocation: uniform with skip_first: 0 "
-            "and skip_last: 0 to save, or keep working with the model in memory."
-        )
+        raise CheckpointError(PER_LAYER_REFUSAL)
     changes: dict[str, Any] = {width_key: int(kept[0])}
     if bias_key is not None:
         changes[bias_key] = True

@@ -113,10 +113,19 @@ def check_output(out: Path) -> None:
 
 
 def _check_fields(plan: dict[str, Any]) -> None:
-    """Let llm-compressor build the modifiers now: a wrong field ends here, not after loading."""
+    """Let llm-compressor build the modifiers now: a wrong field ends here, not after loading.
+
+    Raises:
+        RecipeError: a field is wrong.
+        CheckpointError: the result could not be saved.
+    """
     from llmcompressor.recipe import Recipe
 
-    Recipe.create_instance(dump_recipe(plan))
+    from funcnet_plugin.hosts.llm_compressor import WidthPruningModifier
+
+    for modifier in Recipe.create_instance(dump_recipe(plan)).modifiers:
+        if isinstance(modifier, WidthPruningModifier) and not modifier.keeps_one_width:
+            raise CheckpointError(checkpoint.PER_LAYER_REFUSAL)
 
 
 def _umask() -> int:

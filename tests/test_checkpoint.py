@@ -16,7 +16,7 @@ def test_config_changes():
 def test_per_layer_widths_are_not_saved_as_something_that_cannot_be_loaded(tmp_path):
     model = make_llama()
     patch_saved_config(model, lambda: config_changes("intermediate_size", [32, 48], None))
-    with pytest.raises(CheckpointError, match=r"32 to 48.*allocation: uniform"):
+    with pytest.raises(CheckpointError, match="use allocation: uniform"):
         model.save_pretrained(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

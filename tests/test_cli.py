@@ -77,6 +77,8 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(tmp_path):
         (["--set", "ratio"], "FIELD=VALUE"),
         (["--set", "score=best"], "score='best'"),
         (["--set", "n_components=500"], "n_components=500"),
+        (["--set", "allocation=threshold"], "cannot be saved yet"),
+        (["--set", "skip_last=1"], "cannot be saved yet"),
         (["--samples", "4"], "samples_per_group=8"),
         (["--window", "100000", "--samples", "8", "--data", "{tmp}/small.txt"], "one sample needs"),
         (["--data", "{tmp}/missing.jsonl"], "does not exist"),

@@ -280,6 +280,31 @@ def test_quantization_before_pruning_is_refused(fresh, texts):
         run(fresh(), texts, text)
 
 
+@pytest.mark.parametrize(
+    ("modifier", "fields"),
+    [
+        ("QuantizationModifier", {"targets": "Linear", "scheme": "FP8_DYNAMIC"}),
+        ("GPTQModifier", {"targets": "Linear", "scheme": "W8A8"}),
+    ],
+)
+def test_quantization_after_pruning_is_that_of_the_pruned_model(
+    checkpoint, texts, tmp_path, modifier, fields
+):
+    """One recipe gives the same checkpoint as pruning, saving, reloading and quantizing."""
+    quantize = {"q_modifiers": {modifier: fields | {"ignore": ["lm_head"]}}}
+    prune = {"p_modifiers": {"FunctionalNetworkModifier": FIELDS}}
+    both = yaml.safe_dump({"t_stage": prune | quantize}, sort_keys=False)
+    run(str(checkpoint), texts, both, output_dir=str(tmp_path / "together"))
+    run(str(checkpoint), texts, output_dir=str(tmp_path / "pruned"))
+    text = yaml.safe_dump({"t_stage": quantize})
+    run(str(tmp_path / "pruned"), texts, text, output_dir=str(tmp_path / "apart"))
+    together, apart = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("together", "apart")
+    )
+    assert together.config.intermediate_size == apart.config.intermediate_size < 48
+    assert torch.equal(logits(together), logits(apart))
+
+
 def test_an_already_quantized_checkpoint_is_refused(checkpoint, texts):
     config = json.loads((checkpoint / "config.json").read_text())
     model = AutoModelForCausalLM.from_pretrained(checkpoint)

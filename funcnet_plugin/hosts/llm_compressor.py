@@ -27,6 +27,7 @@ from funcnet_plugin.adapters import MLPBlock, ModelLayout, bind
 from funcnet_plugin.errors import CalibrationError, FuncnetError, RecipeError
 from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.recorder import MLPRecorder
+from funcnet_plugin.hosts.requantize import renew_quantization
 from funcnet_plugin.ica import DECOMPOSERS
 from funcnet_plugin.pruning import scores as score_functions
 from funcnet_plugin.pruning.budget import Budget, LayerSize, plan_budget, select
@@ -96,6 +97,11 @@ class WidthPruningModifier(Modifier):
         except ValidationError as error:
             raise RecipeError(_one_sentence(type(self), error)) from None
 
+    @property
+    def keeps_one_width(self) -> bool:
+        """Whether all layers end up with the same width, which is what can be saved."""
+        return self.allocation == "uniform" and self.skip_first == self.skip_last == 0
+
     # -- lifecycle ---------------------------------------------------------------------------
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:
@@ -129,6 +135,8 @@ class WidthPruningModifier(Modifier):
         calibration = kwargs.get("calib_data", state.data.calib)
         self._check_data(calibration)
         checks.fix_sample_order(calibration, self.seed)
+        if not self.keeps_one_width:
+            logger.warning(checkpoint.PER_LAYER_REFUSAL)
         if self.allocation == "uniform":
             self._planned = self._budget.uniform()
             reached = self._budget.removed(self._planned) / self._budget.scope_parameters
@@ -296,6 +304,8 @@ class WidthPruningModifier(Modifier):
                 cut_neurons(block, keep, least_squares_repair(weight, second, keep, self.ridge))
             case _:
                 cut_neurons(block, keep)
+        for linear in (block.gate, block.up, block.down):
+            renew_quantization(linear)
         logger.info(f"layer {block.index}: kept {width} of {self._original[block.index]} neurons")
 
     def _report(self, block: MLPBlock, statistics: LayerStatistics) -> dict[str, Any]:
