@@ -61,7 +61,7 @@ def inspect_model(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from funcnet_plugin.adapters import bind
+    from funcnet_plugin.adapters import bind, count_parameters
     from funcnet_plugin.pruning.budget import LayerSize, plan_budget
 
     config = load_config(source)
@@ -70,7 +70,7 @@ def inspect_model(
     model.tie_weights()
     layout = bind(model)
     sizes = [LayerSize(block.width, block.parameters_per_neuron) for block in layout.blocks]
-    total = sum({id(p): p.numel() for p in model.parameters()}.values())
+    total = count_parameters(model)
     reaches = []
     for ratio in ratios:
         try:
@@ -87,7 +87,7 @@ def inspect_model(
         adapter=layout.adapter.name,
         widths=layout.widths,
         parameters=total,
-        mlp_parameters=sum(s.width * s.cost for s in sizes),
+        mlp_parameters=sum(block.parameters for block in layout.blocks),
         max_length=getattr(config, "max_position_embeddings", None),
         reaches=reaches,
     )

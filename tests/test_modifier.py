@@ -8,6 +8,7 @@ import loguru
 import pytest
 import torch
 import yaml
+from compressed_tensors.offload import offload_module
 from llmcompressor import oneshot
 from llmcompressor.core import active_session
 from torch.utils.data import DataLoader
@@ -197,6 +198,28 @@ def test_every_scorer_of_the_base_modifier(fresh, texts):
     )  # fmt: skip
     assert torch.equal(kept["magnitude"], block.gate.weight[select(norm, len(kept["magnitude"]))])
     assert not torch.equal(kept["effect"], kept["random"])
+
+
+def test_nilearns_canica_can_be_chosen(fresh, texts):
+    model = run(fresh(), texts, recipe(decomposer="nilearn", n_init=2))
+    assert set(bind(model).widths) == {model.config.intermediate_size} != {48}
+
+
+@pytest.mark.parametrize("device", ["cpu", "disk"])
+def test_an_offloaded_model_is_pruned_like_one_in_memory(fresh, texts, tmp_path, device):
+    expected = run(fresh(), texts, recipe(compensation="least_squares"))
+    model = fresh()
+    options = {"offload_dir": str(tmp_path / "cache")} if device == "disk" else {}
+    (tmp_path / "cache").mkdir()
+    for layer in model.model.layers:
+        for module in layer.modules():
+            if isinstance(module, torch.nn.Linear):
+                offload_module(module, "cpu", device, **options)
+    run(model, texts, recipe(compensation="least_squares"))
+    assert torch.equal(logits(model), logits(expected))
+    model.save_pretrained(tmp_path / "out")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(logits(again), logits(expected))
 
 
 def test_threshold_allocation_cuts_all_layers_at_once(fresh, texts, tmp_path):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+
+# An offload cache brings a weight onto the device for a mere look at its shape; this prevents it.
+from compressed_tensors.offload import disable_onloading
 from torch import nn
 
 from funcnet_plugin.adapters.manager import ENTRY_POINT_GROUP, get_adapters
@@ -36,6 +39,13 @@ class MLPBlock:
             linear.in_features + (linear.bias is not None) for linear in (self.gate, self.up)
         )
         return rows + self.down.out_features
+
+    @property
+    def parameters(self) -> int:
+        """All parameters of gate, up and down, biases included."""
+        with disable_onloading():
+            linears = (self.gate, self.up, self.down)
+            return sum(p.numel() for linear in linears for p in linear.parameters())
 
 
 @dataclass(frozen=True)
@@ -125,10 +135,13 @@ def _bind_block(adapter: MLPAdapter, index: int, layer: nn.Module) -> MLPBlock:
     return MLPBlock(index, layer, mlp, gate, up, down, activation)
 
 
-def _shape(linear: nn.Linear) -> tuple[int, ...]:
-    # An offload cache would bring the weight onto the device for a look at its shape.
-    from compressed_tensors.offload import disable_onloading
+def count_parameters(model: nn.Module) -> int:
+    """All parameters of a model, shared ones once. Weights are not read."""
+    with disable_onloading():
+        return sum({id(p): p.numel() for p in model.parameters()}.values())
 
+
+def _shape(linear: nn.Linear) -> tuple[int, ...]:
     with disable_onloading():
         weight = getattr(linear, "weight", None)
     return tuple(weight.shape) if isinstance(weight, torch.Tensor) else ()

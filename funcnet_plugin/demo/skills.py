@@ -184,7 +184,7 @@ def examples(skill: str, n: int, seed: int, split: str = "test") -> list[Example
     """
     rng = random.Random(f"{skill}/{split}/{seed}")
     found: dict[str, Example] = {}
-    for _ in range(1000 * n):
+    for _ in range(300 * n):
         if len(found) == n:
             return list(found.values())
         example = _draw(skill, rng)

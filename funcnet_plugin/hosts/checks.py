@@ -58,7 +58,7 @@ def check_samples(calibration: Any, samples_per_group: int | None) -> None:
     try:
         available = len(calibration.sampler)
     except (TypeError, AttributeError):
-        return  # an iterable dataset: its end is known only when it comes, see LayerStatistics
+        return  # an iterable dataset: how much there is shows only in the first layer
     if available == 0:
         raise CalibrationError("the calibration data is empty.")
     if samples_per_group is not None and available < samples_per_group:

@@ -11,6 +11,33 @@ import torch
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import MLPBlock
+from funcnet_plugin.pruning.compensation import Moments, bias_repair, least_squares_repair
+
+
+@torch.no_grad()
+def cut_and_repair(
+    block: MLPBlock, keep: Tensor, compensation: str, moments: Moments | None, ridge: float
+) -> None:
+    """Cut an MLP down to `keep` and repair its output.
+
+    Args:
+        block: changed in place.
+        keep: (n_kept,), int64, ascending.
+        compensation: "none", "bias" or "least_squares".
+        moments: of the uncut MLP's inner activations; None for "none".
+        ridge: see `least_squares_repair`.
+    """
+    weight = block.down.weight
+    keep = keep.to(weight.device)
+    if compensation == "bias":
+        bias = bias_repair(weight, moments.mean, keep)
+        cut_neurons(block, keep)
+        add_down_bias(block, bias)
+    elif compensation == "least_squares":
+        repaired = least_squares_repair(weight, moments.second, keep, ridge)
+        cut_neurons(block, keep, repaired)
+    else:
+        cut_neurons(block, keep)
 
 
 @torch.no_grad()

@@ -1,0 +1,140 @@
+"""Functional-network pruning as a modifier: what is scored and what is reported."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+from loguru import logger
+from pydantic import Field
+
+from funcnet_plugin.adapters import MLPBlock
+from funcnet_plugin.errors import CalibrationError, RecipeError
+from funcnet_plugin.hosts import checks
+from funcnet_plugin.hosts.width_pruning import Scores, WidthPruningModifier
+from funcnet_plugin.ica import DECOMPOSERS
+from funcnet_plugin.pruning import scores as score_functions
+from funcnet_plugin.pruning.collect import LayerStatistics
+from funcnet_plugin.pruning.networks import NetworkScorer
+
+
+class FunctionalNetworkModifier(WidthPruningModifier):
+    """Keeps the neurons of a model's functional networks (arXiv 2508.05239), cuts the others.
+
+    Neurons are voxels, tokens are time. Per layer and group of samples, the signals X
+    (tokens x signals) are z-scored over time, reduced to k dimensions, whitened over neurons and
+    rotated by symmetric FastICA into k maps, z-scored over neurons. The networks score of neuron j:
+
+        s_j = aggregate_groups  mean_starts  max_components,signals |Z_kj|
+
+    :param n_components: networks per layer and group, k.
+    :param samples_per_group: samples whose tokens enter one ICA; samples that do not fill a group
+        count for the compensation only.
+    :param signals: `act` (activated gate), `up` (up projection), or both.
+    :param strategy: `local`, networks within a layer.
+    :param score: `networks` (the paper), or `union`: a neuron goes only if neither the networks
+        nor its own effect on the output needs it (the better of its two ranks).
+    :param aggregate: over groups, `max` (the paper) or `mean` (depends less on the starts).
+    :param decomposer: `canica` (ours) or `nilearn` (nilearn's own code, the slow reference).
+    :param contrast: of FastICA: `cube`, `logcosh` or `exp`.
+    :param max_iter: FastICA iterations per start.
+    :param tol: FastICA convergence tolerance.
+    :param n_init: FastICA starts per group; scores are averaged over them.
+
+    Example recipe::
+
+        prune_stage:
+          pruning_modifiers:
+            FunctionalNetworkModifier:
+              pruning_ratio: 0.2
+              n_components: 128
+    """
+
+    scorer: Literal["functional_networks"] = "functional_networks"
+    n_components: int = Field(default=128, ge=2)
+    samples_per_group: int = Field(default=40, ge=1)
+    signals: list[Literal["act", "up"]] = Field(default=["act", "up"], min_length=1, max_length=2)
+    strategy: Literal["local"] = "local"
+    score: Literal["networks", "union"] = "networks"
+    aggregate: Literal["max", "mean"] = "mean"
+    decomposer: Literal[tuple(DECOMPOSERS)] = "canica"
+    contrast: Literal["cube", "logcosh", "exp"] = "cube"
+    max_iter: int = Field(default=300, ge=1)
+    tol: float = Field(default=1.0e-4, gt=0.0)
+    n_init: int = Field(default=1, ge=1)
+
+    def _check_data(self, calibration: Any) -> None:
+        checks.check_samples(calibration, self.samples_per_group)
+        if len(set(self.signals)) != len(self.signals):
+            raise RecipeError(f"signals names one signal twice: {self.signals}.")
+        narrowest = len(self.signals) * min(block.width for block in self._prunable())
+        if self.n_components >= narrowest:
+            raise RecipeError(
+                f"n_components={self.n_components} needs more than {self.n_components} signals per "
+                f"layer and the model has {narrowest} ({len(self.signals)} x width); lower "
+                "n_components."
+            )
+
+    def _new_statistics(self, block: MLPBlock) -> LayerStatistics:
+        decompose = partial(
+            DECOMPOSERS[self.decomposer],
+            n_components=self.n_components,
+            contrast=self.contrast,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            n_init=self.n_init,
+            seed=self.seed,
+        )
+        return LayerStatistics(
+            channels=list(self.signals),
+            moments=self._new_moments(block, needed=self.score == "union"),
+            networks=NetworkScorer(
+                block.width, len(self.signals), self.samples_per_group, self.aggregate, decompose
+            ),
+        )
+
+    def _score(self, block: MLPBlock, statistics: LayerStatistics) -> Scores:
+        if not statistics.networks.reports:
+            raise CalibrationError(
+                f"one group needs samples_per_group={self.samples_per_group} samples and the "
+                f"calibration data had {statistics.n_samples}; give more samples."
+            )
+        scores = {"networks": statistics.networks.score}
+        if self.score == "union":
+            scores["effect"] = score_functions.effect(block, statistics.moments)
+        return scores
+
+    def _report(self, block: MLPBlock, statistics: LayerStatistics) -> dict[str, Any]:
+        report = super()._report(block, statistics)
+        groups = statistics.networks.reports
+        runs = [run for group in groups for run in group.runs]
+        loose = [run for run in runs if not run.converged]
+        report |= {
+            "groups": len(groups),
+            "leftover_samples": statistics.networks.leftover_samples,
+            "tokens_in_networks": sum(group.n_tokens for group in groups),
+            "components": min(group.n_components for group in groups),
+            "ica_runs": len(runs),
+            "ica_runs_not_converged": len(loose),
+            "ica_runs_rescued": sum(
+                run.promoted or run.damped_steps > 0 or run.restarts > 0 for run in runs
+            ),
+        }
+        tolerances = [run.final_tolerance for run in loose if run.final_tolerance is not None]
+        report["worst_final_tolerance"] = max(tolerances, default=None)
+        if loose:
+            logger.warning(
+                f"layer {block.index}: {len(loose)} of {len(runs)} ICA runs did not reach "
+                f"tol={self.tol} in {self.max_iter} iterations"
+                + (f" (worst {max(tolerances):.1e})" if tolerances else "")
+            )
+        if report["components"] < self.n_components:
+            logger.warning(
+                f"layer {block.index}: the signals span {report['components']} directions, so "
+                f"fewer networks than n_components={self.n_components} were found"
+            )
+        logger.info(
+            f"layer {block.index}: {len(groups)} groups, {len(runs)} ICA runs, "
+            f"{len(runs) - len(loose)} converged"
+        )
+        return report

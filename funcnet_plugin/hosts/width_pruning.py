@@ -1,0 +1,346 @@
+"""The modifier that every scorer shares. Lifecycle only; the work is in `pruning`.
+
+| event | what happens |
+|---|---|
+| initialize | everything that can be refused is refused; the budget is planned |
+| calibration start | hooks on the prunable layers |
+| sequential epoch end | the layer just calibrated is scored, cut and repaired; the next one is |
+| | then measured on the pruned model, because the pipeline sends the data through the cut layer |
+| calibration end | `allocation: threshold`: all layers are cut at once |
+| finalize | config and `save_pretrained` learn the new widths |
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from compressed_tensors.distributed import is_distributed
+from llmcompressor.core import Event, State, active_session
+from llmcompressor.modifiers import Modifier
+from loguru import logger
+from pydantic import Field, PrivateAttr, ValidationError
+from torch import Tensor
+
+from funcnet_plugin import __version__, checkpoint
+from funcnet_plugin.adapters import MLPBlock, ModelLayout, bind, count_parameters
+from funcnet_plugin.errors import CalibrationError, FuncnetError, RecipeError
+from funcnet_plugin.hosts import checks
+from funcnet_plugin.hosts.recorder import MLPRecorder
+from funcnet_plugin.hosts.requantize import renew_quantization
+from funcnet_plugin.pruning import scores as score_functions
+from funcnet_plugin.pruning.budget import Budget, LayerSize, plan_budget, select
+from funcnet_plugin.pruning.collect import LayerStatistics, MLPSample
+from funcnet_plugin.pruning.compensation import Moments
+from funcnet_plugin.pruning.surgery import cut_and_repair
+
+Scores = dict[str, Tensor]  # name -> (width,), see `pruning.scores`
+
+
+class WidthPruningModifier(Modifier):
+    """Cuts the least important MLP neurons of every layer and repairs what they carried.
+
+    The ratio counts parameters, and kept widths are multiples of `align`; what was reached is
+    computed exactly, logged, and written into config.json (block `functional_network`). Layers are
+    measured one after another on the already pruned model (llm-compressor's sequential pipeline).
+
+    :param pruning_ratio: share of the parameters to remove, in (0, 1).
+    :param ratio_scope: what the ratio counts: `model` (all parameters) or `mlp`.
+    :param scorer: `effect` (variance of the activation times squared norm of the down column),
+        `magnitude` (weights only), `random` (the control).
+    :param allocation: `uniform`, the same width in every layer, decided layer by layer; or
+        `threshold`, one cut over all layers, decided when all are measured (on the dense model).
+    :param align: kept widths are multiples of this; 128 suits quantization groups and GPU kernels.
+    :param skip_first: layers left whole at the beginning.
+    :param skip_last: layers left whole at the end.
+    :param compensation: `none`, `bias` (the mean of what was cut; only where the architecture has
+        a bias there), or `least_squares`.
+    :param ridge: regularisation of least squares, relative to the mean second moment.
+    :param seed: decides random starts, random scores and the order of shuffled samples.
+
+    Example recipe::
+
+        prune_stage:
+          pruning_modifiers:
+            WidthPruningModifier:
+              pruning_ratio: 0.2
+              scorer: effect
+    """
+
+    requires_calibration_data: bool = True
+
+    pruning_ratio: float
+    ratio_scope: Literal["model", "mlp"] = "model"
+    scorer: str = Field(default="effect", pattern="^(effect|magnitude|random)$")
+    allocation: Literal["uniform", "threshold"] = "uniform"
+    align: int = Field(default=128, ge=1)
+    skip_first: int = Field(default=0, ge=0)
+    skip_last: int = Field(default=0, ge=0)
+    compensation: Literal["none", "bias", "least_squares"] = "least_squares"
+    ridge: float = Field(default=0.02, gt=0.0)
+    seed: int = Field(default=0, ge=0)
+
+    _layout: ModelLayout = PrivateAttr()
+    _budget: Budget = PrivateAttr()
+    _planned: list[int] | None = PrivateAttr(default=None)  # kept widths, known at once if uniform
+    _original: list[int] = PrivateAttr()
+    _parameters: int = PrivateAttr()  # before pruning
+    _other_parameters: int = PrivateAttr()  # outside the MLPs
+    _statistics: dict[int, LayerStatistics] = PrivateAttr(default_factory=dict)
+    _scores: dict[int, Scores] = PrivateAttr(default_factory=dict)  # waiting for one cut
+    _done: dict[int, dict[str, Any]] = PrivateAttr(default_factory=dict)  # layer -> its report
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise RecipeError(_one_sentence(type(self), error)) from None
+
+    @property
+    def keeps_one_width(self) -> bool:
+        """Whether all layers end up with the same width, which is what can be saved."""
+        return self.allocation == "uniform" and self.skip_first == self.skip_last == 0
+
+    # -- lifecycle ---------------------------------------------------------------------------
+
+    def on_initialize(self, state: State, **kwargs: Any) -> bool:
+        model = state.model
+        if is_distributed():
+            raise RecipeError(
+                "pruning runs in one process for now; start it without torchrun (quantization "
+                "of the saved model may still use several)."
+            )
+        checks.refuse_quantized(model)
+        self._layout = bind(model)
+        self._original = self._layout.widths
+        blocks = self._layout.blocks
+        self._parameters = count_parameters(model)
+        self._other_parameters = self._parameters - sum(block.parameters for block in blocks)
+        self._budget = plan_budget(
+            [
+                LayerSize(
+                    block.width,
+                    block.parameters_per_neuron,
+                    self.skip_first <= i < len(blocks) - self.skip_last,
+                )
+                for i, block in enumerate(blocks)
+            ],
+            ratio=self.pruning_ratio,
+            align=self.align,
+            total_parameters=self._parameters,
+            scope=self.ratio_scope,
+        )
+        self._check_bias()
+        # the state holds a copy of the loader; the one that will be read comes as an argument
+        calibration = kwargs.get("calib_data", state.data.calib)
+        self._check_data(calibration)
+        checks.fix_sample_order(calibration, self.seed)
+        if not self.keeps_one_width:
+            logger.warning(checkpoint.PER_LAYER_REFUSAL)
+        if self.allocation == "uniform":
+            self._planned = self._budget.uniform()
+            reached = self._budget.removed(self._planned) / self._budget.scope_parameters
+            logger.info(
+                f"{len(self._prunable())} of {len(blocks)} layers will keep "
+                f"{self._planned[self._prunable()[0].index]} of {max(self._original)} neurons: "
+                f"{reached:.4f} of the {self.ratio_scope} (asked: {self.pruning_ratio})"
+            )
+        return True
+
+    def on_calibration_start(self, state: State, event: Event, **kwargs: Any) -> None:
+        if len(active_session().lifecycle.recipe.modifiers) > 1:
+            raise RecipeError(
+                "this pipeline calibrates all modifiers of the recipe at once, but what follows "
+                "pruning must be calibrated on the pruned model; use oneshot's default, "
+                "pipeline='independent'."
+            )
+        for block in self._prunable():
+            self._statistics[block.index] = self._new_statistics(block)
+            MLPRecorder(block, self.register_hook, partial(self._add_sample, block.index))
+
+    @torch.no_grad()
+    def on_sequential_epoch_end(
+        self, state: State, event: Event, modules: list[torch.nn.Module], **kwargs: Any
+    ) -> None:
+        present = set(modules)
+        for block in self._prunable():
+            waiting = block.index in self._statistics and block.index not in self._scores
+            if waiting and {block.gate, block.up, block.down} <= present:
+                if self._statistics[block.index].n_samples == 0:
+                    raise CalibrationError(
+                        f"no calibration sample reached layer {block.index}; give data to oneshot "
+                        "and use its default pipeline."
+                    )
+                scores = self._score(block, self._statistics[block.index])
+                if self._planned is not None:
+                    self._prune(block, self._combine([scores])[0], self._planned[block.index])
+                else:
+                    self._scores[block.index] = scores
+
+    @torch.no_grad()
+    def on_calibration_end(self, state: State, event: Event, **kwargs: Any) -> None:
+        self.remove_hooks()
+        if self._planned is None and len(self._scores) == len(self._prunable()):
+            combined = self._combine([self._scores[b.index] for b in self._prunable()])
+            by_layer: list[Tensor | None] = [None] * len(self._original)
+            for block, score in zip(self._prunable(), combined, strict=True):
+                by_layer[block.index] = score
+            self._planned = self._budget.threshold(by_layer)
+            for block, score in zip(self._prunable(), combined, strict=True):
+                self._prune(block, score, self._planned[block.index])
+        self._scores.clear()
+
+    def on_finalize(self, state: State, **kwargs: Any) -> bool:
+        self.remove_hooks()
+        missing = [b.index for b in self._prunable() if b.index not in self._done]
+        if missing:
+            # Also reached when a failed run is cleaned up: the config must not change then.
+            raise CalibrationError(
+                f"layers {missing} were not calibrated, so the model is not pruned and its config "
+                "is left as it was; use oneshot's default pipeline and sequential_targets."
+            )
+        block = self._describe(state.model)
+        adapter = self._layout.adapter
+        width_changed = len(set(self._layout.widths)) == 1
+        if width_changed:
+            setattr(state.model.config, adapter.width_key, self._layout.widths[0])
+        if self.compensation == "bias":
+            setattr(state.model.config, adapter.bias_key, True)
+
+        def changes() -> dict[str, Any]:
+            return {
+                **checkpoint.config_changes(
+                    adapter.width_key,
+                    self._layout.widths,
+                    adapter.bias_key if self.compensation == "bias" else None,
+                ),
+                checkpoint.BLOCK_KEY: block,
+            }
+
+        checkpoint.patch_saved_config(state.model, changes)
+        logger.info(
+            f"pruned {block['parameters_before']:,} -> {block['parameters_after']:,} parameters: "
+            f"{block['pruning_ratio_reached']:.4f} of the {self.ratio_scope} "
+            f"(asked: {self.pruning_ratio}); widths {self._layout.widths}"
+        )
+        return True
+
+    def _add_sample(self, index: int, sample: MLPSample) -> None:
+        try:
+            self._statistics[index].add(sample)
+        except Exception:
+            # The run ends here; a model that stays in memory must not keep recording.
+            self.remove_hooks()
+            raise
+
+    # -- what a scorer decides ---------------------------------------------------------------
+
+    def _new_statistics(self, block: MLPBlock) -> LayerStatistics:
+        return LayerStatistics(channels=[], moments=self._new_moments(block))
+
+    def _score(self, block: MLPBlock, statistics: LayerStatistics) -> Scores:
+        """The scores of one layer by name. Several names are combined by `_combine`."""
+        match self.scorer:
+            case "effect":
+                return {"effect": score_functions.effect(block, statistics.moments)}
+            case "magnitude":
+                return {"magnitude": score_functions.magnitude(block)}
+            case _:
+                return {"random": score_functions.random(block, self.seed)}
+
+    def _combine(self, layers: list[Scores]) -> list[Tensor]:
+        """One score per layer; ranks are taken over the layers given."""
+        names = list(layers[0])
+        if len(names) == 1:
+            return [layer[names[0]] for layer in layers]
+        return score_functions.union_of_ranks([[layer[n] for layer in layers] for n in names])
+
+    def _settings(self) -> dict[str, Any]:
+        """The recipe fields that describe the run, as saved in config.json."""
+        inherited = set(Modifier.model_fields)
+        return {k: v for k, v in self.model_dump().items() if k not in inherited}
+
+    # -- steps -------------------------------------------------------------------------------
+
+    def _prunable(self) -> list[MLPBlock]:
+        return [
+            block
+            for block, size in zip(self._layout.blocks, self._budget.layers, strict=True)
+            if size.prunable
+        ]
+
+    def _new_moments(self, block: MLPBlock, *, needed: bool = False) -> Moments | None:
+        if not needed and self.compensation == "none" and self.scorer != "effect":
+            return None
+        return Moments(block.width, block.down.weight.device)
+
+    def _check_bias(self) -> None:
+        adapter = self._layout.adapter
+        has_bias = all(block.down.bias is not None for block in self._prunable())
+        if self.compensation == "bias" and adapter.bias_key is None and not has_bias:
+            raise RecipeError(
+                f"compensation: bias cannot be saved for {adapter.name}: its modelling code has no "
+                "bias on the down projection, and a stock reload would drop it; use compensation: "
+                "least_squares (needs no bias) or none."
+            )
+
+    def _check_data(self, calibration: Any) -> None:
+        checks.check_samples(calibration, None)
+
+    def _prune(self, block: MLPBlock, score: Tensor, width: int) -> None:
+        statistics = self._statistics.pop(block.index)
+        self._done[block.index] = self._report(block, statistics)
+        if width == block.width:
+            return
+        cut_and_repair(
+            block, select(score, width), self.compensation, statistics.moments, self.ridge
+        )
+        for linear in (block.gate, block.up, block.down):
+            renew_quantization(linear)
+        logger.info(f"layer {block.index}: kept {width} of {self._original[block.index]} neurons")
+
+    def _report(self, block: MLPBlock, statistics: LayerStatistics) -> dict[str, Any]:
+        """What was measured in one layer, as saved in config.json: plain numbers only."""
+        return {"layer": block.index, "samples": statistics.n_samples}
+
+    def _measured(self) -> dict[str, list[Any]]:
+        """The layers' reports, one list per figure, in layer order."""
+        reports = [self._done[i] for i in sorted(self._done)]
+        return {key: [report[key] for report in reports] for key in reports[0]}
+
+    def _describe(self, model: torch.nn.Module) -> dict[str, Any]:
+        """The `functional_network` block of config.json."""
+        # Counted through the MLPs: offloading may have split tied embeddings in two by now.
+        after = self._other_parameters + sum(b.parameters for b in self._layout.blocks)
+        removed = self._parameters - after
+        return {
+            "version": __version__,
+            "modifier": type(self).__name__,
+            "source_model": getattr(model.config, "name_or_path", "") or None,
+            "settings": self._settings(),
+            "pruning_ratio_requested": self.pruning_ratio,
+            "pruning_ratio_reached": removed / self._budget.scope_parameters,
+            "parameters_before": self._parameters,
+            "parameters_after": after,
+            "original_widths": self._original,
+            "kept_widths": self._layout.widths,
+            "measured": self._measured(),
+        }
+
+
+def _one_sentence(cls: type[Modifier], error: ValidationError) -> str:
+    """pydantic's report as one sentence per mistake: field, value, what it should be."""
+    problems = []
+    for item in error.errors():
+        field = ".".join(str(part) for part in item["loc"])
+        if isinstance(item.get("ctx", {}).get("error"), FuncnetError):
+            problems.append(str(item["ctx"]["error"]))
+        elif item["type"] == "extra_forbidden":
+            known = sorted(set(cls.model_fields) - set(Modifier.model_fields))
+            problems.append(f"unknown field {field!r} (known: {', '.join(known)})")
+        elif item["type"] == "missing":
+            problems.append(f"field {field!r} is missing")
+        else:
+            problems.append(f"{field}={item['input']!r}: {item['msg']}")
+    return f"{cls.__name__}: {'; '.join(problems)}."

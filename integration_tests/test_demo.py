@@ -1,0 +1,94 @@
+"""The demo as a user runs it, with few questions, and the model that ships with it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from rich.console import Console
+from sklearn.decomposition import fastica as sklearn_fastica
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from funcnet_plugin.demo.run import MODEL, run_demo
+from funcnet_plugin.demo.skills import SKILLS, documents, examples
+from funcnet_plugin.ica import reduce_time, whiten, zscore
+from funcnet_plugin.ica.fastica import fastica, initial_unmixing, negentropy
+
+RELOAD = """
+import sys
+from transformers import AutoModelForCausalLM
+print(AutoModelForCausalLM.from_pretrained(sys.argv[1]).num_parameters())
+assert "funcnet_plugin" not in sys.modules
+"""
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo") / "out"
+    return out, run_demo(out, console=Console(quiet=True), limit=25)
+
+
+def test_it_leaves_a_checkpoint_a_page_and_figures(demo):
+    out, results = demo
+    assert json.loads((out / "results.json").read_text()) == results
+    page = (out / "report.html").read_text()
+    assert all(about.title in page for about in SKILLS.values())
+    assert (out / "skills.png").exists() and (out / "widths.png").exists()
+    code = subprocess.run(
+        [sys.executable, "-c", RELOAD, str(out / "pruned")],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert int(code.stdout) == results["pruned"]["parameters"]
+
+
+def test_the_pruned_model_is_smaller_by_the_ratio_and_still_able(demo):
+    _, results = demo
+    dense, pruned = results["dense"], results["pruned"]
+    block = results["functional_network"]
+    assert block["pruning_ratio_reached"] == 1 - pruned["parameters"] / dense["parameters"]
+    assert abs(block["pruning_ratio_reached"] - 0.2) <= 32 * 3 * 128 * 4 / dense["parameters"]
+    assert pruned["bytes_on_disk"] < dense["bytes_on_disk"]
+    assert 1 < dense["byte_perplexity"] < pruned["byte_perplexity"] < 2 * dense["byte_perplexity"]
+    # chance is 0.25; a model cut at random or broken on the way would be near it
+    assert sum(pruned["accuracy"].values()) / len(SKILLS) > 0.6
+
+
+def test_the_shipped_model_has_its_skills(demo):
+    _, results = demo
+    for skill, accuracy in results["dense"]["accuracy"].items():
+        assert accuracy >= 0.4, skill
+    assert sum(results["dense"]["accuracy"].values()) / len(SKILLS) > 0.85
+
+
+def test_prompt_and_answer_share_no_token():
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    for skill in SKILLS:
+        example = examples(skill, 1, seed=0)[0]
+        whole = tokenizer(example.prompt + example.answer + "\n")["input_ids"]
+        parts = tokenizer(example.prompt)["input_ids"]
+        parts = parts + tokenizer(example.answer + "\n", add_special_tokens=False)["input_ids"]
+        assert whole == parts and tokenizer.unk_token_id not in whole
+
+
+def test_on_real_signals_the_contrast_is_not_worse_than_scikit_learns_from_the_same_start():
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    seen = {}
+    mlp = model.model.layers[2].mlp
+    mlp.act_fn.register_forward_hook(lambda m, a, out: seen.update(act=out))
+    mlp.up_proj.register_forward_hook(lambda m, a, out: seen.update(up=out))
+    texts = documents(40, seed=5, split="train")
+    ids = torch.tensor([row[:100] for row in tokenizer(texts)["input_ids"] if len(row) >= 100])
+    with torch.no_grad():
+        model(ids)
+    X = torch.cat([seen["act"].flatten(0, 1), seen["up"].flatten(0, 1)], dim=1)
+    white = whiten(reduce_time(zscore(X), 32)[0])
+    for contrast in ("cube", "logcosh", "exp"):
+        start = initial_unmixing(32, seed=0, start=0)
+        ours = fastica(white, contrast=contrast, w_init=start).W[0] @ white
+        _, W, _ = sklearn_fastica(
+            white.T.numpy(), fun=contrast, whiten=False, w_init=start.numpy(), max_iter=300
+        )
+        theirs = torch.from_numpy(W) @ white
+        assert negentropy(ours, contrast) >= negentropy(theirs, contrast) * (1 - 1e-6)
