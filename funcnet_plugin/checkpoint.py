@@ -1,15 +1,16 @@
 """What a pruned checkpoint says about itself, and making what is saved loadable.
 
-llm-compressor's `save_pretrained` ends by writing the *original* config.json back with a few keys
-patched, so the new width is lost and the checkpoint cannot be loaded. The keys that pruning changes
-are therefore written once more after it.
+Widths stand in config.json: one for all layers under the architecture's own key, or per layer in
+transformers' schema `per_layer_config`. llm-compressor's `save_pretrained` ends by writing the
+*original* config.json back with a few keys patched, so the keys that pruning changes are written
+once more after it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -19,38 +20,60 @@ from torch import nn
 from funcnet_plugin.errors import CheckpointError
 
 BLOCK_KEY = "functional_network"
-PER_LAYER_REFUSAL = (
-    "layers of different widths cannot be saved yet, only used in memory; to save, use allocation: "
-    "uniform with skip_first: 0 and skip_last: 0."
-)
+PER_LAYER_KEY = "per_layer_config"
+KEPT_FILE = "kept_neurons.json"
 
 
-def config_changes(width_key: str, kept: list[int], bias_key: str | None) -> dict[str, Any]:
-    """The config.json keys that pruning changes.
+def set_widths(config: Any, width_key: str, widths: Sequence[int]) -> None:
+    """Tell a transformers config the width of every layer.
 
     Args:
-        width_key: config key of the width.
-        kept: width per layer, after pruning.
-        bias_key: config switch to turn on, if the MLPs have got a bias.
-
-    Raises:
-        CheckpointError: the layers have different widths.
+        config: changed in place. Per-layer settings of other keys stay.
+        width_key: config key of the width, `intermediate_size` for instance.
+        widths: one per decoder layer.
     """
-    if len(set(kept)) != 1:
-        raise CheckpointError(PER_LAYER_REFUSAL)
-    changes: dict[str, Any] = {width_key: int(kept[0])}
-    if bias_key is not None:
-        changes[bias_key] = True
-    return changes
+    overrides = {
+        int(i): {key: value for key, value in layer.items() if key != width_key}
+        for i, layer in (config.to_dict().get(PER_LAYER_KEY) or {}).items()
+    }
+    config.per_layer_config = None  # before the width is read: it is ambiguous until then
+    if len(set(widths)) == 1:
+        setattr(config, width_key, int(widths[0]))
+    else:
+        for i, width in enumerate(widths):
+            overrides.setdefault(i, {})[width_key] = int(width)
+    overrides = {i: layer for i, layer in overrides.items() if layer}
+    if overrides:
+        config.per_layer_config = overrides
 
 
-def patch_saved_config(model: nn.Module, changes: Callable[[], dict[str, Any]]) -> None:
-    """Make every later ``model.save_pretrained(directory)`` write `changes` into config.json.
+def saved_keys(config: Any, keys: Sequence[str]) -> dict[str, Any]:
+    """The config.json entries of a pruned model; None for a key that must not be there.
+
+    Next to `keys`, the per-layer widths and our own block, these are the rotary keys under the
+    names that transformers 4, vLLM and llama.cpp's converter read: without them an older reader
+    takes a theta of 500000 for its default of 10000, silently.
+    """
+    data = config.to_dict()
+    entries = {key: data.get(key) for key in (*keys, PER_LAYER_KEY, BLOCK_KEY)}
+    rope = data.get("rope_parameters")
+    if isinstance(rope, dict) and "rope_theta" in rope:
+        entries["rope_theta"] = rope["rope_theta"]
+        if rope.get("rope_type", "default") != "default":
+            entries["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+    return entries
+
+
+def patch_save_pretrained(
+    model: nn.Module, changes: Callable[[], dict[str, Any]], kept: list[list[int] | None]
+) -> None:
+    """Make every later ``model.save_pretrained(directory)`` write what pruning changed.
 
     Args:
         model: a transformers model; its bound `save_pretrained` is wrapped, once however often
             this is called.
-        changes: called before anything is written, so that it can refuse to save.
+        changes: config.json entries, asked for before anything is written.
+        kept: per layer the indices of the kept neurons in the source model, None for all.
     """
     inner = model.save_pretrained
     inner = getattr(inner, "_funcnet_inner", inner)
@@ -61,7 +84,8 @@ def patch_saved_config(model: nn.Module, changes: Callable[[], dict[str, Any]]) 
         result = inner(save_directory, *args, **kwargs)
         # Absent where another process of a distributed run does the writing.
         if (Path(save_directory) / "config.json").exists():
-            update_config(Path(save_directory), patch)
+            update_json(Path(save_directory) / "config.json", patch)
+            write_kept(Path(save_directory), patch[BLOCK_KEY]["original_widths"], kept)
         return result
 
     save_pretrained._funcnet_inner = inner
@@ -69,19 +93,77 @@ def patch_saved_config(model: nn.Module, changes: Callable[[], dict[str, Any]]) 
     model.save_pretrained = save_pretrained
 
 
-def update_config(directory: Path, changes: dict[str, Any]) -> None:
-    """Write `changes` into directory/config.json; a reader never sees half a file."""
-    path = directory / "config.json"
-    config = json.loads(path.read_text())
-    config.update(changes)
+def update_json(path: Path, changes: dict[str, Any]) -> None:
+    """Write `changes` into a JSON object on disk; None removes a key.
+
+    A reader never sees half a file.
+    """
+    data = json.loads(path.read_text())
+    data.update(changes)
+    data = {key: value for key, value in data.items() if key not in changes or value is not None}
+    _write_json(path, json.dumps(data, indent=2, sort_keys=True))
+
+
+def _write_json(path: Path, text: str) -> None:
     temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    temporary.write_text(text + "\n")
     temporary.replace(path)
+
+
+def write_kept(directory: Path, widths: Sequence[int], kept: Sequence[list[int] | None]) -> None:
+    """kept_neurons.json: which neurons of the source model are still there.
+
+    Args:
+        directory: an existing checkpoint directory.
+        widths: of the source model.
+        kept: per layer, ascending; None for all.
+    """
+    content = {
+        "widths": list(widths),
+        "kept": [list(range(w)) if k is None else k for w, k in zip(widths, kept, strict=True)],
+    }
+    _write_json(directory / KEPT_FILE, json.dumps(content))
+
+
+def read_kept(source: str | Path) -> tuple[list[int], list[list[int]]]:
+    """Widths of the source model and kept neurons per layer.
+
+    Args:
+        source: a checkpoint directory that was pruned by this package, or its kept_neurons.json.
+
+    Raises:
+        CheckpointError: not there, or not of this form.
+    """
+    path = Path(source)
+    path = path / KEPT_FILE if path.is_dir() else path
+    try:
+        content = json.loads(path.read_text())
+        widths, kept = content["widths"], content["kept"]
+        for width, layer in zip(widths, kept, strict=True):
+            if not layer or layer != sorted(set(layer)) or layer[0] < 0 or layer[-1] >= width:
+                raise ValueError("indices must ascend and lie below the width")
+    except OSError as error:
+        raise CheckpointError(f"no kept neurons at {path}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a file of kept neurons: {error}.") from error
+    return widths, kept
+
+
+def read_config(directory: str | Path) -> dict[str, Any]:
+    """config.json of a checkpoint directory.
+
+    Raises:
+        CheckpointError: there is none, or it is not JSON.
+    """
+    path = Path(directory) / "config.json"
+    if not path.exists():
+        raise CheckpointError(f"{directory} is not a checkpoint: it has no config.json.")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}.") from error
 
 
 def read_block(directory: str | Path) -> dict[str, Any] | None:
     """The `functional_network` block of a checkpoint directory, None for a dense model."""
-    path = Path(directory) / "config.json"
-    if not path.exists():
-        raise CheckpointError(f"{directory} is not a checkpoint: it has no config.json.")
-    return json.loads(path.read_text()).get(BLOCK_KEY)
+    return read_config(directory).get(BLOCK_KEY)

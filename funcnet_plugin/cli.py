@@ -28,10 +28,15 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 
 
-def main() -> None:
-    """Entry point of the console script."""
+def main(arguments: list[str] | None = None, program: str = "funcnet") -> None:
+    """Entry point of the console script, and of hosts that pass a command on.
+
+    Args:
+        arguments: those of the process if None.
+        program: how the user called it, for the help texts.
+    """
     try:
-        app()
+        app(arguments, prog_name=program)
     except FuncnetError as error:
         sys.exit(_fail(str(error)))
 

@@ -99,23 +99,32 @@ def load_config(source: str | Path) -> PretrainedConfig:
     Raises:
         CheckpointError: nothing to load there, or it is quantized already.
     """
-    from transformers import AutoConfig
-
-    path = Path(source)
-    if path.is_dir() and not (path / "config.json").exists():
-        raise CheckpointError(f"{source} is not a checkpoint: it has no config.json.")
-    try:
-        config = AutoConfig.from_pretrained(str(source))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"no model can be loaded from {source} ({_first_line(error)})."
-        ) from error
+    config = read_model_config(source)
     if getattr(config, "quantization_config", None) is not None:
         raise CheckpointError(
             f"{source} is already quantized; prune the full-precision checkpoint and quantize "
             "after it."
         )
     return config
+
+
+def read_model_config(source: str | Path) -> PretrainedConfig:
+    """The config of any checkpoint.
+
+    Raises:
+        CheckpointError: nothing to load there, or the config contradicts itself.
+    """
+    from transformers import AutoConfig
+
+    path = Path(source)
+    if path.is_dir() and not (path / "config.json").exists():
+        raise CheckpointError(f"{source} is not a checkpoint: it has no config.json.")
+    try:
+        return AutoConfig.from_pretrained(str(source))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"no model can be loaded from {source} ({_first_line(error)})."
+        ) from error
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:

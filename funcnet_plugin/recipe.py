@@ -12,9 +12,10 @@ from typing import Any
 import yaml
 
 from funcnet_plugin.errors import RecipeError
-from funcnet_plugin.hosts.autoload import MODIFIER_NAMES
 
 Recipe = dict[str, Any]
+# What our modifiers are called in recipes; the classes themselves need llm-compressor to load.
+MODIFIER_NAMES = frozenset({"FunctionalNetworkModifier", "WidthPruningModifier"})
 _SHAPE = "<name>_stage: -> <name>_modifiers: -> ModifierName: {fields}"
 
 

@@ -130,10 +130,9 @@ def train(args: argparse.Namespace) -> tuple[LlamaForCausalLM, PreTrainedTokeniz
     start, stream = time.time(), batches(tokenizer, args.batch, args.seed)
     for step in range(1, args.steps + 1):
         ids, weights = next(stream)
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.autocast):
-            logits = model(ids[:, :-1]).logits
+        logits = model(ids[:, :-1]).logits
         loss = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+            logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
         )
         loss = (loss * weights.flatten()).sum() / weights.sum()
         optimizer.zero_grad()
@@ -198,7 +197,7 @@ continuation is the answer and the end of the line.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--rate", type=float, default=2.5e-3)
     parser.add_argument("--hidden", type=int, default=128)
@@ -206,7 +205,6 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=int, default=500)
-    parser.add_argument("--autocast", action="store_true", help="bfloat16 matrix products")
     args = parser.parse_args()
     start = time.time()
     train(args)

@@ -22,7 +22,7 @@ def right_answer(skill: str, prompt: str) -> str:
             return "".join(f" {w}" for w in sorted(words[1:-1]))
         case "recall":
             colon = words.index(":")
-            return f" {dict(zip(words[1:colon:2], words[2:colon:2], strict=True))[words[-1]]}"
+            return {pair[0]: pair[1] for pair in words[1:colon]}[words[-1]]
         case "facts":
             return f" {FACTS[words[2]]}"
 

@@ -2,7 +2,6 @@ import pytest
 import yaml
 
 from funcnet_plugin.errors import RecipeError
-from funcnet_plugin.hosts.autoload import MODIFIER_NAMES
 from funcnet_plugin.hosts.llm_compressor import MODIFIERS, FunctionalNetworkModifier
 from funcnet_plugin.recipe import dump_recipe, load_recipe, override, recipe_path
 

@@ -20,6 +20,7 @@ class MLPBlock:
     """The MLP of one decoder layer. `width` is a live reading: it follows the surgery."""
 
     index: int
+    name: str  # module path of the MLP in the model
     decoder_layer: nn.Module
     mlp: nn.Module
     gate: nn.Linear
@@ -132,7 +133,7 @@ def _bind_block(adapter: MLPAdapter, index: int, layer: nn.Module) -> MLPBlock:
                 f"({linear.out_features}, {linear.in_features}); is it quantized or packed?"
             )
     activation = _submodule(mlp, adapter.activation, adapter, f"{where}.{adapter.mlp}")
-    return MLPBlock(index, layer, mlp, gate, up, down, activation)
+    return MLPBlock(index, f"{where}.{adapter.mlp}", layer, mlp, gate, up, down, activation)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -127,9 +127,9 @@ def _recall(rng: random.Random):
     keys = rng.sample(LETTERS, k=rng.randint(3, 5))
     values = rng.choices(DIGITS, k=len(keys))
     i = rng.randrange(len(keys))
-    shown = _spaced(symbol for pair in zip(keys, values, strict=True) for symbol in pair)
-    wrong = (f" {rng.choice(values + list(DIGITS))}" for _ in iter(int, 1))
-    return f"look{shown} : {keys[i]}", f" {values[i]}", wrong
+    shown = _spaced(key + value for key, value in zip(keys, values, strict=True))
+    wrong = (rng.choice(values + list(DIGITS)) for _ in iter(int, 1))
+    return f"look{shown} : {keys[i]}", values[i], wrong
 
 
 def _make_facts() -> dict[str, str]:

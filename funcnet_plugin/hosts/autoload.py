@@ -1,70 +1,93 @@
-"""Makes llm-compressor's recipes know our modifiers, whatever is imported first.
+"""Acts when a host program is imported, whoever imports it and whatever is imported first.
 
-llm-compressor has no discovery of other packages, and importing it just to register would make
-``import funcnet_plugin`` cost seconds. So its factory is patched when it is imported, and our
-modifiers are imported when a recipe names them: at that point llm-compressor is fully loaded.
+Hosts cannot discover us (llm-compressor, transformers) or only in their next release (lm-eval), and
+importing them just to register would make `import torch` cost seconds. So a finder, stdlib only,
+watches for three modules and calls a function of `arrivals` once each has run.
 """
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-_FACTORY = "llmcompressor.modifiers.factory"
-MODIFIER_NAMES = frozenset({"FunctionalNetworkModifier", "WidthPruningModifier"})
+# module of a host -> the function of `arrivals` that is called with it
+WATCHED = {
+    "llmcompressor.modifiers.factory": "teach_recipes",
+    "lm_eval.models": "add_lm_eval_model",
+    "transformers.modeling_utils": "build_layers_of_their_own_width",
+}
 
 
 def install() -> None:
-    """Patch the factory now if it is loaded, else as soon as it is; calling twice is harmless."""
-    module = sys.modules.get(_FACTORY)
-    if module is not None and hasattr(module, "ModifierFactory"):
-        _patch(module)
-    elif not any(isinstance(finder, _FactoryFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _FactoryFinder())
+    """Act on the hosts that are loaded, and watch for the others; calling twice is harmless."""
+    watcher = next((f for f in sys.meta_path if isinstance(f, _Watcher)), None)
+    if watcher is None:
+        watcher = _Watcher()
+        sys.meta_path.insert(0, watcher)
+    for name in WATCHED:
+        if name in sys.modules:
+            watcher.unfinished.add(name)
+    watcher.look_again()
 
 
-def _patch(module: ModuleType) -> None:
-    factory = module.ModifierFactory
-    create = factory.create
-    if getattr(create, "_funcnet", False):
-        return
-
-    def create_with_plugin(type_: str, *args, **kwargs):
-        if type_ in MODIFIER_NAMES and type_ not in factory._registered_registry:
-            from funcnet_plugin.hosts.llm_compressor import register
-
-            register()
-        return create(type_, *args, **kwargs)
-
-    create_with_plugin._funcnet = True
-    factory.create = staticmethod(create_with_plugin)
+def _arrived(module: ModuleType) -> None:
+    """A failure of ours must not become one of the host's."""
+    try:
+        arrivals = import_module("funcnet_plugin.hosts.arrivals")
+        getattr(arrivals, WATCHED[module.__name__])(module)
+    except Exception as error:
+        warnings.warn(
+            f"funcnet_plugin could not be added to {module.__name__} "
+            f"({type(error).__name__}: {error}); this version of the host may be too new.",
+            stacklevel=2,
+        )
 
 
-class _FactoryFinder(MetaPathFinder):
-    """Lets the ordinary finders find the factory module, and patches it once it has run.
+class _Watcher(MetaPathFinder):
+    """Lets the ordinary finders find a watched module, and acts once it has run.
 
-    It stays in place afterwards: a test runner may drop the module and import it again.
+    It stays in place afterwards: a test runner may drop a module and import it again.
+
+    Attributes:
+        unfinished: watched modules that were in the middle of their own import when we came (hosts
+            import torch, and torch imports us); they are looked at again at every later import.
     """
+
+    def __init__(self) -> None:
+        self.unfinished: set[str] = set()
+
+    def look_again(self) -> None:
+        for name in list(self.unfinished):
+            module = sys.modules.get(name)
+            if module is None:
+                self.unfinished.discard(name)  # its import failed; the next one is seen as usual
+            elif not getattr(module.__spec__, "_initializing", False):
+                self.unfinished.discard(name)
+                _arrived(module)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != _FACTORY:
+        if self.unfinished:
+            self.look_again()
+        if name not in WATCHED:
             return None
         for finder in sys.meta_path:
             if finder is self or not hasattr(finder, "find_spec"):
                 continue
             spec = finder.find_spec(name, path, target)
             if spec is not None and spec.loader is not None:
-                spec.loader = _PatchingLoader(spec.loader)
+                spec.loader = _ReportingLoader(spec.loader)
                 return spec
         return None
 
 
-class _PatchingLoader(Loader):
+class _ReportingLoader(Loader):
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
 
@@ -73,7 +96,7 @@ class _PatchingLoader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        _patch(module)
+        _arrived(module)
 
     def __getattr__(self, name: str):
         # inspect.getsource and importlib.resources ask the real loader

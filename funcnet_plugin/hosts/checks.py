@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from compressed_tensors.utils import is_match
 from torch import nn
 from torch.utils.data import RandomSampler
 
+from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.errors import CalibrationError, CheckpointError, RecipeError
 
 
@@ -38,6 +41,64 @@ def refuse_quantized(model: nn.Module) -> None:
             "a quantization modifier stands before the pruning modifier in the recipe; its scales "
             "would belong to weights that are cut afterwards, so put pruning first."
         )
+
+
+def check_group_sizes(
+    modifiers: Iterable[Any],
+    blocks: Sequence[MLPBlock],
+    possible_widths: Callable[[MLPBlock], Sequence[int]],
+) -> None:
+    """Group-wise quantization of the down projections must divide the widths that pruning leaves.
+
+    Otherwise it fails when the whole pruning pass is over.
+
+    Args:
+        modifiers: those that follow pruning in the recipe.
+        blocks: the MLPs that will be cut.
+        possible_widths: the widths that an MLP may end up with.
+
+    Raises:
+        RecipeError: a width is no multiple of its group size.
+    """
+    for modifier in modifiers:
+        resolved = getattr(modifier, "resolved_config", None)
+        for group in getattr(resolved, "config_groups", {}).values():
+            size = getattr(group.weights, "group_size", None)
+            if not size or size < 0:
+                continue  # per tensor or per channel
+            for block in blocks:
+                name = next(n for n, m in block.mlp.named_modules() if m is block.down)
+                path = f"{block.name}.{name}"
+                if not is_match(path, block.down, group.targets, modifier.ignore or ()):
+                    continue
+                if block.width % size and not modifier.bypass_divisibility_checks:
+                    raise RecipeError(
+                        f"{type(modifier).__name__} checks its groups of {size} before anything is "
+                        f"pruned, and {path} is {block.width} wide then; set "
+                        "bypass_divisibility_checks: true in it (what pruning leaves is checked "
+                        "here)."
+                    )
+                bad = [w for w in possible_widths(block) if w % size]
+                if bad:
+                    raise RecipeError(_indivisible(modifier, path, block, bad, size))
+
+
+def _indivisible(
+    modifier: Any, path: str, block: MLPBlock, widths: Sequence[int], size: int
+) -> str:
+    below = widths[0] // size * size
+    nearest = " and ".join(str(w) for w in (below, below + size) if 0 < w <= block.width)
+    where = f"{type(modifier).__name__} quantizes {path} in groups of {size}"
+    if list(widths) == [block.width]:
+        return (
+            f"{where}, which does not divide its width {block.width}; choose another group size, "
+            f"or put re:.*{path.rsplit('.', 1)[-1]} into the modifier's ignore list."
+        )
+    return (
+        f"{where}, which does not divide the width {widths[0]} that pruning may leave (nearest "
+        f"that work: {nearest}); set align: {size} in the pruning modifier, or another "
+        f"pruning_ratio, or a group size that divides {widths[0]}."
+    )
 
 
 def check_samples(calibration: Any, samples_per_group: int | None) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 from compressed_tensors.distributed import is_distributed
+from compressed_tensors.utils import match_name
 from llmcompressor.core import Event, State, active_session
 from llmcompressor.modifiers import Modifier
 from loguru import logger
@@ -54,6 +55,7 @@ class WidthPruningModifier(Modifier):
     :param align: kept widths are multiples of this; 128 suits quantization groups and GPU kernels.
     :param skip_first: layers left whole at the beginning.
     :param skip_last: layers left whole at the end.
+    :param ignore: MLPs left whole, by module path (`model.layers.3.mlp`) or `re:` pattern.
     :param compensation: `none`, `bias` (the mean of what was cut; only where the architecture has
         a bias there), or `least_squares`.
     :param ridge: regularisation of least squares, relative to the mean second moment.
@@ -77,6 +79,7 @@ class WidthPruningModifier(Modifier):
     align: int = Field(default=128, ge=1)
     skip_first: int = Field(default=0, ge=0)
     skip_last: int = Field(default=0, ge=0)
+    ignore: list[str] = Field(default_factory=list)
     compensation: Literal["none", "bias", "least_squares"] = "least_squares"
     ridge: float = Field(default=0.02, gt=0.0)
     seed: int = Field(default=0, ge=0)
@@ -90,17 +93,13 @@ class WidthPruningModifier(Modifier):
     _statistics: dict[int, LayerStatistics] = PrivateAttr(default_factory=dict)
     _scores: dict[int, Scores] = PrivateAttr(default_factory=dict)  # waiting for one cut
     _done: dict[int, dict[str, Any]] = PrivateAttr(default_factory=dict)  # layer -> its report
+    _kept: dict[int, list[int]] = PrivateAttr(default_factory=dict)  # layer -> neurons, if cut
 
     def __init__(self, **fields: Any) -> None:
         try:
             super().__init__(**fields)
         except ValidationError as error:
             raise RecipeError(_one_sentence(type(self), error)) from None
-
-    @property
-    def keeps_one_width(self) -> bool:
-        """Whether all layers end up with the same width, which is what can be saved."""
-        return self.allocation == "uniform" and self.skip_first == self.skip_last == 0
 
     # -- lifecycle ---------------------------------------------------------------------------
 
@@ -119,25 +118,20 @@ class WidthPruningModifier(Modifier):
         self._other_parameters = self._parameters - sum(block.parameters for block in blocks)
         self._budget = plan_budget(
             [
-                LayerSize(
-                    block.width,
-                    block.parameters_per_neuron,
-                    self.skip_first <= i < len(blocks) - self.skip_last,
-                )
-                for i, block in enumerate(blocks)
+                LayerSize(block.width, block.parameters_per_neuron, self._may_be_cut(block))
+                for block in blocks
             ],
             ratio=self.pruning_ratio,
             align=self.align,
             total_parameters=self._parameters,
             scope=self.ratio_scope,
         )
+        self._check_ignore()
         self._check_bias()
         # the state holds a copy of the loader; the one that will be read comes as an argument
         calibration = kwargs.get("calib_data", state.data.calib)
         self._check_data(calibration)
         checks.fix_sample_order(calibration, self.seed)
-        if not self.keeps_one_width:
-            logger.warning(checkpoint.PER_LAYER_REFUSAL)
         if self.allocation == "uniform":
             self._planned = self._budget.uniform()
             reached = self._budget.removed(self._planned) / self._budget.scope_parameters
@@ -146,6 +140,7 @@ class WidthPruningModifier(Modifier):
                 f"{self._planned[self._prunable()[0].index]} of {max(self._original)} neurons: "
                 f"{reached:.4f} of the {self.ratio_scope} (asked: {self.pruning_ratio})"
             )
+        checks.check_group_sizes(self._later_modifiers(), self._prunable(), self._possible_widths)
         return True
 
     def on_calibration_start(self, state: State, event: Event, **kwargs: Any) -> None:
@@ -200,25 +195,19 @@ class WidthPruningModifier(Modifier):
                 f"layers {missing} were not calibrated, so the model is not pruned and its config "
                 "is left as it was; use oneshot's default pipeline and sequential_targets."
             )
+        config, adapter = state.model.config, self._layout.adapter
         block = self._describe(state.model)
-        adapter = self._layout.adapter
-        width_changed = len(set(self._layout.widths)) == 1
-        if width_changed:
-            setattr(state.model.config, adapter.width_key, self._layout.widths[0])
-        if self.compensation == "bias":
-            setattr(state.model.config, adapter.bias_key, True)
-
-        def changes() -> dict[str, Any]:
-            return {
-                **checkpoint.config_changes(
-                    adapter.width_key,
-                    self._layout.widths,
-                    adapter.bias_key if self.compensation == "bias" else None,
-                ),
-                checkpoint.BLOCK_KEY: block,
-            }
-
-        checkpoint.patch_saved_config(state.model, changes)
+        checkpoint.set_widths(config, adapter.width_key, self._layout.widths)
+        setattr(config, checkpoint.BLOCK_KEY, block)
+        keys = [adapter.width_key]
+        if self.compensation == "bias" and adapter.bias_key is not None:
+            setattr(config, adapter.bias_key, True)
+            keys.append(adapter.bias_key)
+        checkpoint.patch_save_pretrained(
+            state.model,
+            lambda: checkpoint.saved_keys(config, keys),
+            [self._kept.get(i) for i in range(len(self._original))],
+        )
         logger.info(
             f"pruned {block['parameters_before']:,} -> {block['parameters_after']:,} parameters: "
             f"{block['pruning_ratio_reached']:.4f} of the {self.ratio_scope} "
@@ -270,10 +259,34 @@ class WidthPruningModifier(Modifier):
             if size.prunable
         ]
 
+    def _may_be_cut(self, block: MLPBlock) -> bool:
+        last = len(self._original) - self.skip_last
+        ignored = any(match_name(block.name, pattern) for pattern in self.ignore)
+        return self.skip_first <= block.index < last and not ignored
+
+    def _possible_widths(self, block: MLPBlock) -> list[int]:
+        if self._planned is not None:
+            return [self._planned[block.index]]
+        return [*range(self.align, block.width, self.align), block.width]
+
+    def _later_modifiers(self) -> list[Modifier]:
+        modifiers = active_session().lifecycle.recipe.modifiers
+        position = next((i for i, m in enumerate(modifiers) if m is self), -1)
+        return modifiers[position + 1 :]
+
     def _new_moments(self, block: MLPBlock, *, needed: bool = False) -> Moments | None:
         if not needed and self.compensation == "none" and self.scorer != "effect":
             return None
         return Moments(block.width, block.down.weight.device)
+
+    def _check_ignore(self) -> None:
+        names = [block.name for block in self._layout.blocks]
+        for pattern in self.ignore:
+            if not any(match_name(name, pattern) for name in names):
+                raise RecipeError(
+                    f"ignore: {pattern!r} matches no MLP; they are called {names[0]} to "
+                    f"{names[-1]}, and a regular expression starts with 're:'."
+                )
 
     def _check_bias(self) -> None:
         adapter = self._layout.adapter
@@ -293,9 +306,9 @@ class WidthPruningModifier(Modifier):
         self._done[block.index] = self._report(block, statistics)
         if width == block.width:
             return
-        cut_and_repair(
-            block, select(score, width), self.compensation, statistics.moments, self.ridge
-        )
+        keep = select(score, width)
+        self._kept[block.index] = keep.tolist()
+        cut_and_repair(block, keep, self.compensation, statistics.moments, self.ridge)
         for linear in (block.gate, block.up, block.down):
             renew_quantization(linear)
         logger.info(f"layer {block.index}: kept {width} of {self._original[block.index]} neurons")

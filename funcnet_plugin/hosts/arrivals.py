@@ -1,0 +1,88 @@
+"""What is done to each host when it has been imported. Nothing heavy: only names are registered."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache, wraps
+from importlib.metadata import version
+from types import ModuleType
+
+# The versions that the tests ran with; others may work, and a user should know.
+TESTED = {
+    "llmcompressor": ">=0.14,<0.15",
+    "lm_eval": ">=0.4.13,<0.5",
+    "transformers": ">=5.17,<5.18",
+}
+
+
+@cache
+def check_version(distribution: str) -> None:
+    """Warn once if a host is not of a version that was tested."""
+    from packaging.specifiers import SpecifierSet
+
+    installed = version(distribution)
+    if not SpecifierSet(TESTED[distribution]).contains(installed, prereleases=True):
+        warnings.warn(
+            f"{distribution} {installed} is outside the range that funcnet_plugin was tested with "
+            f"({TESTED[distribution]}); if something fails, install a version in it.",
+            stacklevel=2,
+        )
+
+
+def teach_recipes(factory_module: ModuleType) -> None:
+    """Let llm-compressor's recipes know our modifiers.
+
+    They are imported when a recipe names one: at that point llm-compressor is fully loaded.
+    """
+    from funcnet_plugin.recipe import MODIFIER_NAMES
+
+    check_version("llmcompressor")
+    factory = factory_module.ModifierFactory
+    create = factory.create
+    if getattr(create, "_funcnet", False):
+        return
+
+    def create_with_plugin(type_: str, *args, **kwargs):
+        if type_ in MODIFIER_NAMES and type_ not in factory._registered_registry:
+            from funcnet_plugin.hosts.llm_compressor import register
+
+            register()
+        return create(type_, *args, **kwargs)
+
+    create_with_plugin._funcnet = True
+    factory.create = staticmethod(create_with_plugin)
+
+
+def add_lm_eval_model(models_module: ModuleType) -> None:
+    """`--model funcnet`. The string is resolved when the model is asked for.
+
+    lm-eval's next release finds the same class through the entry-point group `lm_eval.models`.
+    """
+    from lm_eval.api.registry import model_registry
+
+    check_version("lm_eval")
+    if "funcnet" not in model_registry:
+        model_registry.register("funcnet", target="funcnet_plugin.hosts.lm_eval:FuncnetLM")
+
+
+def build_layers_of_their_own_width(modeling_utils: ModuleType) -> None:
+    """Let transformers build our checkpoints with per-layer widths.
+
+    Models without our block in their config run one `hasattr` more, nothing else.
+    """
+    check_version("transformers")
+    base = modeling_utils.PreTrainedModel
+    init = base.__init__
+    if getattr(init, "_funcnet", False):
+        return
+
+    @wraps(init)
+    def __init__(self, config, *args, **kwargs):  # noqa: N807
+        init(self, config, *args, **kwargs)
+        if hasattr(config, "functional_network"):
+            from funcnet_plugin.hosts.per_layer import prepare
+
+            prepare(type(self), config)
+
+    __init__._funcnet = True
+    base.__init__ = __init__

@@ -1,0 +1,115 @@
+"""`lm_eval --model funcnet`: lm-eval's own `hf` model, for every checkpoint that we write.
+
+Numbers are those of `--model hf` on the same checkpoint. What it adds: checkpoints whose config and
+weights disagree are refused in one sentence, unknown arguments too, and `mask=` asks what a set of
+kept neurons would cost, without surgery.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from lm_eval.models.huggingface import HFLM
+from transformers import PreTrainedModel
+
+from funcnet_plugin.adapters import bind
+from funcnet_plugin.checkpoint import read_kept
+from funcnet_plugin.errors import CheckpointError, FuncnetError
+from funcnet_plugin.inspect import read_model_config
+from funcnet_plugin.pruning.mask import apply_mask
+from funcnet_plugin.weights import check_shapes
+
+# Arguments that `from_pretrained` takes out of its **kwargs (its docstring), and those of
+# BitsAndBytesConfig that lm-eval's `hf` documents.
+_PASSED_ON = frozenset(
+    [
+        "attn_implementation",
+        "cache_dir",
+        "device_map",
+        "experts_implementation",
+        "force_download",
+        "key_mapping",
+        "load_in_4bit",
+        "load_in_8bit",
+        "bnb_4bit_compute_dtype",
+        "bnb_4bit_quant_type",
+        "bnb_4bit_use_double_quant",
+        "local_files_only",
+        "low_cpu_mem_usage",
+        "max_memory",
+        "offload_buffers",
+        "offload_state_dict",
+        "proxies",
+        "quantization_config",
+        "token",
+        "torch_dtype",
+        "tp_size",
+        "use_safetensors",
+        "variant",
+        "weights_only",
+    ]
+)
+_RESERVED = ("atlas", "lesion")
+
+
+class FuncnetLM(HFLM):
+    """A pruned, masked, quantized or dense checkpoint as lm-eval model.
+
+    Args:
+        pretrained: checkpoint directory or hub name.
+        mask: kept_neurons.json, or a pruned checkpoint that holds one. The other neurons of
+            `pretrained` are silenced, which gives what cutting them without repair would give.
+        **kwargs: the arguments of lm-eval's `hf` model.
+
+    Raises:
+        FuncnetError: an argument that does not exist, a mask of another model, a checkpoint whose
+            config and weights disagree.
+    """
+
+    def __init__(self, pretrained: str, mask: str | None = None, **kwargs: Any) -> None:
+        _check_arguments(kwargs)
+        kept = None if mask is None else read_kept(mask)
+        if isinstance(pretrained, str) and Path(pretrained).is_dir():
+            check_shapes(Path(pretrained), read_model_config(pretrained))
+        super().__init__(pretrained, **kwargs)
+        if kept is not None:
+            _silence(self.model, *kept, mask)
+
+
+def _check_arguments(kwargs: dict[str, Any]) -> None:
+    for name in _RESERVED:
+        if name in kwargs:
+            raise FuncnetError(
+                f"the argument {name!r} is reserved for lesion studies, which are not there yet; "
+                "remove it."
+            )
+    known = {
+        name
+        for function in (HFLM.__init__, HFLM._create_model, PreTrainedModel.from_pretrained)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    unknown = sorted(set(kwargs) - known - _PASSED_ON)
+    if unknown:
+        raise FuncnetError(
+            f"--model funcnet has no argument {unknown[0]!r}; it takes mask= and those of "
+            "--model hf."
+        )
+
+
+def _silence(model: PreTrainedModel, widths: list[int], kept: list[list[int]], source: str) -> None:
+    layout = bind(model)
+    if layout.widths != widths:
+        raise CheckpointError(
+            f"the mask {source} is for {len(widths)} layers of widths {_short(widths)}, and the "
+            f"model has {len(layout.widths)} of {_short(layout.widths)}; give the model that the "
+            "mask was made for."
+        )
+    for block, keep in zip(layout.blocks, kept, strict=True):
+        apply_mask(block, keep)
+
+
+def _short(widths: list[int]) -> str:
+    return ", ".join(map(str, sorted(set(widths))))
