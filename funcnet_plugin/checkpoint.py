@@ -81,6 +81,11 @@ def patch_save_pretrained(
     @wraps(inner)
     def save_pretrained(save_directory: str | os.PathLike, *args, **kwargs):
         patch = changes()
+        # Saving leaves a hook that decompresses before the next forward pass; a second save would
+        # add another, and the one that comes second finds nothing to decompress.
+        stale = getattr(model, "ct_decompress_hook", None)
+        if stale is not None:
+            stale.remove()
         result = inner(save_directory, *args, **kwargs)
         # Absent where another process of a distributed run does the writing.
         if (Path(save_directory) / "config.json").exists():

@@ -15,6 +15,7 @@ import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import (
+    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -65,6 +66,25 @@ def checkpoint(tmp_path: Path) -> Path:
     make_llama().save_pretrained(path)
     make_tokenizer().save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory):
+    """Loads the same random LLaMA again and again. From a directory: llm-compressor reads the
+    config at the model's name_or_path."""
+    path = tmp_path_factory.mktemp("fresh")
+    make_llama().save_pretrained(path)
+    return lambda: AutoModelForCausalLM.from_pretrained(path)
+
+
+@pytest.fixture
+def forget_the_session():
+    """llm-compressor's session is global; the next test must not see this one's modifiers."""
+    from llmcompressor.core import active_session
+
+    yield
+    active_session().lifecycle.recipe.modifiers = []
+    active_session().reset()
 
 
 def shared_data(*parts: str) -> Path:

@@ -50,7 +50,8 @@ def test_four_choices_with_the_answer_once_in_any_place(skill):
     tests = examples(skill, 90, seed=2)
     for example in tests:
         assert len(set(example.choices)) == 4 and example.answer in example.choices
-        assert all(choice.startswith(" ") for choice in example.choices)
+        # else the last token of the prompt could be another one with the answer behind it
+        assert skill == "recall" or all(choice.startswith(" ") for choice in example.choices)
     places = {example.choices.index(example.answer) for example in tests}
     assert places == {0, 1, 2, 3}
 

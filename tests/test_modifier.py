@@ -1,90 +1,22 @@
 """The modifiers inside llm-compressor's real `oneshot`, on random models made on the spot."""
 
 import json
-import subprocess
-import sys
 
 import loguru
 import pytest
 import torch
-import yaml
 from compressed_tensors.offload import offload_module
 from llmcompressor import oneshot
-from llmcompressor.core import active_session
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from funcnet_plugin.adapters import bind
-from funcnet_plugin.calibration import make_loader, token_windows
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.pruning.budget import select
-from tests.conftest import make_llama, make_tokenizer
+from tests.conftest import make_tokenizer
+from tests.hosting import loader, logits, recipe, reload_without_us, run
 
-FIELDS = {
-    "pruning_ratio": 0.2,
-    "n_components": 6,
-    "samples_per_group": 8,
-    "align": 4,
-    "compensation": "none",
-}
-IDS = torch.randint(3, 32, (2, 30), generator=torch.Generator().manual_seed(5))
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory):
-    """Loads the same random LLaMA again and again. From a directory: llm-compressor reads the
-    config at the model's name_or_path."""
-    path = tmp_path_factory.mktemp("fresh")
-    make_llama().save_pretrained(path)
-    return lambda: AutoModelForCausalLM.from_pretrained(path)
-
-
-def recipe(name="FunctionalNetworkModifier", **fields) -> str:
-    base = FIELDS if name == "FunctionalNetworkModifier" else {
-        k: v for k, v in FIELDS.items() if k not in ("n_components", "samples_per_group")
-    }  # fmt: skip
-    return yaml.safe_dump({"t_stage": {"p_modifiers": {name: base | fields}}})
-
-
-def loader(texts, samples=20, window=40, batch_size=1) -> DataLoader:
-    windows = token_windows(texts, make_tokenizer(), window=window, samples=samples, seed=0)
-    return make_loader(windows, batch_size)
-
-
-def run(model, texts, recipe_text=None, batch_size=1, **options):
-    return oneshot(
-        model=model,
-        recipe=recipe_text or recipe(),
-        dataset=options.pop("dataset", None) or loader(texts, batch_size=batch_size),
-        tokenizer=make_tokenizer(),
-        **options,
-    )
-
-
-@pytest.fixture(autouse=True)
-def forget_the_session():
-    yield
-    active_session().lifecycle.recipe.modifiers = []
-    active_session().reset()
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(IDS).logits
-
-
-def reload_without_us(path) -> dict:
-    """Load the checkpoint in a process that must not import this package; its logits."""
-    code = (
-        "import sys, json, torch\n"
-        "from transformers import AutoModelForCausalLM\n"
-        f"model = AutoModelForCausalLM.from_pretrained({str(path)!r})\n"
-        f"logits = model(torch.tensor({IDS.tolist()})).logits\n"
-        "assert 'funcnet_plugin' not in sys.modules\n"
-        f"torch.save(logits, {str(path / 'logits.pt')!r})\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-    return torch.load(path / "logits.pt")
+pytestmark = pytest.mark.usefixtures("forget_the_session")
 
 
 @pytest.mark.parametrize("score", ["networks", "union"])
@@ -290,53 +222,6 @@ def test_the_datafree_pipeline_ends_in_an_error_not_in_silence(fresh, texts):
 def test_the_basic_pipeline_measures_all_layers_on_the_dense_model(fresh, texts):
     model = run(fresh(), texts, pipeline="basic")
     assert set(bind(model).widths) == {model.config.intermediate_size} != {48}
-
-
-def test_quantization_before_pruning_is_refused(fresh, texts):
-    text = yaml.safe_dump({
-        "t_stage": {
-            "q_modifiers": {"QuantizationModifier": {"targets": "Linear", "scheme": "FP8_DYNAMIC"}},
-            "p_modifiers": {"FunctionalNetworkModifier": FIELDS},
-        }
-    }, sort_keys=False)  # fmt: skip
-    with pytest.raises(FuncnetError, match="put pruning first"):
-        run(fresh(), texts, text)
-
-
-@pytest.mark.parametrize(
-    ("modifier", "fields"),
-    [
-        ("QuantizationModifier", {"targets": "Linear", "scheme": "FP8_DYNAMIC"}),
-        ("GPTQModifier", {"targets": "Linear", "scheme": "W8A8"}),
-    ],
-)
-def test_quantization_after_pruning_is_that_of_the_pruned_model(
-    checkpoint, texts, tmp_path, modifier, fields
-):
-    """One recipe gives the same checkpoint as pruning, saving, reloading and quantizing."""
-    quantize = {"q_modifiers": {modifier: fields | {"ignore": ["lm_head"]}}}
-    prune = {"p_modifiers": {"FunctionalNetworkModifier": FIELDS}}
-    both = yaml.safe_dump({"t_stage": prune | quantize}, sort_keys=False)
-    run(str(checkpoint), texts, both, output_dir=str(tmp_path / "together"))
-    run(str(checkpoint), texts, output_dir=str(tmp_path / "pruned"))
-    text = yaml.safe_dump({"t_stage": quantize})
-    run(str(tmp_path / "pruned"), texts, text, output_dir=str(tmp_path / "apart"))
-    together, apart = (
-        AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("together", "apart")
-    )
-    assert together.config.intermediate_size == apart.config.intermediate_size < 48
-    assert torch.equal(logits(together), logits(apart))
-
-
-def test_an_already_quantized_checkpoint_is_refused(checkpoint, texts):
-    config = json.loads((checkpoint / "config.json").read_text())
-    model = AutoModelForCausalLM.from_pretrained(checkpoint)
-    config["quantization_config"] = {"quant_method": "compressed-tensors"}
-    (checkpoint / "config.json").write_text(json.dumps(config))
-    from funcnet_plugin.hosts.checks import refuse_quantized
-
-    with pytest.raises(FuncnetError, match="already quantized"):
-        refuse_quantized(model)
 
 
 def test_a_second_run_on_the_same_model_prunes_further(fresh, texts, tmp_path):

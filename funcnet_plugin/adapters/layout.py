@@ -127,7 +127,7 @@ def _bind_block(adapter: MLPAdapter, index: int, layer: nn.Module) -> MLPBlock:
         (adapter.gate, adapter.up, adapter.down), linears.values(), strict=True
     ):
         shape = _shape(linear)
-        if shape != (linear.out_features, linear.in_features):
+        if shape is not None and shape != (linear.out_features, linear.in_features):
             raise AdapterError(
                 f"{where}.{adapter.mlp}.{path}: the weight is {shape}, the module says "
                 f"({linear.out_features}, {linear.in_features}); is it quantized or packed?"
@@ -142,10 +142,11 @@ def count_parameters(model: nn.Module) -> int:
         return sum({id(p): p.numel() for p in model.parameters()}.values())
 
 
-def _shape(linear: nn.Linear) -> tuple[int, ...]:
+def _shape(linear: nn.Linear) -> tuple[int, ...] | None:
+    """None where compressed-tensors keeps the weight packed under another name."""
     with disable_onloading():
         weight = getattr(linear, "weight", None)
-    return tuple(weight.shape) if isinstance(weight, torch.Tensor) else ()
+    return tuple(weight.shape) if isinstance(weight, torch.Tensor) else None
 
 
 def _submodule(root: nn.Module, path: str, adapter: MLPAdapter, where: str) -> nn.Module:

@@ -23,7 +23,7 @@ def prepare(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Non
     Raises:
         CheckpointError: the model class does not tell which class its decoder layers have.
     """
-    if not getattr(config, "is_heterogeneous", False):
+    if not _is_ours(config):
         return
     module = sys.modules[model_class.__module__]
     names = getattr(model_class, "_no_split_modules", None) or ()
@@ -37,6 +37,10 @@ def prepare(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Non
         _patch(layer_class)
 
 
+def _is_ours(config: PreTrainedConfig | None) -> bool:
+    return hasattr(config, "functional_network") and getattr(config, "is_heterogeneous", False)
+
+
 def _patch(layer_class: type) -> None:
     init = layer_class.__init__
     if getattr(init, "_funcnet", False):
@@ -47,7 +51,7 @@ def _patch(layer_class: type) -> None:
     def __init__(self, *args, **kwargs):  # noqa: N807
         bound = signature.bind(self, *args, **kwargs)
         shared, index = bound.arguments.get("config"), bound.arguments.get("layer_idx")
-        if index is None or not getattr(shared, "is_heterogeneous", False):
+        if index is None or not _is_ours(shared):
             init(self, *args, **kwargs)
             return
         own = shared.per_layer_config[index]

@@ -1,0 +1,70 @@
+"""Running llm-compressor's `oneshot` in tests, and loading what it saved without this package."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from llmcompressor import oneshot
+from torch.utils.data import DataLoader
+
+from funcnet_plugin.calibration import make_loader, token_windows
+from tests.conftest import make_tokenizer
+
+FIELDS = {
+    "pruning_ratio": 0.2,
+    "n_components": 6,
+    "samples_per_group": 8,
+    "align": 4,
+    "compensation": "none",
+}
+IDS = torch.randint(3, 32, (2, 30), generator=torch.Generator().manual_seed(5))
+WITHOUT_US = os.environ | {"FUNCNET_AUTOLOAD": "0"}
+
+
+def recipe(name="FunctionalNetworkModifier", then: dict | None = None, **fields) -> str:
+    """A recipe with one pruning modifier and, after it, the modifiers of `then`."""
+    base = dict(FIELDS)
+    if name != "FunctionalNetworkModifier":
+        del base["n_components"], base["samples_per_group"]
+    stage = {"p_modifiers": {name: base | fields}}
+    if then:
+        stage["q_modifiers"] = then
+    return yaml.safe_dump({"t_stage": stage}, sort_keys=False)
+
+
+def loader(texts, samples=20, window=40, batch_size=1) -> DataLoader:
+    windows = token_windows(texts, make_tokenizer(), window=window, samples=samples, seed=0)
+    return make_loader(windows, batch_size)
+
+
+def run(model, texts, recipe_text=None, batch_size=1, **options):
+    return oneshot(
+        model=model,
+        recipe=recipe_text or recipe(),
+        dataset=options.pop("dataset", None) or loader(texts, batch_size=batch_size),
+        tokenizer=make_tokenizer(),
+        **options,
+    )
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def reload_without_us(path: Path, **options) -> torch.Tensor:
+    """The logits of a checkpoint, loaded in a process that does not know this package."""
+    code = (
+        "import sys, torch\n"
+        "from transformers import AutoModelForCausalLM\n"
+        f"model = AutoModelForCausalLM.from_pretrained({str(path)!r}, **{options!r})\n"
+        "with torch.no_grad():\n"
+        f"    logits = model(torch.tensor({IDS.tolist()})).logits\n"
+        "assert 'funcnet_plugin' not in sys.modules\n"
+        f"torch.save(logits, {str(path / 'logits.pt')!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=WITHOUT_US)
+    return torch.load(path / "logits.pt")
