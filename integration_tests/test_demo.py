@@ -14,6 +14,7 @@ from funcnet_plugin.demo.run import MODEL, run_demo
 from funcnet_plugin.demo.skills import SKILLS, documents, examples
 from funcnet_plugin.ica import reduce_time, whiten, zscore
 from funcnet_plugin.ica.fastica import fastica, initial_unmixing, negentropy
+from tests.hosting import WITHOUT_US
 
 RELOAD = """
 import sys
@@ -37,7 +38,7 @@ def test_it_leaves_a_checkpoint_a_page_and_figures(demo):
     assert (out / "skills.png").exists() and (out / "widths.png").exists()
     code = subprocess.run(
         [sys.executable, "-c", RELOAD, str(out / "pruned")],
-        check=True, capture_output=True, text=True,
+        check=True, capture_output=True, text=True, env=WITHOUT_US,
     )  # fmt: skip
     assert int(code.stdout) == results["pruned"]["parameters"]
 
@@ -46,8 +47,10 @@ def test_the_pruned_model_is_smaller_by_the_ratio_and_still_able(demo):
     _, results = demo
     dense, pruned = results["dense"], results["pruned"]
     block = results["functional_network"]
-    assert block["pruning_ratio_reached"] == 1 - pruned["parameters"] / dense["parameters"]
-    assert abs(block["pruning_ratio_reached"] - 0.2) <= 32 * 3 * 128 * 4 / dense["parameters"]
+    assert block["pruning_ratio_reached"] == pytest.approx(
+        1 - pruned["parameters"] / dense["parameters"], rel=1e-12
+    )
+    assert abs(block["pruning_ratio_reached"] - 0.2) <= 8 * 3 * 128 * 4 / dense["parameters"]
     assert pruned["bytes_on_disk"] < dense["bytes_on_disk"]
     assert 1 < dense["byte_perplexity"] < pruned["byte_perplexity"] < 2 * dense["byte_perplexity"]
     # chance is 0.25; a model cut at random or broken on the way would be near it
@@ -71,6 +74,7 @@ def test_prompt_and_answer_share_no_token():
         assert whole == parts and tokenizer.unk_token_id not in whole
 
 
+@pytest.mark.filterwarnings("ignore:FastICA did not converge")  # ours may not either
 def test_on_real_signals_the_contrast_is_not_worse_than_scikit_learns_from_the_same_start():
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(MODEL)

@@ -12,7 +12,7 @@ from funcnet_plugin.errors import CheckpointError
 
 MODEL = Path(__file__).parent / "model"
 # The packaged recipe is made for real models; this one has 512 neurons per layer.
-OVERRIDES = {"align": 32, "n_components": 64}
+OVERRIDES = {"align": 8, "n_components": 64}
 _SAMPLES, _WINDOW = 160, 128  # calibration: four groups of 40, as long as the training sequences
 _OURS = ("pruned", "tasks", "report.html", "results.json", "skills.png", "widths.png")
 
