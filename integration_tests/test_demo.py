@@ -74,8 +74,9 @@ def test_prompt_and_answer_share_no_token():
         assert whole == parts and tokenizer.unk_token_id not in whole
 
 
-@pytest.mark.filterwarnings("ignore:FastICA did not converge")  # ours may not either
-def test_on_real_signals_the_contrast_is_not_worse_than_scikit_learns_from_the_same_start():
+@pytest.fixture(scope="module")
+def white():
+    """Whitened signals of one layer of the demo model, (32, 1024)."""
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     seen = {}
@@ -87,12 +88,25 @@ def test_on_real_signals_the_contrast_is_not_worse_than_scikit_learns_from_the_s
     with torch.no_grad():
         model(ids)
     X = torch.cat([seen["act"].flatten(0, 1), seen["up"].flatten(0, 1)], dim=1)
-    white = whiten(reduce_time(zscore(X), 32)[0])
-    for contrast in ("cube", "logcosh", "exp"):
-        start = initial_unmixing(32, seed=0, start=0)
-        ours = fastica(white, contrast=contrast, w_init=start).W[0] @ white
-        _, W, _ = sklearn_fastica(
-            white.T.numpy(), fun=contrast, whiten=False, w_init=start.numpy(), max_iter=300
+    return whiten(reduce_time(zscore(X), 32)[0])
+
+
+@pytest.mark.filterwarnings("ignore:FastICA did not converge")  # ours need not either
+@pytest.mark.parametrize("contrast", ["cube", "logcosh", "exp"])
+def test_on_real_signals_the_solver_is_scikit_learns_from_the_same_start(white, contrast):
+    """The same steps, as far as rounding lets two programs go together; and where the iteration
+    turns chaotic (by step 50), a contrast that is as good on average."""
+
+    def both(start: int, max_iter: int) -> tuple[torch.Tensor, torch.Tensor]:
+        w_init = initial_unmixing(32, seed=0, start=start)
+        ours = fastica(white, contrast=contrast, w_init=w_init, max_iter=max_iter).W[0]
+        _, theirs, _ = sklearn_fastica(
+            white.T.numpy(), fun=contrast, whiten=False, w_init=w_init.numpy(), max_iter=max_iter
         )
-        theirs = torch.from_numpy(W) @ white
-        assert negentropy(ours, contrast) >= negentropy(theirs, contrast) * (1 - 1e-6)
+        return ours, torch.from_numpy(theirs)
+
+    torch.testing.assert_close(*both(start=0, max_iter=10), atol=1e-6, rtol=0)
+    reached = torch.tensor(
+        [[negentropy(W @ white, contrast) for W in both(start, 300)] for start in range(6)]
+    )
+    assert reached[:, 0].mean() >= 0.97 * reached[:, 1].mean()
