@@ -95,7 +95,7 @@ def white():
 @pytest.mark.parametrize("contrast", ["cube", "logcosh", "exp"])
 def test_on_real_signals_the_solver_is_scikit_learns_from_the_same_start(white, contrast):
     """The same steps, as far as rounding lets two programs go together; and where the iteration
-    turns chaotic (by step 50), a contrast that is as good on average."""
+    turns chaotic (by step 50), a contrast that is not worse on average."""
 
     def both(start: int, max_iter: int) -> tuple[torch.Tensor, torch.Tensor]:
         w_init = initial_unmixing(32, seed=0, start=start)
@@ -109,4 +109,4 @@ def test_on_real_signals_the_solver_is_scikit_learns_from_the_same_start(white, 
     reached = torch.tensor(
         [[negentropy(W @ white, contrast) for W in both(start, 300)] for start in range(6)]
     )
-    assert reached[:, 0].mean() >= 0.97 * reached[:, 1].mean()
+    assert reached[:, 0].mean() >= reached[:, 1].mean()

@@ -42,7 +42,7 @@ CONTRASTS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
 
 # The antiderivative G of each contrast and its expectation under a standard normal.
 _NEGENTROPY: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
-    "cube": (lambda S: S**4 / 4.0, 0.75),
+    "cube": (lambda S: S.square().square() / 4.0, 0.75),
     "logcosh": (lambda S: torch.logaddexp(S, -S) - np.log(2.0), 0.3745672075),
     "exp": (lambda S: -torch.exp(-0.5 * S * S), -float(np.sqrt(0.5))),
 }
@@ -99,6 +99,9 @@ def fastica(
     w_init: Tensor | None = None,
 ) -> FastICAResult:
     """Rotate whitened data to independent rows, from ``n_init`` starts.
+
+    A start that has not converged after `max_iter` gives the best point it visited, by contrast: on
+    real signals the iteration may wander for ever, and its last point is an accident.
 
     Never returns a value that is not finite. A start whose update overflows or turns singular is
     redone in float64, then with damped steps, then from other starting points; each of these is in
@@ -159,16 +162,26 @@ def _iterate(
     X: Tensor, W: Tensor, contrast: str, tol: float, max_iter: int, *, damp: bool = False
 ) -> _Batch:
     """Run all starts; each leaves the batch as soon as it has converged or failed."""
+
+    def best_visited(current: Tensor, Y: Tensor) -> None:
+        reached = negentropy(Y, contrast)
+        better = reached > peak[active]
+        peak[active[better]] = reached[better]
+        best[active[better]] = current[better]
+
     n = W.shape[0]
     g = CONTRASTS[contrast]
     W, usable = _decorrelate(W)
     out = _Batch(W.clone(), [0] * n, [float("nan")] * n, [False] * n, (~usable).tolist(), [0] * n)
+    best, peak = out.W.clone(), W.new_full((n,), float("-inf"))
     active = usable.nonzero().flatten()
     for iteration in range(1, max_iter + 1):
         if len(active) == 0:
             break
         current = out.W[active]
-        gY, slope = g(current @ X)
+        Y = current @ X
+        best_visited(current, Y)
+        gY, slope = g(Y)
         update = gY @ X.T / X.shape[1] - slope.unsqueeze(-1) * current
         new, usable = _decorrelate(update)
         turned = ((new * current).sum(-1).abs() - 1.0).abs().amax(-1)
@@ -188,6 +201,9 @@ def _iterate(
             if not out.converged[i]:
                 going.append(i)
         active = torch.tensor(going, dtype=torch.long, device=X.device)
+    if len(active) > 0:
+        best_visited(out.W[active], out.W[active] @ X)
+        out.W[active] = best[active]
     return out
 
 
