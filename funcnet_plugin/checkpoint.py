@@ -98,6 +98,13 @@ def patch_save_pretrained(
     model.save_pretrained = save_pretrained
 
 
+def make_readable_for_older_versions(directory: Path) -> None:
+    """Give the tokenizer the class name that transformers 4 knows for the same thing."""
+    path = directory / "tokenizer_config.json"
+    if path.exists() and json.loads(path.read_text()).get("tokenizer_class") == "TokenizersBackend":
+        update_json(path, {"tokenizer_class": "PreTrainedTokenizerFast"})
+
+
 def update_json(path: Path, changes: dict[str, Any]) -> None:
     """Write `changes` into a JSON object on disk; None removes a key.
 

@@ -148,6 +148,10 @@ def prune(
     window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows per forward pass.")] = 1,
     text_column: Annotated[str, typer.Option(help="Field of a record with the text.")] = "text",
+    export_: Annotated[
+        str | None,
+        typer.Option("--export", help="Write padded, remote-code or onnx; see funcnet export."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Prune a model and save a checkpoint that stock transformers loads.
@@ -168,6 +172,7 @@ def prune(
             window=window,
             batch_size=batch_size,
             text_column=text_column,
+            export=export_,
         )
     if as_json:
         print(json.dumps(block, indent=2))
@@ -177,6 +182,30 @@ def prune(
         f"parameters, {block['pruning_ratio_reached']:.4f} removed "
         f"(asked: {block['pruning_ratio_requested']:g}), widths {block['kept_widths']}"
     )
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Checkpoint directory, not quantized.")],
+    out: Annotated[Path, typer.Option(help="New directory.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="padded: layers filled up to one width, stock, nothing saved; remote-code: "
+            "per-layer widths with their modelling code; onnx: model.onnx, float32.",
+        ),
+    ] = "padded",
+    onnx: Annotated[bool, typer.Option("--onnx", help="Short for --format onnx.")] = False,
+) -> None:
+    """Write a pruned checkpoint in a form that works without this package.
+
+    Example: `funcnet export ./llama-20 --onnx --out ./llama-20-onnx`
+    """
+    from funcnet_plugin.export import export_model
+
+    export_model(model, out, "onnx" if onnx else form)
+    Console(soft_wrap=True).print(f"[bold]{out}[/]")
 
 
 def recipe_fields(assignments: list[str]) -> dict[str, Any]:

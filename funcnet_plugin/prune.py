@@ -6,16 +6,16 @@ reproducible windows, and the output directory appears complete or not at all.
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from funcnet_plugin.calibration import load_texts, make_loader, token_windows
-from funcnet_plugin.checkpoint import read_block
+from funcnet_plugin.checkpoint import make_readable_for_older_versions, read_block
 from funcnet_plugin.errors import CheckpointError
+from funcnet_plugin.export import exporter
+from funcnet_plugin.output import check_output, staged
 from funcnet_plugin.recipe import dump_recipe, load_recipe, override, recipe_path
 
 
@@ -31,6 +31,7 @@ def prune(
     window: int = 512,
     batch_size: int = 1,
     text_column: str = "text",
+    export: str | None = None,
 ) -> dict[str, Any]:
     """Prune a model and save it.
 
@@ -45,6 +46,7 @@ def prune(
         window: tokens per window; cut down to what the model can take.
         batch_size: windows per forward pass; does not change which neurons are kept.
         text_column: see `calibration.load_texts`.
+        export: write another form than the checkpoint, see `export.FORMATS`.
 
     Returns:
         the `functional_network` block of the saved config.json.
@@ -56,6 +58,7 @@ def prune(
 
     out = Path(out)
     check_output(out)
+    convert = exporter(export) if export else None
     fields = dict(overrides or {})
     if ratio is not None:
         fields["pruning_ratio"] = ratio
@@ -74,10 +77,7 @@ def prune(
 
     from llmcompressor import oneshot
 
-    # Beside `out`, so that the last step is a rename on one file system.
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with staged(out) as staging:
         oneshot(
             model=str(model),
             tokenizer=tokenizer,
@@ -88,28 +88,22 @@ def prune(
         block = read_block(staging)
         if block is None:
             raise CheckpointError("the run ended without a pruned model; nothing was written.")
-        staging.chmod(0o777 & ~_umask())  # mkdtemp makes it private
-        if out.exists():
-            out.rmdir()
-        staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        make_readable_for_older_versions(staging)
+        if convert is not None:
+            with staged(staging / "export") as converted:
+                convert(staging, converted)
+            _replace_by(staging, "export")
     return block
 
 
-def check_output(out: Path) -> None:
-    """Refuse to mix a checkpoint with other files.
-
-    Raises:
-        CheckpointError: `out` is a file, holds something, or cannot be written.
-    """
-    if out.exists() and not out.is_dir():
-        raise CheckpointError(f"{out} is a file; give a directory for the pruned model.")
-    if out.exists() and any(out.iterdir()):
-        raise CheckpointError(f"{out} is not empty; give a new directory for the pruned model.")
-    parent = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not os.access(parent, os.W_OK):
-        raise CheckpointError(f"{parent} is not writable; give another output directory.")
+def _replace_by(directory: Path, inner: str) -> None:
+    """Leave only what is in directory/inner, one level up."""
+    for path in directory.iterdir():
+        if path.name != inner:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in (directory / inner).iterdir():
+        path.rename(directory / path.name)
+    (directory / inner).rmdir()
 
 
 def _check_fields(plan: dict[str, Any]) -> None:
@@ -121,9 +115,3 @@ def _check_fields(plan: dict[str, Any]) -> None:
     from llmcompressor.recipe import Recipe
 
     Recipe.create_instance(dump_recipe(plan))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache, wraps
+from functools import cache
 from importlib.metadata import version
 from types import ModuleType
 
@@ -66,23 +66,8 @@ def add_lm_eval_model(models_module: ModuleType) -> None:
 
 
 def build_layers_of_their_own_width(modeling_utils: ModuleType) -> None:
-    """Let transformers build our checkpoints with per-layer widths.
+    """Let transformers build our checkpoints with per-layer widths."""
+    from funcnet_plugin.per_layer import enable
 
-    Models without our block in their config run one `hasattr` more, nothing else.
-    """
     check_version("transformers")
-    base = modeling_utils.PreTrainedModel
-    init = base.__init__
-    if getattr(init, "_funcnet", False):
-        return
-
-    @wraps(init)
-    def __init__(self, config, *args, **kwargs):  # noqa: N807
-        init(self, config, *args, **kwargs)
-        if hasattr(config, "functional_network"):
-            from funcnet_plugin.hosts.per_layer import prepare
-
-            prepare(type(self), config)
-
-    __init__._funcnet = True
-    base.__init__ = __init__
+    enable(modeling_utils.PreTrainedModel)

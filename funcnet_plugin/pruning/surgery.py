@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.pruning.compensation import Moments, bias_repair, least_squares_repair
@@ -62,6 +63,26 @@ def cut_neurons(block: MLPBlock, keep: Tensor, down_weight: Tensor | None = None
     # Some modelling code keeps the width as a plain attribute as well.
     if isinstance(getattr(block.mlp, "intermediate_size", None), int):
         block.mlp.intermediate_size = len(keep)
+
+
+@torch.no_grad()
+def pad_neurons(block: MLPBlock, width: int) -> None:
+    """Add neurons with zero weights until the MLP has `width` of them; its output stays.
+
+    Args:
+        block: changed in place.
+        width: at least its present width.
+    """
+    extra = width - block.width
+    for linear in (block.gate, block.up):
+        _assign(linear, "weight", pad(linear.weight, (0, 0, 0, extra)))
+        if linear.bias is not None:
+            _assign(linear, "bias", pad(linear.bias, (0, extra)))
+        linear.out_features = width
+    _assign(block.down, "weight", pad(block.down.weight, (0, extra)))
+    block.down.in_features = width
+    if isinstance(getattr(block.mlp, "intermediate_size", None), int):
+        block.mlp.intermediate_size = width
 
 
 @torch.no_grad()

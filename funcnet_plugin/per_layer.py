@@ -4,6 +4,9 @@ Transformers has the config schema (`per_layer_config`), but its modelling code 
 the shared config and refuses when layers differ. Each decoder layer is therefore built from its own
 layer's config, and then given the shared one back: transformers changes that one later (attention
 implementation, dtype) and every module must see it.
+
+Imports nothing but the standard library: it runs while transformers is being imported, and it is
+the modelling file of checkpoints that bring their code along (`export.remote_code`).
 """
 
 from __future__ import annotations
@@ -11,17 +14,35 @@ from __future__ import annotations
 import inspect
 import sys
 from functools import wraps
-
-from transformers import PreTrainedConfig, PreTrainedModel
-
-from funcnet_plugin.errors import CheckpointError
+from typing import Any
 
 
-def prepare(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> None:
+def enable(base: type) -> None:
+    """Let transformers build every model that has the `functional_network` block in its config.
+
+    Args:
+        base: transformers' `PreTrainedModel`; its `__init__` is wrapped, once.
+
+    Other models run one `hasattr` more, nothing else.
+    """
+    init = base.__init__
+    if getattr(init, "_funcnet", False):
+        return
+
+    @wraps(init)
+    def __init__(self, config, *args, **kwargs):  # noqa: N807
+        init(self, config, *args, **kwargs)
+        prepare(type(self), config)
+
+    __init__._funcnet = True
+    base.__init__ = __init__
+
+
+def prepare(model_class: type, config: Any) -> None:
     """Called before a model creates its layers; does nothing for uniform widths.
 
     Raises:
-        CheckpointError: the model class does not tell which class its decoder layers have.
+        ValueError: the model class does not tell which class its decoder layers have.
     """
     if not _is_ours(config):
         return
@@ -29,7 +50,7 @@ def prepare(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Non
     names = getattr(model_class, "_no_split_modules", None) or ()
     classes = [getattr(module, name) for name in names if hasattr(module, name)]
     if not classes:
-        raise CheckpointError(
+        raise ValueError(
             f"{model_class.__name__} does not name its decoder layer class, so a checkpoint with "
             "per-layer widths cannot be built; export it with --export padded."
         )
@@ -37,7 +58,7 @@ def prepare(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Non
         _patch(layer_class)
 
 
-def _is_ours(config: PreTrainedConfig | None) -> bool:
+def _is_ours(config: Any) -> bool:
     return hasattr(config, "functional_network") and getattr(config, "is_heterogeneous", False)
 
 

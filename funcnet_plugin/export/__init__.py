@@ -1,0 +1,44 @@
+"""A pruned checkpoint in other forms, for people and programs without this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from funcnet_plugin.checkpoint import read_config
+from funcnet_plugin.errors import FuncnetError
+from funcnet_plugin.output import check_output, staged
+
+# name -> module of this package with `export(source, out)`, imported when it is asked for
+FORMATS = {"padded": "padded", "remote-code": "remote_code", "onnx": "onnx"}
+
+
+def exporter(name: str) -> Callable[[Path, Path], None]:
+    """The function (checkpoint directory, new directory) -> None that writes a format.
+
+    Raises:
+        FuncnetError: no such format.
+    """
+    if name not in FORMATS:
+        raise FuncnetError(f"there is no export format {name!r}; choose one of "
+                           f"{', '.join(FORMATS)}.")  # fmt: skip
+    return import_module(f"{__name__}.{FORMATS[name]}").export
+
+
+def export_model(source: str | Path, out: str | Path, form: str) -> None:
+    """`funcnet export` as a function.
+
+    Args:
+        source: checkpoint directory.
+        out: directory to write; it must not exist or be empty.
+        form: see `export.FORMATS`.
+
+    Raises:
+        FuncnetError: one sentence on what cannot be done; nothing is written then.
+    """
+    convert = exporter(form)
+    read_config(source)
+    check_output(Path(out))
+    with staged(Path(out)) as staging:
+        convert(Path(source), staging)

@@ -1,0 +1,35 @@
+"""The parts that all formats share."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from funcnet_plugin.checkpoint import read_config
+from funcnet_plugin.errors import CheckpointError
+from funcnet_plugin.per_layer import enable
+
+_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
+
+
+def load_full_precision(source: Path) -> PreTrainedModel:
+    """The model of a checkpoint, in its own dtype.
+
+    Raises:
+        CheckpointError: not a checkpoint, or quantized.
+    """
+    if "quantization_config" in read_config(source):
+        raise CheckpointError(
+            f"{source} is quantized; export the full-precision checkpoint, and quantize that."
+        )
+    enable(PreTrainedModel)
+    return AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+
+
+def copy_side_files(source: Path, out: Path) -> None:
+    """Everything but weights and what is in `out` already: tokenizer, generation config, card."""
+    for path in source.iterdir():
+        if path.is_file() and not path.name.endswith(_WEIGHTS) and not (out / path.name).exists():
+            shutil.copy2(path, out / path.name)
