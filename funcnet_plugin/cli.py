@@ -208,15 +208,49 @@ def export(
     Console(soft_wrap=True).print(f"[bold]{out}[/]")
 
 
+@app.command()
+def tasks(
+    out: Annotated[Path | None, typer.Option(help="Directory for the tasks to write.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE.jsonl, a perplexity task; may be repeated.")
+    ] = None,
+    pairs: Annotated[
+        list[Path] | None,
+        typer.Option(help="BLiMP jsonl, or a directory of them; may be repeated."),
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Field of a record with the text.")] = "text",
+) -> None:
+    """Make lm-eval tasks from local files, or print where the paper's tasks are.
+
+    Example: `funcnet tasks --out ./tasks --text wiki=test.jsonl --pairs ./blimp`, then
+    `lm_eval --model funcnet --include_path ./tasks --tasks wiki ...`
+    """
+    from funcnet_plugin.tasks import FOLDER, write_local_tasks
+
+    if out is None:
+        if text or pairs:
+            raise FuncnetError("--text and --pairs need --out, a directory for the tasks.")
+        print(FOLDER)
+        return
+    files = [f for p in pairs or [] for f in (sorted(p.glob("*.jsonl")) if p.is_dir() else [p])]
+    named = {name: Path(path) for name, path in pairs_of(text or [], "--text").items()}
+    print(",".join(write_local_tasks(out, named, files, text_column)))
+
+
 def recipe_fields(assignments: list[str]) -> dict[str, Any]:
     """FIELD=VALUE, the value read as YAML."""
-    fields = {}
+    return {name: yaml.safe_load(value) for name, value in pairs_of(assignments, "--set").items()}
+
+
+def pairs_of(assignments: list[str], option: str) -> dict[str, str]:
+    """NAME=VALUE, split."""
+    pairs = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals or not name:
-            raise FuncnetError(f"--set takes FIELD=VALUE, got {assignment!r}.")
-        fields[name] = yaml.safe_load(value)
-    return fields
+            raise FuncnetError(f"{option} takes NAME=VALUE, got {assignment!r}.")
+        pairs[name] = value
+    return pairs
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(tmp_path):
         (["--ratio", "1.5"], "between 0 and 1"),
         (["--ratio", "0.95"], "at most"),
         (["--set", "ratoi=1"], "unknown field 'ratoi'"),
-        (["--set", "ratio"], "FIELD=VALUE"),
+        (["--set", "ratio"], "NAME=VALUE"),
         (["--set", "score=best"], "score='best'"),
         (["--set", "n_components=500"], "n_components=500"),
         (["--set", "ignore=[model.layers.7.mlp]"], "'model.layers.7.mlp' matches no MLP"),
@@ -142,7 +142,7 @@ def test_inspect_names_an_unknown_architecture(tmp_path):
 
 
 def test_help_has_an_example_for_every_command():
-    for command in ("demo", "inspect", "prune"):
+    for command in ("demo", "inspect", "prune", "export", "tasks"):
         result = call(command, "--help")
         assert result.exit_code == 0 and f"funcnet {command}" in result.output
     assert call("--version").output.startswith("funcnet 0.")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -18,15 +20,34 @@ def test_the_names_that_autoload_knows_are_the_modifiers():
     assert set(MODIFIERS) == MODIFIER_NAMES
 
 
-@pytest.mark.parametrize("name", ["ica_prune", "ica_prune_paper"])
-def test_packaged_recipes_are_read_by_llm_compressor(name):
+@pytest.mark.parametrize(
+    ("name", "then"),
+    [
+        ("ica_prune", []),
+        ("ica_prune_paper", []),
+        ("ica_prune_gptq", ["GPTQModifier"]),
+        ("ica_prune_fp8", ["QuantizationModifier"]),
+        ("ica_prune_w8a8", ["GPTQModifier"]),
+    ],
+)
+def test_packaged_recipes_are_read_by_llm_compressor(name, then):
     from llmcompressor.recipe import Recipe
 
     load_recipe(recipe_path(name))
-    (modifier,) = Recipe.create_instance(str(recipe_path(name))).modifiers
+    modifier, *others = Recipe.create_instance(str(recipe_path(name))).modifiers
     assert isinstance(modifier, FunctionalNetworkModifier)
+    assert [type(other).__name__ for other in others] == then
     again = Recipe.create_instance(Recipe(modifiers=[modifier]).yaml())
     assert again.modifiers[0].model_dump() == modifier.model_dump()
+
+
+def test_the_recipes_with_quantization_prune_like_the_plain_one():
+    plain = Path(recipe_path("ica_prune")).read_text()
+    (fields,) = yaml.safe_load(plain)["prune_stage"]["pruning_modifiers"].values()
+    for name in ("ica_prune_gptq", "ica_prune_fp8", "ica_prune_w8a8"):
+        stage = load_recipe(recipe_path(name))["prune_stage"]
+        (same,) = stage["pruning_modifiers"].values()
+        assert same.items() <= fields.items(), name
 
 
 def test_the_paper_recipe_states_every_setting_of_the_method():

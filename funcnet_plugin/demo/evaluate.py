@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from funcnet_plugin.demo.skills import SKILLS, documents, examples
+from funcnet_plugin.tasks import metric, text_task, write_task
 
 TASK = "funcnet_demo"  # a skill's task is funcnet_demo_<skill>, the documents' funcnet_demo_text
 DOCUMENTS = 100
@@ -68,37 +67,19 @@ def write_tasks(folder: Path, limit: int) -> list[str]:
             "doc_to_choice": "choices",
             "doc_to_target": "label",
             "target_delimiter": "",  # the choices begin with their space
-            "metric_list": [_metric("acc", "mean", higher_is_better=True)],
+            "metric_list": [metric("acc", "mean", higher_is_better=True)],
         }
-        names.append(_write_task(folder, skill, rows, task))
-    rows = [{"prompt": text} for text in documents(DOCUMENTS, seed=0, split="test")]
-    task = {
-        "output_type": "loglikelihood_rolling",
-        "doc_to_text": "",
-        "doc_to_target": "{{prompt}}",
-        "metric_list": [_metric("byte_perplexity", "weighted_perplexity", higher_is_better=False)],
-    }
-    names.append(_write_task(folder, "text", rows, task))
+        names.append(write_task(folder, f"{TASK}_{skill}", _write_rows(folder, skill, rows), task))
+    rows = [{"text": text} for text in documents(DOCUMENTS, seed=0, split="test")]
+    task = text_task("text", metrics=("byte_perplexity",))
+    names.append(write_task(folder, f"{TASK}_text", _write_rows(folder, "text", rows), task))
     return names
 
 
-def _metric(name: str, aggregation: str, *, higher_is_better: bool) -> dict:
-    return {"metric": name, "aggregation": aggregation, "higher_is_better": higher_is_better}
-
-
-def _write_task(folder: Path, name: str, rows: list[dict], task: dict) -> str:
-    data = folder / f"{name}.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = {
-        "task": f"{TASK}_{name}",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(data.resolve())}},
-        "test_split": "test",
-        **task,
-        "metadata": {"version": 1.0},
-    }
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(task, sort_keys=False))
-    return task["task"]
+def _write_rows(folder: Path, name: str, rows: list[dict]) -> Path:
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def evaluate(

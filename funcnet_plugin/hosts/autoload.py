@@ -25,14 +25,18 @@ WATCHED = {
 
 def install() -> None:
     """Act on the hosts that are loaded, and watch for the others; calling twice is harmless."""
-    watcher = next((f for f in sys.meta_path if isinstance(f, _Watcher)), None)
-    if watcher is None:
-        watcher = _Watcher()
-        sys.meta_path.insert(0, watcher)
+    if any(isinstance(finder, _Watcher) for finder in sys.meta_path):
+        return
+    sys.meta_path.insert(0, _Watcher())
     for name in WATCHED:
-        if name in sys.modules:
-            watcher.unfinished.add(name)
-    watcher.look_again()
+        module = sys.modules.get(name)
+        spec = getattr(module, "__spec__", None)
+        if spec is None:
+            continue
+        if getattr(spec, "_initializing", False):
+            spec.__class__ = _AnnouncingSpec
+        else:
+            _arrived(module)
 
 
 def _arrived(module: ModuleType) -> None:
@@ -48,33 +52,35 @@ def _arrived(module: ModuleType) -> None:
         )
 
 
+class _AnnouncingSpec(ModuleSpec):
+    """The spec of a module that was in the middle of its own import when we came.
+
+    Hosts import torch, and torch imports us; no finder or loader is asked any more then. But the
+    import system marks the end of an import in the spec, and that is where we act.
+    """
+
+    @property
+    def _initializing(self) -> bool:
+        return self.__dict__["_initializing"]
+
+    @_initializing.setter
+    def _initializing(self, value: bool) -> None:
+        self.__dict__["_initializing"] = value
+        if not value:
+            self.__class__ = ModuleSpec
+            if self.name in sys.modules:  # else its import failed
+                _arrived(sys.modules[self.name])
+
+
 class _Watcher(MetaPathFinder):
     """Lets the ordinary finders find a watched module, and acts once it has run.
 
     It stays in place afterwards: a test runner may drop a module and import it again.
-
-    Attributes:
-        unfinished: watched modules that were in the middle of their own import when we came (hosts
-            import torch, and torch imports us); they are looked at again at every later import.
     """
-
-    def __init__(self) -> None:
-        self.unfinished: set[str] = set()
-
-    def look_again(self) -> None:
-        for name in list(self.unfinished):
-            module = sys.modules.get(name)
-            if module is None:
-                self.unfinished.discard(name)  # its import failed; the next one is seen as usual
-            elif not getattr(module.__spec__, "_initializing", False):
-                self.unfinished.discard(name)
-                _arrived(module)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if self.unfinished:
-            self.look_again()
         if name not in WATCHED:
             return None
         for finder in sys.meta_path:

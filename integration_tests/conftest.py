@@ -1,0 +1,51 @@
+"""A fresh virtual environment with our wheel in it, as a user's `pip install` leaves it."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+# Kept between runs: filling it takes minutes. Another set of versions makes it anew.
+ENVIRONMENT = REPOSITORY / ".venv-wheel"
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """The directory of executables of an environment with the wheel of this checkout."""
+    built = tmp_path_factory.mktemp("wheel")
+    _pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", built, REPOSITORY)
+    (file,) = built.glob("*.whl")
+    versions = (REPOSITORY / "constraints.txt").read_text()
+    declared = (REPOSITORY / "pyproject.toml").read_text()
+    mark = hashlib.sha256((versions + declared + sys.version).encode()).hexdigest()
+    stamp = ENVIRONMENT / "installed"
+    python = ENVIRONMENT / "bin" / "python"
+    constrain = ("-c", REPOSITORY / "constraints.txt")
+    if not stamp.exists() or stamp.read_text() != mark:
+        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
+        _pip(python, "install", *constrain, "torch")
+        _pip(python, "install", *constrain, file)
+        stamp.write_text(mark)
+    _pip(python, "install", "--no-deps", "--force-reinstall", file)
+    return ENVIRONMENT / "bin"
+
+
+@pytest.fixture(scope="session", params=["wheel", "editable"])
+def installed(request) -> Path:
+    """Executables of both kinds of install; the tests themselves run in an editable one."""
+    if request.param == "wheel":
+        return request.getfixturevalue("wheel")
+    return Path(sys.executable).parent
+
+
+def _pip(python: str | Path, *arguments: object) -> None:
+    subprocess.run(
+        [python, "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, arguments)],
+        check=True, env=os.environ | {"PIP_NO_INPUT": "1"},
+    )  # fmt: skip
