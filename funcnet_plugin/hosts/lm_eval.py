@@ -11,6 +11,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import torch
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel
 
@@ -68,12 +69,16 @@ class FuncnetLM(HFLM):
             config and weights disagree.
     """
 
-    def __init__(self, pretrained: str, mask: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, pretrained: str, mask: str | None = None, device: str | None = None, **kwargs: Any
+    ) -> None:
         _check_arguments(kwargs)
+        if device is None:  # `hf` takes cuda then, whether there is one or not
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         kept = None if mask is None else read_kept(mask)
         if isinstance(pretrained, str) and Path(pretrained).is_dir():
             check_shapes(Path(pretrained), read_model_config(pretrained))
-        super().__init__(pretrained, **kwargs)
+        super().__init__(pretrained, device=device, **kwargs)
         if kept is not None:
             _silence(self.model, *kept, mask)
 
