@@ -3,11 +3,12 @@ import warnings
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
-from funcnet_plugin.adapters import MLPAdapter, bind, builtin, get_adapters, hookimpl, manager
+from funcnet_plugin.adapters import MLPAdapter, bind, get_adapters, hookimpl, manager
 from funcnet_plugin.errors import AdapterError
 from tests.conftest import make_llama
+from tests.families import FAMILIES, WIDTH
 
 TINY = {
     "vocab_size": 32, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
@@ -24,17 +25,35 @@ def fresh_manager():
     manager.get_manager.cache_clear()
 
 
-@pytest.mark.parametrize("model_type", [adapter.name for adapter in builtin.ADAPTERS])
-def test_built_in_adapters_fit_the_real_classes(model_type):
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **TINY))
-    layout = bind(model)
-    assert layout.adapter.name == model_type
-    assert layout.widths == [40, 40]
+@pytest.mark.parametrize("name", FAMILIES)
+def test_built_in_adapters_fit_the_real_classes(name):
+    layout = bind(FAMILIES[name].build())
+    assert layout.adapter.name == name
+    assert layout.widths == [WIDTH] * 3
     block = layout.blocks[0]
-    assert block.parameters_per_neuron * 40 == sum(
-        p.numel() for linear in (block.gate, block.up) for p in linear.parameters()
-    ) + block.down.weight.numel()  # fmt: skip
+    parameters = sum(p.numel() for m in block.inputs for p in m.parameters())
+    assert block.parameters_per_neuron * WIDTH == parameters + block.down.weight.numel()
+
+
+def test_an_unlisted_class_of_a_known_shape_is_recognised_with_a_warning():
+    class HomegrownForCausalLM(LlamaForCausalLM):
+        pass
+
+    model = HomegrownForCausalLM(make_llama().config)
+    with pytest.warns(UserWarning, match="no adapter names HomegrownForCausalLM; .* of llama"):
+        layout = bind(model)
+    assert layout.adapter.name == "like llama" and layout.adapter.bias_key is None
+    model.config.intermediate_size = 47  # modules and config must say the same
+    with pytest.raises(AdapterError, match="no adapter for the architecture"):
+        bind(model)
+
+
+def test_a_width_that_no_config_can_say_is_refused_with_the_reason():
+    config = AutoConfig.for_model("bloom", hidden_size=32, n_layer=2, n_head=4, vocab_size=32)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(AdapterError, match=r"BloomForCausalLM cannot be pruned: .* hidden size"):
+        bind(model)
 
 
 def test_an_unknown_architecture_is_named_with_the_known_ones_and_the_way_to_add_one():
@@ -82,7 +101,7 @@ def test_a_plugins_adapter_wins_over_the_built_in_one(fresh_manager, monkeypatch
         ({"layers": "model.blocks"}, "expects 'model.blocks' in LlamaForCausalLM"),
         ({"up": "w3"}, "expects 'w3' in model.layers.0.mlp, which holds gate_proj"),
         ({"down": "act_fn"}, "expects a torch.nn.Linear at model.layers.0.mlp.act_fn"),
-        ({"down": "up_proj"}, "disagree about the width: 48, 48 and 24"),
+        ({"down": "up_proj"}, "48, 48 rows where the 24 columns of up_proj"),
     ],
 )
 def test_an_adapter_that_does_not_fit_says_what_was_found(

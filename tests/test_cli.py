@@ -136,9 +136,10 @@ def test_inspect_needs_no_weights_and_counts_like_the_model(tmp_path, tied):
 
 
 def test_inspect_names_an_unknown_architecture(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_layer": 1, "n_embd": 12}')
+    config = {"model_type": "rwkv", "hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 32}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     result = call("inspect", tmp_path)
-    assert "no adapter for the architecture 'GPT2LMHeadModel'" in str(result.exception)
+    assert "no adapter for the architecture 'RwkvForCausalLM'" in str(result.exception)
 
 
 def test_help_has_an_example_for_every_command():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -10,43 +11,62 @@ import torch
 from compressed_tensors.offload import disable_onloading
 from torch import nn
 
+from funcnet_plugin.adapters.builtin import REFUSED
 from funcnet_plugin.adapters.manager import ENTRY_POINT_GROUP, get_adapters
+from funcnet_plugin.adapters.projection import KINDS, in_size, oriented, out_size
 from funcnet_plugin.adapters.spec import MLPAdapter
 from funcnet_plugin.errors import AdapterError
 
 
 @dataclass(frozen=True)
 class MLPBlock:
-    """The MLP of one decoder layer. `width` is a live reading: it follows the surgery."""
+    """The MLP of one decoder layer. `width` is a live reading: it follows the surgery.
+
+    Attributes:
+        gate: None where it is part of `up` (`fused`) or where there is none.
+        up, down: see `MLPAdapter`.
+        fused: `up` holds the rows of the gate, then those of the up projection.
+    """
 
     index: int
     name: str  # module path of the MLP in the model
     decoder_layer: nn.Module
     mlp: nn.Module
-    gate: nn.Linear
-    up: nn.Linear
-    down: nn.Linear
+    gate: nn.Module | None
+    up: nn.Module
+    down: nn.Module
+    fused: bool
     activation: nn.Module
 
     @property
     def width(self) -> int:
-        return self.down.in_features
+        return in_size(self.down)
+
+    @property
+    def gated(self) -> bool:
+        return self.fused or self.gate is not None
+
+    @property
+    def inputs(self) -> tuple[nn.Module, ...]:
+        """The projections whose rows are neurons."""
+        return (self.up,) if self.gate is None else (self.gate, self.up)
+
+    @property
+    def projections(self) -> tuple[nn.Module, ...]:
+        return (*self.inputs, self.down)
 
     @property
     def parameters_per_neuron(self) -> int:
-        """Parameters that go with one neuron: rows of gate and up (and their biases), a column of
-        down."""
-        rows = sum(
-            linear.in_features + (linear.bias is not None) for linear in (self.gate, self.up)
-        )
-        return rows + self.down.out_features
+        """Parameters that go with one neuron: its rows of gate and up (and their biases), its
+        column of down."""
+        rows = sum(in_size(module) + (module.bias is not None) for module in self.inputs)
+        return rows * (2 if self.fused else 1) + out_size(self.down)
 
     @property
     def parameters(self) -> int:
-        """All parameters of gate, up and down, biases included."""
+        """All parameters of the projections, biases included."""
         with disable_onloading():
-            linears = (self.gate, self.up, self.down)
-            return sum(p.numel() for linear in linears for p in linear.parameters())
+            return sum(p.numel() for module in self.projections for p in module.parameters())
 
 
 @dataclass(frozen=True)
@@ -72,14 +92,50 @@ def bind(model: nn.Module) -> ModelLayout:
     """
     architecture = type(model).__name__
     adapters = get_adapters()
-    if architecture not in adapters:
+    if architecture in adapters:
+        return _bind_to(adapters[architecture], model)
+    if architecture in REFUSED:
+        raise AdapterError(f"{architecture} cannot be pruned: {REFUSED[architecture]}.")
+    layout = _recognise(model, adapters)
+    if layout is None:
         raise AdapterError(_unknown(model, architecture, adapters))
-    adapter = adapters[architecture]
+    return layout
+
+
+def _bind_to(adapter: MLPAdapter, model: nn.Module) -> ModelLayout:
+    architecture = type(model).__name__
     layers = _submodule(model, adapter.layers, adapter, architecture)
     blocks = tuple(_bind_block(adapter, i, layer) for i, layer in enumerate(layers))
     if not blocks:
         raise AdapterError(f"{architecture} has no decoder layers at {adapter.layers!r}.")
     return ModelLayout(adapter, blocks)
+
+
+def _recognise(model: nn.Module, adapters: dict[str, MLPAdapter]) -> ModelLayout | None:
+    """A class that nobody listed, but whose modules are those of a known one.
+
+    The width must also stand where the known one has it in its config, or the pruned model could
+    not be saved.
+    """
+    config = getattr(model, "config", None)
+    for known in adapters.values():
+        # what a bias switch means cannot be seen in the modules
+        adapter = replace(
+            known, name=f"like {known.name}", architectures=(type(model).__name__,), bias_key=None
+        )
+        try:
+            layout = _bind_to(adapter, model)
+            stated = [getattr(layer, adapter.width_key) for layer in config.per_layer_config]
+        except (AdapterError, AttributeError):
+            continue
+        if stated == layout.widths:
+            warnings.warn(
+                f"no adapter names {type(model).__name__}; its modules are those of {known.name}, "
+                "so it is treated like that: check a pruned model before you trust it.",
+                stacklevel=3,
+            )
+            return layout
+    return None
 
 
 def _unknown(model: nn.Module, architecture: str, adapters: dict[str, MLPAdapter]) -> str:
@@ -102,38 +158,49 @@ def _looks_like_experts(name: str) -> bool:
 
 def _bind_block(adapter: MLPAdapter, index: int, layer: nn.Module) -> MLPBlock:
     where = f"{adapter.layers}.{index}"
+    inside = f"{where}.{adapter.mlp}" if adapter.mlp else where
     mlp = _submodule(layer, adapter.mlp, adapter, where)
     if any(_looks_like_experts(f".{name}") for name, _ in mlp.named_parameters()):
-        raise AdapterError(
-            f"{where}.{adapter.mlp} is a mixture of experts; only dense MLPs can be pruned."
-        )
-    linears = {}
+        raise AdapterError(f"{inside} is a mixture of experts; only dense MLPs can be pruned.")
+    found = {}
     for role in ("gate", "up", "down"):
         path = getattr(adapter, role)
-        linear = _submodule(mlp, path, adapter, f"{where}.{adapter.mlp}")
-        if not isinstance(linear, nn.Linear):
+        if path is None:
+            continue
+        module = _submodule(mlp, path, adapter, inside)
+        if not isinstance(module, KINDS):
             raise AdapterError(
-                f"adapter {adapter.name!r} expects a torch.nn.Linear at {where}.{adapter.mlp}."
-                f"{path}, found {type(linear).__name__}."
+                f"adapter {adapter.name!r} expects a torch.nn.Linear at {inside}.{path}, found "
+                f"{type(module).__name__}."
             )
-        linears[role] = linear
-    gate, up, down = linears["gate"], linears["up"], linears["down"]
-    if not gate.out_features == up.out_features == down.in_features:
+        found[role] = module
+    activation = _submodule(mlp, adapter.activation, adapter, inside)
+    block = MLPBlock(
+        index, inside, layer, mlp, found.get("gate"), found["up"], found["down"], adapter.fused,
+        activation,
+    )  # fmt: skip
+    _check_shapes(block, adapter)
+    return block
+
+
+def _check_shapes(block: MLPBlock, adapter: MLPAdapter) -> None:
+    rows = block.width * (2 if block.fused else 1)
+    if any(out_size(module) != rows for module in block.inputs):
+        sizes = ", ".join(str(out_size(module)) for module in block.inputs)
         raise AdapterError(
-            f"{where}.{adapter.mlp}: gate, up and down disagree about the width: "
-            f"{gate.out_features}, {up.out_features} and {down.in_features}."
+            f"{block.name}: the projections disagree about the width: {sizes} rows where "
+            f"{'twice ' if block.fused else ''}the {block.width} columns of {adapter.down} were "
+            "expected."
         )
-    for path, linear in zip(
-        (adapter.gate, adapter.up, adapter.down), linears.values(), strict=True
-    ):
-        shape = _shape(linear)
-        if shape is not None and shape != (linear.out_features, linear.in_features):
+    paths = [path for path in (adapter.gate, adapter.up, adapter.down) if path is not None]
+    for path, module in zip(paths, block.projections, strict=True):
+        shape = _shape(module)
+        expected = (out_size(module), in_size(module))
+        if shape is not None and shape != expected:
             raise AdapterError(
-                f"{where}.{adapter.mlp}.{path}: the weight is {shape}, the module says "
-                f"({linear.out_features}, {linear.in_features}); is it quantized or packed?"
+                f"{block.name}.{path}: the weight is {shape}, the module says {expected}; is it "
+                "quantized or packed?"
             )
-    activation = _submodule(mlp, adapter.activation, adapter, f"{where}.{adapter.mlp}")
-    return MLPBlock(index, f"{where}.{adapter.mlp}", layer, mlp, gate, up, down, activation)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -142,11 +209,12 @@ def count_parameters(model: nn.Module) -> int:
         return sum({id(p): p.numel() for p in model.parameters()}.values())
 
 
-def _shape(linear: nn.Linear) -> tuple[int, ...] | None:
-    """None where compressed-tensors keeps the weight packed under another name."""
+def _shape(module: nn.Module) -> tuple[int, ...] | None:
+    """(out, in); None where compressed-tensors keeps the weight packed under another name."""
     with disable_onloading():
-        weight = getattr(linear, "weight", None)
-    return tuple(weight.shape) if isinstance(weight, torch.Tensor) else None
+        weight = getattr(module, "weight", None)
+        is_tensor = isinstance(weight, torch.Tensor)
+        return tuple(oriented(module, weight).shape) if is_tensor and weight.ndim == 2 else None
 
 
 def _submodule(root: nn.Module, path: str, adapter: MLPAdapter, where: str) -> nn.Module:

@@ -10,16 +10,22 @@ class MLPAdapter:
     """Where the neurons of an architecture are.
 
     A neuron is one row of `gate` and of `up` and one column of `down`:
-    ``down(activation(gate(x)) * up(x))``.
+
+    * gated, ``down(activation(gate(x)) * up(x))``: the default;
+    * gated and fused, the rows of gate and up stacked in one projection, gate first: `up` is that
+      projection, `gate` None, `fused` True;
+    * ungated, ``down(activation(up(x)))``: `gate` None.
 
     Attributes:
         name: what `funcnet inspect` prints.
         architectures: model class names, as in ``config.architectures``.
         bias_key: config switch by which stock modelling code gives `down` a bias (and then `gate`
-            and `up` too). None: the architecture cannot carry the bias of `compensation: bias`.
+            and `up` too). None: the architecture cannot carry the bias of `compensation: bias`,
+            unless its `down` has one anyway.
         layers: path from the model to the list of decoder layers.
-        mlp: path from a decoder layer to its MLP.
-        gate, up, down: `torch.nn.Linear` paths inside the MLP.
+        mlp: path from a decoder layer to its MLP; "" if the projections stand in the layer itself.
+        gate, up, down: paths inside the MLP of `torch.nn.Linear` or transformers `Conv1D` modules.
+        fused: see above.
         activation: path of the activation module inside the MLP.
         width_key: config key of the number of neurons.
     """
@@ -29,8 +35,9 @@ class MLPAdapter:
     bias_key: str | None = None
     layers: str = "model.layers"
     mlp: str = "mlp"
-    gate: str = "gate_proj"
+    gate: str | None = "gate_proj"
     up: str = "up_proj"
     down: str = "down_proj"
+    fused: bool = False
     activation: str = "act_fn"
     width_key: str = "intermediate_size"

@@ -30,7 +30,8 @@ class FunctionalNetworkModifier(WidthPruningModifier):
     :param n_components: networks per layer and group, k.
     :param samples_per_group: samples whose tokens enter one ICA; samples that do not fill a group
         count for the compensation only.
-    :param signals: `act` (activated gate), `up` (up projection), or both.
+    :param signals: `act` (activated gate), `up` (up projection), or both; an ungated MLP has `act`
+        only.
     :param strategy: `local`, networks within a layer.
     :param score: `networks` (the paper), or `union`: a neuron goes only if neither the networks
         nor its own effect on the output needs it (the better of its two ranks).
@@ -67,12 +68,11 @@ class FunctionalNetworkModifier(WidthPruningModifier):
         checks.check_samples(calibration, self.samples_per_group)
         if len(set(self.signals)) != len(self.signals):
             raise RecipeError(f"signals names one signal twice: {self.signals}.")
-        narrowest = len(self.signals) * min(block.width for block in self._prunable())
+        narrowest = min(len(self._channels(block)) * block.width for block in self._prunable())
         if self.n_components >= narrowest:
             raise RecipeError(
                 f"n_components={self.n_components} needs more than {self.n_components} signals per "
-                f"layer and the model has {narrowest} ({len(self.signals)} x width); lower "
-                "n_components."
+                f"layer and the model has {narrowest} (signals x width); lower n_components."
             )
 
     def _new_statistics(self, block: MLPBlock) -> LayerStatistics:
@@ -86,12 +86,20 @@ class FunctionalNetworkModifier(WidthPruningModifier):
             seed=self.seed,
         )
         return LayerStatistics(
-            channels=list(self.signals),
+            channels=self._channels(block),
             moments=self._new_moments(block, needed=self.score == "union"),
             networks=NetworkScorer(
-                block.width, len(self.signals), self.samples_per_group, self.aggregate, decompose
+                block.width,
+                len(self._channels(block)),
+                self.samples_per_group,
+                self.aggregate,
+                decompose,
             ),
         )
+
+    def _channels(self, block: MLPBlock) -> list[str]:
+        """An ungated MLP has one signal, whatever the recipe says: its activation."""
+        return list(self.signals) if block.gated else ["act"]
 
     def _score(self, block: MLPBlock, statistics: LayerStatistics) -> Scores:
         if not statistics.networks.reports:

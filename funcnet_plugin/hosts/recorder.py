@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -58,38 +59,52 @@ class MLPRecorder:
         register_hook: RegisterHook,
         deliver: Callable[[MLPSample], None],
     ) -> None:
-        self._index = block.index
+        self._block = block
         self._deliver = deliver
         self._mask_seen = False
         self._mask: Tensor | None = None
+        self._shape: tuple[int, int] = (0, 0)  # batch, length
         self._act: Tensor | None = None
         self._up: Tensor | None = None
         register_hook(block.decoder_layer, self._before_layer, "forward_pre", with_kwargs=True)
         register_hook(block.activation, self._after_activation, "forward")
-        register_hook(block.up, self._after_up, "forward")
+        if block.gated:
+            register_hook(block.up, self._after_up, "forward")
         register_hook(block.down, self._before_down, "forward_pre")
 
     def _before_layer(self, module, args, kwargs) -> None:
-        self._mask = kwargs.get("attention_mask")
+        names = list(inspect.signature(module.forward).parameters)
+        given = dict(zip(names, args, strict=False)) | kwargs
+        self._mask = given.get("attention_mask")
+        self._shape = given["hidden_states"].shape[:2]
         self._mask_seen = True
 
     def _after_activation(self, module, args, output: Tensor) -> None:
         self._act = output
 
     def _after_up(self, module, args, output: Tensor) -> None:
-        self._up = output
+        self._up = output[..., self._block.width :] if self._block.fused else output
 
     def _before_down(self, module, args) -> None:
         if not self._mask_seen:
             raise CalibrationError(
-                f"decoder layer {self._index} is split by sequential_targets, so padding cannot be "
-                "told from text; use the default targets (whole decoder layers)."
+                f"decoder layer {self._block.index} is split by sequential_targets, so padding "
+                "cannot be told from text; use the default targets (whole decoder layers)."
             )
+        batch, length = self._shape
         hidden = args[0]
         act, up = self._act, self._up
         self._act = self._up = None  # the next batch must bring its own
-        batch, length = hidden.shape[:2]
         real = real_tokens(self._mask, batch, length)
         for row in range(batch):
             keep = slice(None) if real is None else real[row].to(hidden.device)
-            self._deliver(MLPSample(*(t[row][keep].detach() for t in (act, up, hidden))))
+            inside = (act, up if self._block.gated else None, hidden)
+            self._deliver(
+                MLPSample(
+                    *(
+                        # OPT flattens the batch before its MLP
+                        t if t is None else t.reshape(batch, length, -1)[row][keep].detach()
+                        for t in inside
+                    )
+                )
+            )

@@ -161,7 +161,7 @@ class WidthPruningModifier(Modifier):
         present = set(modules)
         for block in self._prunable():
             waiting = block.index in self._statistics and block.index not in self._scores
-            if waiting and {block.gate, block.up, block.down} <= present:
+            if waiting and set(block.projections) <= present:
                 if self._statistics[block.index].n_samples == 0:
                     raise CalibrationError(
                         f"no calibration sample reached layer {block.index}; give data to oneshot "
@@ -309,8 +309,8 @@ class WidthPruningModifier(Modifier):
         keep = select(score, width)
         self._kept[block.index] = keep.tolist()
         cut_and_repair(block, keep, self.compensation, statistics.moments, self.ridge)
-        for linear in (block.gate, block.up, block.down):
-            renew_quantization(linear)
+        for module in block.projections:
+            renew_quantization(module)
         logger.info(f"layer {block.index}: kept {width} of {self._original[block.index]} neurons")
 
     def _report(self, block: MLPBlock, statistics: LayerStatistics) -> dict[str, Any]:

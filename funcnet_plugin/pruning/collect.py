@@ -18,12 +18,13 @@ class MLPSample:
     """The inside of one MLP for one calibration sample, padding removed.
 
     Attributes:
-        act, up: (n_tokens, width), the model's dtype: activated gate and up projection.
-        hidden: (n_tokens, width), their product, which enters down_proj.
+        act, up: (n_tokens, width), the model's dtype: activated gate and up projection; no `up` in
+            an ungated MLP.
+        hidden: (n_tokens, width), their product, which enters the down projection.
     """
 
     act: Tensor
-    up: Tensor
+    up: Tensor | None
     hidden: Tensor
 
     def signals(self, channels: list[str]) -> Tensor:

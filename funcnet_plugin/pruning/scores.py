@@ -9,23 +9,31 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from funcnet_plugin.adapters import MLPBlock
+from funcnet_plugin.adapters.projection import oriented
 from funcnet_plugin.pruning.compensation import Moments
 
 
 def effect(block: MLPBlock, moments: Moments) -> Tensor:
     """A neuron's own effect on the output: variance of its activation times the squared norm of
     its column of down_proj (the WIFV score of FLAP, An et al. 2024, arXiv 2312.11983)."""
-    norm = block.down.weight.detach().double().square().sum(0)
+    norm = _squares(block.down).sum(0)
     return moments.variance.to(norm.device) * norm
 
 
 def magnitude(block: MLPBlock) -> Tensor:
     """Norm of all weights of a neuron; no calibration data. A control."""
-    rows = sum(linear.weight.detach().double().square().sum(1) for linear in (block.gate, block.up))
-    return (rows + block.down.weight.detach().double().square().sum(0)).sqrt()
+    rows = sum(_squares(module).sum(1) for module in block.inputs)
+    if block.fused:
+        rows = rows.unflatten(0, (2, block.width)).sum(0)
+    return (rows + _squares(block.down).sum(0)).sqrt()
+
+
+def _squares(module: nn.Module) -> Tensor:
+    """(out, in), float64."""
+    return oriented(module, module.weight.detach()).double().square()
 
 
 def random(block: MLPBlock, seed: int) -> Tensor:

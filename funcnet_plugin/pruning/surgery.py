@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from funcnet_plugin.adapters import MLPBlock
+from funcnet_plugin.adapters.projection import oriented, out_size, set_in_size, set_out_size
 from funcnet_plugin.pruning.compensation import Moments, bias_repair, least_squares_repair
 
 
@@ -28,7 +29,7 @@ def cut_and_repair(
         moments: of the uncut MLP's inner activations; None for "none".
         ridge: see `least_squares_repair`.
     """
-    weight = block.down.weight
+    weight = oriented(block.down, block.down.weight)
     keep = keep.to(weight.device)
     if compensation == "bias":
         bias = bias_repair(weight, moments.mean, keep)
@@ -51,18 +52,18 @@ def cut_neurons(block: MLPBlock, keep: Tensor, down_weight: Tensor | None = None
         down_weight: (hidden, n_kept), any floating dtype; a repaired down projection, instead of
             the kept columns of the old one.
     """
-    for linear in (block.gate, block.up):
-        _assign(linear, "weight", linear.weight[keep.to(linear.weight.device)])
-        if linear.bias is not None:
-            _assign(linear, "bias", linear.bias[keep.to(linear.bias.device)])
-        linear.out_features = len(keep)
+    rows = torch.cat([keep, keep + block.width]) if block.fused else keep
+    for module in block.inputs:
+        weight = oriented(module, module.weight)
+        _assign(module, "weight", oriented(module, weight[rows.to(weight.device)]))
+        if module.bias is not None:
+            _assign(module, "bias", module.bias[rows.to(module.bias.device)])
+        set_out_size(module, len(rows))
     if down_weight is None:
-        down_weight = block.down.weight[:, keep.to(block.down.weight.device)]
-    _assign(block.down, "weight", down_weight)
-    block.down.in_features = len(keep)
-    # Some modelling code keeps the width as a plain attribute as well.
-    if isinstance(getattr(block.mlp, "intermediate_size", None), int):
-        block.mlp.intermediate_size = len(keep)
+        weight = oriented(block.down, block.down.weight)
+        down_weight = weight[:, keep.to(weight.device)]
+    _assign(block.down, "weight", oriented(block.down, down_weight))
+    _set_width(block, len(keep))
 
 
 @torch.no_grad()
@@ -74,13 +75,23 @@ def pad_neurons(block: MLPBlock, width: int) -> None:
         width: at least its present width.
     """
     extra = width - block.width
-    for linear in (block.gate, block.up):
-        _assign(linear, "weight", pad(linear.weight, (0, 0, 0, extra)))
-        if linear.bias is not None:
-            _assign(linear, "bias", pad(linear.bias, (0, extra)))
-        linear.out_features = width
-    _assign(block.down, "weight", pad(block.down.weight, (0, extra)))
-    block.down.in_features = width
+    halves = 2 if block.fused else 1
+    for module in block.inputs:
+        weight = oriented(module, module.weight)
+        parts = [pad(part, (0, 0, 0, extra)) for part in weight.chunk(halves)]
+        _assign(module, "weight", oriented(module, torch.cat(parts)))
+        if module.bias is not None:
+            parts = [pad(part, (0, extra)) for part in module.bias.chunk(halves)]
+            _assign(module, "bias", torch.cat(parts))
+        set_out_size(module, halves * width)
+    weight = oriented(block.down, block.down.weight)
+    _assign(block.down, "weight", oriented(block.down, pad(weight, (0, extra))))
+    _set_width(block, width)
+
+
+def _set_width(block: MLPBlock, width: int) -> None:
+    set_in_size(block.down, width)
+    # Some modelling code keeps the width as a plain attribute as well.
     if isinstance(getattr(block.mlp, "intermediate_size", None), int):
         block.mlp.intermediate_size = width
 
@@ -89,21 +100,21 @@ def pad_neurons(block: MLPBlock, width: int) -> None:
 def add_down_bias(block: MLPBlock, bias: Tensor) -> None:
     """Add `bias`, (hidden,), to the output of the MLP.
 
-    Stock modelling code has one switch for the biases of all three projections, so gate and up get
-    zeros where they have none.
+    Stock modelling code has one switch for the biases of all projections, so gate and up get zeros
+    where they have none.
     """
     old = block.down.bias
     _assign(block.down, "bias", bias if old is None else old + bias.to(old))
-    for linear in (block.gate, block.up):
-        if linear.bias is None:
-            _assign(linear, "bias", linear.weight.new_zeros(linear.out_features))
+    for module in block.inputs:
+        if module.bias is None:
+            _assign(module, "bias", module.weight.new_zeros(out_size(module)))
 
 
-def _assign(linear: nn.Linear, name: str, value: Tensor) -> None:
-    weight = linear.weight
+def _assign(module: nn.Module, name: str, value: Tensor) -> None:
+    weight = module.weight
     value = value.detach().to(device=weight.device, dtype=weight.dtype)
     setattr(
-        linear,
+        module,
         name,
         # contiguous copy: a view would keep the whole old matrix alive
         nn.Parameter(value.contiguous().clone(), requires_grad=weight.requires_grad),
