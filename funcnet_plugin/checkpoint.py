@@ -29,7 +29,7 @@ def set_widths(config: Any, width_key: str, widths: Sequence[int]) -> None:
 
     Args:
         config: changed in place. Per-layer settings of other keys stay.
-        width_key: config key of the width, `intermediate_size` for instance.
+        width_key: config attribute of the width, `intermediate_size` for instance.
         widths: one per decoder layer.
     """
     overrides = {
@@ -50,12 +50,13 @@ def set_widths(config: Any, width_key: str, widths: Sequence[int]) -> None:
 def saved_keys(config: Any, keys: Sequence[str]) -> dict[str, Any]:
     """The config.json entries of a pruned model; None for a key that must not be there.
 
-    Next to `keys`, the per-layer widths and our own block, these are the rotary keys under the
-    names that transformers 4, vLLM and llama.cpp's converter read: without them an older reader
-    takes a theta of 500000 for its default of 10000, silently.
+    Next to the attributes `keys`, the per-layer widths and our own block, these are the rotary keys
+    under the names that transformers 4, vLLM and llama.cpp's converter read: without them an older
+    reader takes a theta of 500000 for its default of 10000, silently.
     """
     data = config.to_dict()
-    entries = {key: data.get(key) for key in (*keys, PER_LAYER_KEY, BLOCK_KEY)}
+    names = [config.attribute_map.get(key, key) for key in keys]
+    entries = {key: data.get(key) for key in (*names, PER_LAYER_KEY, BLOCK_KEY)}
     rope = data.get("rope_parameters")
     if isinstance(rope, dict) and "rope_theta" in rope:
         entries["rope_theta"] = rope["rope_theta"]
@@ -72,7 +73,7 @@ def patch_save_pretrained(
     Args:
         model: a transformers model; its bound `save_pretrained` is wrapped, once however often
             this is called.
-        changes: config.json entries, asked for before anything is written.
+        changes: config.json entries, asked for when the model's own config.json is written.
         kept: per layer the indices of the kept neurons in the source model, None for all.
     """
     inner = model.save_pretrained
@@ -80,7 +81,6 @@ def patch_save_pretrained(
 
     @wraps(inner)
     def save_pretrained(save_directory: str | os.PathLike, *args, **kwargs):
-        patch = changes()
         # Saving leaves a hook that decompresses before the next forward pass; a second save would
         # add another, and the one that comes second finds nothing to decompress.
         stale = getattr(model, "ct_decompress_hook", None)
@@ -89,6 +89,7 @@ def patch_save_pretrained(
         result = inner(save_directory, *args, **kwargs)
         # Absent where another process of a distributed run does the writing.
         if (Path(save_directory) / "config.json").exists():
+            patch = changes()
             update_json(Path(save_directory) / "config.json", patch)
             write_kept(Path(save_directory), patch[BLOCK_KEY]["original_widths"], kept)
         return result

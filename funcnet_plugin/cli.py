@@ -150,7 +150,7 @@ def prune(
     text_column: Annotated[str, typer.Option(help="Field of a record with the text.")] = "text",
     export_: Annotated[
         str | None,
-        typer.Option("--export", help="Write padded, remote-code or onnx; see funcnet export."),
+        typer.Option("--export", help="Another form, see funcnet export --help."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -193,7 +193,8 @@ def export(
         typer.Option(
             "--format",
             help="padded: layers filled up to one width, stock, nothing saved; remote-code: "
-            "per-layer widths with their modelling code; onnx: model.onnx, float32.",
+            "per-layer widths with their modelling code; onnx: model.onnx, float32; glm: a "
+            "ChatGLM under the names of transformers' own glm.",
         ),
     ] = "padded",
     onnx: Annotated[bool, typer.Option("--onnx", help="Short for --format onnx.")] = False,

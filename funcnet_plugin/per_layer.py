@@ -46,9 +46,9 @@ def prepare(model_class: type, config: Any) -> None:
     """
     if not _is_ours(config):
         return
-    module = sys.modules[model_class.__module__]
     names = getattr(model_class, "_no_split_modules", None) or ()
-    classes = [getattr(module, name) for name in names if hasattr(module, name)]
+    modules = {base.__module__: sys.modules[base.__module__] for base in model_class.__mro__}
+    classes = [getattr(m, name) for m in modules.values() for name in names if hasattr(m, name)]
     if not classes:
         raise ValueError(
             f"{model_class.__name__} does not name its decoder layer class, so a checkpoint with "

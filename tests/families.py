@@ -80,6 +80,7 @@ FAMILIES = {
     "exaone4": Family("exaone4"),
     "phi3": Family("phi3"),
     "glm": Family("glm"),
+    "chatglm": Family("chatglm"),
     "glm4": Family("glm4"),
     "nemotron": Family("nemotron", bias=True),
     "arcee": Family("arcee", bias=True),

@@ -82,7 +82,12 @@ def test_onnx_runs_in_onnxruntime_at_other_lengths(sources, tmp_path, kind):
 @pytest.mark.parametrize(
     ("source", "form", "message"),
     [
-        ("uniform", "gguf", "no export format 'gguf'; choose one of padded, remote-code, onnx"),
+        (
+            "uniform",
+            "gguf",
+            "no export format 'gguf'; choose one of padded, remote-code",
+        ),
+        ("uniform", "glm", "is a LlamaForCausalLM; only a ChatGLM has another format"),
         ("uniform", "remote-code", "one width for all layers"),
         ("quantized", "padded", "is quantized"),
         ("nowhere", "onnx", "is not a checkpoint"),

@@ -48,6 +48,7 @@ ADAPTERS = (
     _split("exaone4", "Exaone4ForCausalLM"),
     _FUSED,
     replace(_FUSED, name="glm", architectures=("GlmForCausalLM",)),
+    replace(_FUSED, name="chatglm", architectures=("ChatGLMForCausalLM",)),  # and 2
     replace(_FUSED, name="glm4", architectures=("Glm4ForCausalLM",)),
     _UNGATED,
     replace(_UNGATED, name="arcee", architectures=("ArceeForCausalLM",)),

@@ -27,7 +27,8 @@ class MLPAdapter:
         gate, up, down: paths inside the MLP of `torch.nn.Linear` or transformers `Conv1D` modules.
         fused: see above.
         activation: path of the activation module inside the MLP.
-        width_key: config key of the number of neurons.
+        width_key: name by which modelling code reads the number of neurons from the config (the
+            config's own `attribute_map` says what it is called in config.json).
     """
 
     name: str

@@ -11,7 +11,7 @@ from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.output import check_output, staged
 
 # name -> module of this package with `export(source, out)`, imported when it is asked for
-FORMATS = {"padded": "padded", "remote-code": "remote_code", "onnx": "onnx"}
+FORMATS = {"padded": "padded", "remote-code": "remote_code", "onnx": "onnx", "glm": "glm"}
 
 
 def exporter(name: str) -> Callable[[Path, Path], None]:

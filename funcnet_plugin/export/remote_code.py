@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from funcnet_plugin import per_layer
+from funcnet_plugin.chatglm.modeling import ChatGLMForCausalLM, become_glm
 from funcnet_plugin.checkpoint import read_config, update_json
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.export.files import copy_side_files, load_full_precision
@@ -36,6 +37,8 @@ def export(source: Path, out: Path) -> None:
             f"{source} has one width for all layers; stock transformers loads it as it is."
         )
     model = load_full_precision(source)
+    if isinstance(model, ChatGLMForCausalLM):
+        become_glm(model)  # the file must stand on transformers' own modelling code
     model.save_pretrained(out)
     copy_side_files(source, out)
     base = type(model)

@@ -71,3 +71,10 @@ def build_layers_of_their_own_width(modeling_utils: ModuleType) -> None:
 
     check_version("transformers")
     enable(modeling_utils.PreTrainedModel)
+
+
+def know_chatglm(configuration_auto: ModuleType) -> None:
+    """Let transformers load ChatGLM in its original format."""
+    from funcnet_plugin.chatglm.configuration import ChatGLMConfig
+
+    configuration_auto.AutoConfig.register("chatglm", ChatGLMConfig, exist_ok=True)

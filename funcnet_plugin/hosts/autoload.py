@@ -2,7 +2,7 @@
 
 Hosts cannot discover us (llm-compressor, transformers) or only in their next release (lm-eval), and
 importing them just to register would make `import torch` cost seconds. So a finder, stdlib only,
-watches for three modules and calls a function of `arrivals` once each has run.
+watches for four modules and calls a function of `arrivals` once each has run.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ WATCHED = {
     "llmcompressor.modifiers.factory": "teach_recipes",
     "lm_eval.models": "add_lm_eval_model",
     "transformers.modeling_utils": "build_layers_of_their_own_width",
+    "transformers.models.auto.configuration_auto": "know_chatglm",
 }
 
 

@@ -205,7 +205,8 @@ class WidthPruningModifier(Modifier):
             keys.append(adapter.bias_key)
         checkpoint.patch_save_pretrained(
             state.model,
-            lambda: checkpoint.saved_keys(config, keys),
+            # not `config`: saving may give the model another one (a quantized ChatGLM)
+            lambda: checkpoint.saved_keys(state.model.config, keys),
             [self._kept.get(i) for i in range(len(self._original))],
         )
         logger.info(
