@@ -89,17 +89,27 @@ def demo(
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(help="Checkpoint directory or hub name.")],
+    model: Annotated[
+        str | None, typer.Argument(help="Checkpoint directory or hub name.", show_default=False)
+    ] = None,
     ratio: Annotated[
         list[float] | None, typer.Option(help="Ratio to plan; may be repeated.")
     ] = None,
     align: Annotated[int, typer.Option(help="Kept widths are multiples of this.")] = 128,
+    adapters: Annotated[
+        bool, typer.Option("--adapters", help="List the adapters that are installed instead.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Adapter, layers, widths, parameters, and what a ratio would give. Loads no weights.
 
     Example: `funcnet inspect meta-llama/Llama-3.2-1B --ratio 0.2 --ratio 0.3`
     """
+    if adapters:
+        _list_adapters(as_json)
+        return
+    if model is None:
+        raise FuncnetError("name a MODEL to inspect, or ask for --adapters.")
     from funcnet_plugin.inspect import inspect_model
 
     with _stdout_for_json(as_json):
@@ -126,6 +136,22 @@ def inspect(
                 f"{reach.parameters:,}",
             )
     console.print(table)
+
+
+def _list_adapters(as_json: bool) -> None:
+    from funcnet_plugin.adapters.manager import find_adapters
+
+    rows = [
+        {"name": f.adapter.name, "source": f.source, "architectures": list(f.architectures)}
+        for f in find_adapters()
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("adapter", "source", "architectures")
+    for row in rows:
+        table.add_row(row["name"], row["source"], ", ".join(row["architectures"]))
+    Console().print(table)
 
 
 @app.command()

@@ -5,7 +5,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
-from funcnet_plugin.adapters import MLPAdapter, bind, get_adapters, hookimpl, manager
+from funcnet_plugin.adapters import (
+    MLPAdapter,
+    bind,
+    find_adapters,
+    get_adapters,
+    hookimpl,
+    manager,
+)
 from funcnet_plugin.errors import AdapterError
 from tests.conftest import make_llama
 from tests.families import FAMILIES, WIDTH
@@ -79,18 +86,18 @@ def test_experts_are_refused_by_name():
         bind(model)
 
 
-def use(fresh_manager, monkeypatch, adapter):
+def use(fresh_manager, *adapters, name=None):
     class Plugin:
         @staticmethod
         @hookimpl
         def funcnet_adapters():
-            return [adapter]
+            return adapters
 
-    fresh_manager.get_manager().register(Plugin)
+    fresh_manager.get_manager().register(Plugin, name=name)
 
 
-def test_a_plugins_adapter_wins_over_the_built_in_one(fresh_manager, monkeypatch):
-    use(fresh_manager, monkeypatch, MLPAdapter("mine", ("LlamaForCausalLM",)))
+def test_a_plugins_adapter_wins_over_the_built_in_one(fresh_manager):
+    use(fresh_manager, MLPAdapter("mine", ("LlamaForCausalLM",)))
     assert get_adapters()["LlamaForCausalLM"].name == "mine"
     assert get_adapters()["MistralForCausalLM"].name == "mistral"
 
@@ -104,10 +111,8 @@ def test_a_plugins_adapter_wins_over_the_built_in_one(fresh_manager, monkeypatch
         ({"down": "up_proj"}, "48, 48 rows where the 24 columns of up_proj"),
     ],
 )
-def test_an_adapter_that_does_not_fit_says_what_was_found(
-    fresh_manager, monkeypatch, change, message
-):
-    use(fresh_manager, monkeypatch, MLPAdapter("mine", ("LlamaForCausalLM",), **change))
+def test_an_adapter_that_does_not_fit_says_what_was_found(fresh_manager, change, message):
+    use(fresh_manager, MLPAdapter("mine", ("LlamaForCausalLM",), **change))
     with pytest.raises(AdapterError, match=message):
         bind(make_llama())
 
@@ -115,8 +120,29 @@ def test_an_adapter_that_does_not_fit_says_what_was_found(
 def test_a_broken_plugin_is_skipped_by_name_and_the_others_stay(fresh_manager, monkeypatch):
     broken = importlib.metadata.EntryPoint("broken", "no.such.module", manager.ENTRY_POINT_GROUP)
     monkeypatch.setattr(manager, "entry_points", lambda group: [broken])
-    with pytest.warns(UserWarning, match="'broken'.*no.such.module.*is skipped"):
+    with pytest.warns(UserWarning, match=r"\(broken\), module no.such.module, is skipped"):
         assert "LlamaForCausalLM" in get_adapters()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         get_adapters()  # said once
+
+
+def test_a_plugin_that_gives_something_else_is_skipped_by_name(fresh_manager):
+    use(fresh_manager, {"name": "llama"}, name="odd (layers)")
+    with pytest.warns(UserWarning, match=r"odd \(layers\) is skipped: .*not an MLPAdapter"):
+        assert get_adapters()["LlamaForCausalLM"].name == "llama"
+
+
+def test_two_plugins_for_one_architecture_are_both_named(fresh_manager):
+    use(fresh_manager, MLPAdapter("a", ("NewForCausalLM",)), name="first (a)")
+    use(fresh_manager, MLPAdapter("b", ("NewForCausalLM", "OtherForCausalLM")), name="second (b)")
+    with pytest.warns(UserWarning, match=r"second \(b\) and first \(a\) both .* NewForCausalLM"):
+        assert get_adapters()["NewForCausalLM"].name == "b"
+
+
+def test_adapters_are_listed_with_their_source(fresh_manager):
+    use(fresh_manager, MLPAdapter("mine", ("LlamaForCausalLM",)), name="my-package (mine)")
+    rows = {f.adapter.name: f for f in find_adapters()}
+    assert rows["mine"].source == "my-package (mine)"
+    assert rows["mistral"].source == "funcnet_plugin"
+    assert "llama" not in rows  # nothing is left for it

@@ -1,7 +1,7 @@
 """Architecture knowledge: what the MLP of a model looks like. Mostly data, found through pluggy."""
 
 from funcnet_plugin.adapters.layout import MLPBlock, ModelLayout, bind, count_parameters
-from funcnet_plugin.adapters.manager import get_adapters, hookimpl
+from funcnet_plugin.adapters.manager import find_adapters, get_adapters, hookimpl
 from funcnet_plugin.adapters.spec import MLPAdapter
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "ModelLayout",
     "bind",
     "count_parameters",
+    "find_adapters",
     "get_adapters",
     "hookimpl",
 ]
