@@ -12,8 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from funcnet_plugin.demo.run import MODEL, run_demo
 from funcnet_plugin.demo.skills import SKILLS, documents, examples
-from funcnet_plugin.ica import reduce_time, whiten, zscore
-from funcnet_plugin.ica.fastica import fastica, initial_unmixing, negentropy
+from funcnet_plugin.ica import reduce_time, standardise, whiten
+from funcnet_plugin.ica.contrast import negentropy
+from funcnet_plugin.ica.fastica import fastica
+from funcnet_plugin.ica.runs import initial_unmixing
 from tests.hosting import WITHOUT_US
 
 RELOAD = """
@@ -88,7 +90,7 @@ def white():
     with torch.no_grad():
         model(ids)
     X = torch.cat([seen["act"].flatten(0, 1), seen["up"].flatten(0, 1)], dim=1)
-    return whiten(reduce_time(zscore(X), 32)[0])
+    return whiten(reduce_time(standardise(X), 32)[0])
 
 
 @pytest.mark.filterwarnings("ignore:FastICA did not converge")  # ours need not either

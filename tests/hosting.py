@@ -17,6 +17,7 @@ FIELDS = {
     "pruning_ratio": 0.2,
     "n_components": 6,
     "samples_per_group": 8,
+    "n_init": 1,
     "align": 4,
     "compensation": "none",
 }
@@ -28,7 +29,7 @@ def recipe(name="FunctionalNetworkModifier", then: dict | None = None, **fields)
     """A recipe with one pruning modifier and, after it, the modifiers of `then`."""
     base = dict(FIELDS)
     if name != "FunctionalNetworkModifier":
-        del base["n_components"], base["samples_per_group"]
+        del base["n_components"], base["samples_per_group"], base["n_init"]
     stage = {"p_modifiers": {name: base | fields}}
     if then:
         stage["q_modifiers"] = then

@@ -13,13 +13,19 @@ def maps_of_groups(n_groups: int, n_runs: int = 1):
     return [torch.randn(n_runs, K, 2 * WIDTH, generator=generator) * 2 for _ in range(n_groups)]
 
 
-def run_scorer(groups, aggregate="max", samples_per_group=2):
+def run_scorer(groups, aggregate="max", samples_per_group=2, stability=None, **options):
     waiting = iter(groups)
 
     def decompose(X):
-        return Decomposition(next(waiting), (RunReport(True, 1, 0.0),), 0.5)
+        maps = next(waiting)
+        return Decomposition(
+            maps,
+            (RunReport(True, 1, 0.0),),
+            0.5,
+            torch.ones(len(maps), K) if stability is None else stability,
+        )
 
-    scorer = NetworkScorer(WIDTH, 2, samples_per_group, aggregate, decompose)
+    scorer = NetworkScorer(WIDTH, 2, samples_per_group, aggregate, decompose, n_rows=K, **options)
     for _ in range(len(groups) * samples_per_group):
         scorer.add(torch.randn(7, 2 * WIDTH))
     return scorer
@@ -52,10 +58,11 @@ def test_groups_are_exact_and_the_rest_is_counted():
     seen = []
 
     def decompose(X):
-        seen.append(X)
-        return Decomposition(torch.ones(1, K, 2 * WIDTH), (RunReport(True, 1, 0.0),), 0.5)
+        seen.append(torch.cat(X.blocks))
+        maps = torch.ones(1, K, 2 * WIDTH)
+        return Decomposition(maps, (RunReport(True, 1, 0.0),), 0.5, torch.ones(1, K))
 
-    scorer = NetworkScorer(WIDTH, 2, 3, "max", decompose)
+    scorer = NetworkScorer(WIDTH, 2, 3, "max", decompose, n_rows=K)
     samples = [torch.randn(4 + i, 2 * WIDTH) for i in range(8)]
     for sample in samples:
         scorer.add(sample)
@@ -66,8 +73,17 @@ def test_groups_are_exact_and_the_rest_is_counted():
 
 
 def test_no_group_no_score():
-    scorer = NetworkScorer(WIDTH, 2, 3, "max", lambda X: None)
+    scorer = NetworkScorer(WIDTH, 2, 3, "max", lambda X: None, n_rows=K)
     with pytest.raises(ValueError, match="no full group"):
         _ = scorer.score
     with pytest.raises(ValueError, match="aggregate"):
-        NetworkScorer(WIDTH, 2, 3, "median", lambda X: None)
+        NetworkScorer(WIDTH, 2, 3, "median", lambda X: None, n_rows=K)
+
+
+def test_networks_that_are_not_found_again_do_not_count():
+    (maps,) = maps_of_groups(1, n_runs=2)
+    stability = torch.full((2, K), 0.9)
+    stability[:, 2] = 0.3
+    score = run_scorer([maps], stability=stability, min_stability=0.5).score
+    without = maps[:, [i for i in range(K) if i != 2]]
+    assert torch.equal(score, map_scores(without, 2))

@@ -12,7 +12,7 @@ from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.width_pruning import Scores, WidthPruningModifier
-from funcnet_plugin.ica import DECOMPOSERS
+from funcnet_plugin.ica import DECOMPOSERS, SOLVERS, least_bytes
 from funcnet_plugin.pruning import scores as score_functions
 from funcnet_plugin.pruning.collect import LayerStatistics
 from funcnet_plugin.pruning.networks import NetworkScorer
@@ -36,11 +36,17 @@ class FunctionalNetworkModifier(WidthPruningModifier):
     :param score: `networks` (the paper), or `union`: a neuron goes only if neither the networks
         nor its own effect on the output needs it (the better of its two ranks).
     :param aggregate: over groups, `max` (the paper) or `mean` (depends less on the starts).
+    :param min_stability: networks that the other starts do not find again at least this well (0 to
+        1, see `ica.canica.stability`) do not count; needs `n_init` of 2 and more.
     :param decomposer: `canica` (ours) or `nilearn` (nilearn's own code, the slow reference).
-    :param contrast: of FastICA: `cube`, `logcosh` or `exp`.
-    :param max_iter: FastICA iterations per start.
-    :param tol: FastICA convergence tolerance.
-    :param n_init: FastICA starts per group; scores are averaged over them.
+    :param solver: `picard` (fast) or `fastica` (the paper's); both have the same fixed points.
+    :param contrast: of the ICA: `cube`, `logcosh` or `exp`.
+    :param max_iter: iterations per start.
+    :param tol: convergence tolerance.
+    :param n_init: starts per group; scores are averaged over them. One start is a lottery.
+    :param max_memory: for one layer's signals of one group and the copies that reducing them needs,
+        like `2GB` or `500MB`; signals that do not fit are merged and truncated as they come. Empty:
+        no limit.
 
     Example recipe::
 
@@ -59,10 +65,13 @@ class FunctionalNetworkModifier(WidthPruningModifier):
     score: Literal["networks", "union"] = "networks"
     aggregate: Literal["max", "mean"] = "mean"
     decomposer: Literal[tuple(DECOMPOSERS)] = "canica"
+    solver: Literal[tuple(SOLVERS)] = "picard"
     contrast: Literal["cube", "logcosh", "exp"] = "cube"
     max_iter: int = Field(default=300, ge=1)
     tol: float = Field(default=1.0e-4, gt=0.0)
-    n_init: int = Field(default=1, ge=1)
+    n_init: int = Field(default=16, ge=1)
+    min_stability: float = Field(default=0.0, ge=0.0, lt=1.0)
+    max_memory: str = Field(default="", pattern=r"^([0-9]+(\.[0-9]+)?(MB|GB))?$")
 
     def _check_data(self, calibration: Any) -> None:
         checks.check_samples(calibration, self.samples_per_group)
@@ -75,10 +84,24 @@ class FunctionalNetworkModifier(WidthPruningModifier):
                 f"layer and the model has {narrowest} (signals x width); lower n_components."
             )
 
+        widest = max(len(self._channels(block)) * block.width for block in self._prunable())
+        needed = least_bytes(widest, self._rows())
+        if (self._max_bytes() or needed) < needed:
+            raise RecipeError(
+                f"max_memory={self.max_memory} cannot hold the signals of one layer and group; "
+                f"{self.n_components} components of {widest} signals need at least "
+                f"{needed / 2**20:.0f}MB."
+            )
+        if self.min_stability > 0 and self.n_init < 2:
+            raise RecipeError(
+                "min_stability compares the starts of one group; give n_init of 2 or more."
+            )
+
     def _new_statistics(self, block: MLPBlock) -> LayerStatistics:
         decompose = partial(
             DECOMPOSERS[self.decomposer],
             n_components=self.n_components,
+            solver=self.solver,
             contrast=self.contrast,
             tol=self.tol,
             max_iter=self.max_iter,
@@ -94,8 +117,21 @@ class FunctionalNetworkModifier(WidthPruningModifier):
                 self.samples_per_group,
                 self.aggregate,
                 decompose,
+                n_rows=self._rows(),
+                max_bytes=self._max_bytes(),
+                min_stability=self.min_stability,
             ),
         )
+
+    def _rows(self) -> int:
+        """What truncation leaves: enough that the networks' space does not depend on the order."""
+        return 4 * self.n_components
+
+    def _max_bytes(self) -> int | None:
+        if not self.max_memory:
+            return None
+        number, unit = float(self.max_memory[:-2]), self.max_memory[-2:]
+        return int(number * {"MB": 2**20, "GB": 2**30}[unit])
 
     def _channels(self, block: MLPBlock) -> list[str]:
         """An ungated MLP has one signal, whatever the recipe says: its activation."""
@@ -121,6 +157,7 @@ class FunctionalNetworkModifier(WidthPruningModifier):
             "groups": len(groups),
             "leftover_samples": statistics.networks.leftover_samples,
             "tokens_in_networks": sum(group.n_tokens for group in groups),
+            "stability": _mean([group.stability for group in groups]),
             "components": min(group.n_components for group in groups),
             "ica_runs": len(runs),
             "ica_runs_not_converged": len(loose),
@@ -146,3 +183,9 @@ class FunctionalNetworkModifier(WidthPruningModifier):
             f"{len(runs) - len(loose)} converged"
         )
         return report
+
+
+def _mean(values: list[float]) -> float | None:
+    """None where nothing was measured: NaN is no JSON."""
+    known = [value for value in values if value == value]
+    return sum(known) / len(known) if known else None

@@ -1,9 +1,11 @@
 """Spatial ICA of neuron signals: pure tensor mathematics, no transformers, no llm-compressor."""
 
-from funcnet_plugin.ica.canica import Decomposition, canica
-from funcnet_plugin.ica.fastica import FastICAResult, RunReport, fastica
+from funcnet_plugin.ica.canica import SOLVERS, Decomposition, canica
+from funcnet_plugin.ica.fastica import fastica
 from funcnet_plugin.ica.nilearn_canica import nilearn_canica
-from funcnet_plugin.ica.signals import reduce_time, whiten, zscore
+from funcnet_plugin.ica.runs import ICAResult, RunReport
+from funcnet_plugin.ica.signals import Signals, reduce_time, standardise, whiten, zscore
+from funcnet_plugin.ica.stream import SignalStream, TruncatedSignals, least_bytes
 
 # What a recipe may name as `decomposer`. Each takes (X, n_components, **options) and returns a
 # Decomposition; X is (n_tokens, n_signals).
@@ -11,13 +13,19 @@ DECOMPOSERS = {"canica": canica, "nilearn": nilearn_canica}
 
 __all__ = [
     "DECOMPOSERS",
+    "SOLVERS",
     "Decomposition",
-    "FastICAResult",
+    "ICAResult",
     "RunReport",
+    "SignalStream",
+    "Signals",
+    "TruncatedSignals",
     "canica",
     "fastica",
+    "least_bytes",
     "nilearn_canica",
     "reduce_time",
+    "standardise",
     "whiten",
     "zscore",
 ]

@@ -1,4 +1,4 @@
-"""CanICA of one matrix of neuron signals: reduction, whitening, FastICA, maps.
+"""CanICA of one matrix of neuron signals: reduction, whitening, ICA, maps.
 
 Varoquaux et al. 2010 (doi:10.1016/j.neuroimage.2010.02.010); for neurons: arXiv 2508.05239. One
 matrix is one group, so the group step of CanICA reduces to one decomposition, as in the paper.
@@ -6,12 +6,19 @@ matrix is one group, so the group step of CanICA reduces to one decomposition, a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from funcnet_plugin.ica.fastica import RunReport, fastica
-from funcnet_plugin.ica.signals import reduce_time, whiten, zscore
+from funcnet_plugin.ica.fastica import fastica
+from funcnet_plugin.ica.picard import picard
+from funcnet_plugin.ica.runs import RunReport
+from funcnet_plugin.ica.signals import Signals, reduce_time, standardise, whiten
+from funcnet_plugin.ica.stream import TruncatedSignals
+
+SOLVERS = {"picard": picard, "fastica": fastica}
 
 
 @dataclass(frozen=True)
@@ -23,17 +30,20 @@ class Decomposition:
         runs: how each start ended.
         explained_variance: share of the signals' variance inside the k reduced dimensions, 0 to 1;
             NaN where the decomposer does not tell.
+        stability: (n_runs, k), 0 to 1: see `stability`; NaN where there is one run only.
     """
 
     maps: Tensor
     runs: tuple[RunReport, ...]
     explained_variance: float
+    stability: Tensor
 
 
 def canica(
-    X: Tensor,
+    X: Tensor | Sequence[Tensor] | Signals | TruncatedSignals,
     n_components: int,
     *,
+    solver: str = "picard",
     contrast: str = "cube",
     tol: float = 1e-4,
     max_iter: int = 300,
@@ -43,18 +53,42 @@ def canica(
     """Find functional networks: groups of neurons that act together over tokens.
 
     Args:
-        X: (n_tokens, n_signals), any floating dtype; the raw signals of one group of samples.
+        X: (n_tokens, n_signals), any floating dtype, or blocks of its rows; the raw signals of one
+            group of samples. Or what stands for them, see `SignalStream`.
         n_components: number of networks, k. The result has fewer where the signals do not span k
             directions.
+        solver: "picard" or "fastica"; the fixed points are the same.
         contrast, tol, max_iter, n_init, seed: see `fastica`.
 
     Raises:
-        DecompositionError: as `zscore`, `reduce_time` and `fastica`.
+        DecompositionError: as `standardise`, `reduce_time` and the solver.
     """
-    reduced, explained = reduce_time(zscore(X), n_components)
+    signals = X if isinstance(X, (Signals, TruncatedSignals)) else standardise(X)
+    reduced, explained = reduce_time(signals, n_components)
     white = whiten(reduced)
-    result = fastica(white, contrast=contrast, tol=tol, max_iter=max_iter, n_init=n_init, seed=seed)
-    return Decomposition(standardise_maps(result.W @ white), result.runs, explained)
+    result = SOLVERS[solver](
+        white, contrast=contrast, tol=tol, max_iter=max_iter, n_init=n_init, seed=seed
+    )
+    maps = torch.stack([standardise_maps(W @ white) for W in result.W])
+    return Decomposition(maps, result.runs, explained, stability(result.W))
+
+
+def stability(W: Tensor) -> Tensor:
+    """How well each network is found again from the other starts.
+
+    The correlation of a network's map with the most similar one of another start, averaged over
+    the other starts (after ICASSO, Himberg & Hyvarinen 2003; of white data the correlation of two
+    maps is the product of their rows of W).
+
+    Args:
+        W: (n_runs, k, k), orthonormal.
+
+    Returns:
+        (n_runs, k), 0 to 1; NaN for one run.
+    """
+    n = len(W)
+    found = sum((W @ other.mT).abs().amax(-1) for other in W)
+    return (found - 1.0) / (n - 1) if n > 1 else torch.full_like(found, torch.nan)
 
 
 def standardise_maps(S: Tensor) -> Tensor:

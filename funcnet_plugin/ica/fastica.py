@@ -2,90 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from funcnet_plugin.errors import DecompositionError
+from funcnet_plugin.ica.contrast import CONTRASTS, negentropy
+from funcnet_plugin.ica.runs import (
+    ICAResult,
+    RunReport,
+    check_white,
+    initial_unmixing,
+    starting_points,
+)
 
 # Starts tried per run after float64 and damping did not help; each new one has its own seed.
 _MAX_RESTARTS = 5
 # An unmixing matrix further than this from orthonormal means that the update was singular.
 _ORTHONORMAL = 1e-3
-
-
-def _cube(Y: Tensor) -> tuple[Tensor, Tensor]:
-    square = Y * Y
-    return Y * square, 3.0 * square.mean(-1)
-
-
-def _logcosh(Y: Tensor) -> tuple[Tensor, Tensor]:
-    tanh = torch.tanh(Y)
-    return tanh, 1.0 - (tanh * tanh).mean(-1)
-
-
-def _exp(Y: Tensor) -> tuple[Tensor, Tensor]:
-    square = Y * Y
-    bell = torch.exp(-0.5 * square)
-    return Y * bell, ((1.0 - square) * bell).mean(-1)
-
-
-# name -> function of Y (..., k, n) giving g(Y), same shape, and the mean of g'(Y), (..., k)
-CONTRASTS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
-    "cube": _cube,
-    "logcosh": _logcosh,
-    "exp": _exp,
-}
-
-# The antiderivative G of each contrast and its expectation under a standard normal.
-_NEGENTROPY: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
-    "cube": (lambda S: S.square().square() / 4.0, 0.75),
-    "logcosh": (lambda S: torch.logaddexp(S, -S) - np.log(2.0), 0.3745672075),
-    "exp": (lambda S: -torch.exp(-0.5 * S * S), -float(np.sqrt(0.5))),
-}
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """How one start ended. Nothing here is hidden from the user: the modifier logs and saves it."""
-
-    converged: bool
-    n_iter: int | None  # None where the solver does not tell (nilearn)
-    final_tolerance: float | None  # max_i |1 - |w_i' w_i_before||; compare with tol
-    promoted: bool = False  # redone in float64 after float32 broke down
-    damped_steps: int = 0
-    restarts: int = 0
-
-
-@dataclass(frozen=True)
-class FastICAResult:
-    """W: (n_init, k, k), the dtype of the input; ``S = W[i] @ X``. runs: one report per start."""
-
-    W: Tensor
-    runs: tuple[RunReport, ...]
-
-
-def negentropy(S: Tensor, contrast: str) -> Tensor:
-    """The contrast that FastICA climbs, to compare solutions: mean over components of
-    ``|E G(s) - E G(nu)|``, nu standard normal.
-
-    Args:
-        S: (..., k, n) unit-variance sources.
-
-    Returns:
-        (...), larger is further from Gaussian.
-    """
-    G, gaussian = _NEGENTROPY[contrast]
-    return (G(S).mean(-1) - gaussian).abs().mean(-1)
-
-
-def initial_unmixing(k: int, seed: int, start: int, attempt: int = 0) -> Tensor:
-    """(k, k) float64 standard normal; the same on every device, whatever else is drawn."""
-    rng = np.random.default_rng([seed, start, attempt])
-    return torch.from_numpy(rng.standard_normal((k, k)))
 
 
 def fastica(
@@ -97,7 +32,7 @@ def fastica(
     n_init: int = 1,
     seed: int = 0,
     w_init: Tensor | None = None,
-) -> FastICAResult:
+) -> ICAResult:
     """Rotate whitened data to independent rows, from ``n_init`` starts.
 
     A start that has not converged after `max_iter` gives the best point it visited, by contrast: on
@@ -120,27 +55,18 @@ def fastica(
     Raises:
         DecompositionError: X is not finite, an unknown contrast, or no start gives finite values.
     """
-    if contrast not in CONTRASTS:
-        raise DecompositionError(
-            f"contrast {contrast!r} is not known; choose one of {', '.join(CONTRASTS)}."
-        )
-    if not torch.isfinite(X).all():
-        raise DecompositionError("the whitened signals hold NaN or infinite values.")
-    k = X.shape[0]
-    if w_init is None:
-        starts = torch.stack([initial_unmixing(k, seed, i) for i in range(n_init)])
-    else:
-        starts = w_init.reshape(-1, k, k)
+    check_white(X, contrast)
+    starts = starting_points(X.shape[0], n_init, seed, w_init)
     batch = _iterate(X, starts.to(X), contrast, tol, max_iter)
     W, runs = [], []
     for i, start in enumerate(starts):
         if batch.failed[i]:
-            w, run = _rescue(X, start, contrast, tol, max_iter, seed, i)
+            w, run = rescue(X, start, contrast, tol, max_iter, seed, i)
         else:
             w, run = batch.W[i], batch.report(i)
         W.append(w)
         runs.append(run)
-    return FastICAResult(torch.stack(W), tuple(runs))
+    return ICAResult(torch.stack(W), tuple(runs))
 
 
 @dataclass
@@ -171,7 +97,7 @@ def _iterate(
 
     n = W.shape[0]
     g = CONTRASTS[contrast]
-    W, usable = _decorrelate(W)
+    W, usable = decorrelate(W)
     out = _Batch(W.clone(), [0] * n, [float("nan")] * n, [False] * n, (~usable).tolist(), [0] * n)
     best, peak = out.W.clone(), W.new_full((n,), float("-inf"))
     active = usable.nonzero().flatten()
@@ -183,10 +109,10 @@ def _iterate(
         best_visited(current, Y)
         gY, slope = g(Y)
         update = gY @ X.T / X.shape[1] - slope.unsqueeze(-1) * current
-        new, usable = _decorrelate(update)
+        new, usable = decorrelate(update)
         turned = ((new * current).sum(-1).abs() - 1.0).abs().amax(-1)
         if damp and not usable.all():
-            half, half_usable = _decorrelate(_halfway(current, update))
+            half, half_usable = decorrelate(_halfway(current, update))
             for j in (~usable).nonzero().flatten().tolist():
                 new[j], usable[j] = half[j], half_usable[j]
                 turned[j] = float("inf")  # a step made small by us proves no convergence
@@ -216,7 +142,7 @@ def _halfway(current: Tensor, update: Tensor) -> Tensor:
     return rows * torch.sign((rows * current).sum(-1, keepdim=True) + 1e-30) + current
 
 
-def _decorrelate(W: Tensor) -> tuple[Tensor, Tensor]:
+def decorrelate(W: Tensor) -> tuple[Tensor, Tensor]:
     """``(W W')^(-1/2) W`` for a batch (n, k, k), and which results are finite and orthonormal."""
     finite = torch.isfinite(W).all(-1).all(-1)
     # eigh raises on NaN and on infinity, which would end the whole batch for one bad start
@@ -228,7 +154,7 @@ def _decorrelate(W: Tensor) -> tuple[Tensor, Tensor]:
     return W, finite & (error < _ORTHONORMAL)
 
 
-def _rescue(
+def rescue(
     X: Tensor, start: Tensor, contrast: str, tol: float, max_iter: int, seed: int, index: int
 ) -> tuple[Tensor, RunReport]:
     """A start that failed in the batch: float64, then damping, then other starting points."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from funcnet_plugin.errors import DecompositionError
 from funcnet_plugin.ica.canica import Decomposition, standardise_maps
-from funcnet_plugin.ica.fastica import RunReport
-from funcnet_plugin.ica.signals import zscore
+from funcnet_plugin.ica.runs import RunReport
+from funcnet_plugin.ica.signals import Signals, standardise
+from funcnet_plugin.ica.stream import TruncatedSignals
 
 
 def nilearn_canica(
-    X: Tensor,
+    X: Tensor | Sequence[Tensor] | Signals,
     n_components: int,
     *,
+    solver: str = "fastica",
     contrast: str = "cube",
     tol: float = 1e-4,
     max_iter: int = 200,
@@ -28,7 +31,8 @@ def nilearn_canica(
     nilearn starts FastICA `n_init` times and keeps the start with the smallest L1 norm of its
     largest map, so there is one run in the result; its report says whether all starts converged.
     Contrast, tolerance and iterations are fixed inside nilearn (cube, 1e-4, 200); other values are
-    refused rather than ignored, except ``max_iter=300``, the default of a recipe.
+    refused rather than ignored, except ``max_iter=300``, the default of a recipe. So is the solver,
+    scikit-learn's FastICA.
 
     Args and raises: as `canica`.
     """
@@ -40,7 +44,13 @@ def nilearn_canica(
     from nilearn.decomposition import CanICA
     from sklearn.exceptions import ConvergenceWarning
 
-    Z = zscore(X).cpu().numpy()
+    if isinstance(X, TruncatedSignals):
+        raise DecompositionError(
+            "decomposer: nilearn needs all signals in memory; raise max_memory or choose "
+            "decomposer: canica."
+        )
+    signals = X if isinstance(X, Signals) else standardise(X)
+    Z = torch.cat(list(signals.rows())).cpu().numpy()
     if n_components > min(Z.shape):
         raise DecompositionError(
             f"n_components={n_components} does not fit signals of {Z.shape[0]} tokens x "
@@ -58,8 +68,9 @@ def nilearn_canica(
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
-    maps = standardise_maps(torch.from_numpy(model.components_).to(X.device).double())
+    maps = standardise_maps(torch.from_numpy(model.components_).to(signals.mean.device).double())
     if not torch.isfinite(maps).all():
         raise DecompositionError("nilearn's CanICA returned NaN maps; choose decomposer: canica.")
     run = RunReport(converged=converged, n_iter=None, final_tolerance=None)
-    return Decomposition(maps.unsqueeze(0), (run,), float("nan"))
+    unknown = torch.full((1, len(maps)), torch.nan, device=maps.device)
+    return Decomposition(maps.unsqueeze(0), (run,), float("nan"), unknown)

@@ -1,6 +1,13 @@
-"""From raw neuron signals to the whitened matrix that FastICA rotates."""
+"""From raw neuron signals to the whitened matrix that FastICA rotates.
+
+Signals come in blocks of tokens, in their own dtype; float32 copies are made of one block at a
+time, so that the signals themselves are the only large matrix.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,7 +15,7 @@ from torch import Tensor
 from funcnet_plugin.errors import DecompositionError
 
 # Rows handled at a time: bounds the float32 copies of a bfloat16 signal matrix.
-_BLOCK = 4096
+_BLOCK = 1024
 # A column whose deviation is below this share of its root mean square is constant: bfloat16 and
 # float16 signals that do vary jump by 4e-3 and 5e-4, so only rounding lies underneath.
 _CONSTANT = 1e-6
@@ -17,57 +24,107 @@ _CONSTANT = 1e-6
 _RANK = 1e-6
 # The same after the reduction, where everything is float64: only an exact loss counts.
 _RANK_REDUCED = 1e-10
+# Block Krylov: directions beyond those wanted, and passes over the signals. On real signals the
+# variance found is then that of the exact space to 1e-4.
+_OVERSAMPLING = 16
+_PASSES = 3
 
 
-def zscore(X: Tensor) -> Tensor:
-    """Standardise every column over time.
+@dataclass(frozen=True)
+class Signals:
+    """One group's signals, standardised on the fly: row t is ``(x_t - mean) * scale``.
+
+    Attributes:
+        blocks: each (n_tokens, n_signals), any floating dtype.
+        mean, scale: (n_signals,), float64; scale is 1 / standard deviation, 0 for a constant.
+    """
+
+    blocks: tuple[Tensor, ...]
+    mean: Tensor
+    scale: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(len(block) for block in self.blocks), len(self.mean)
+
+    def rows(self) -> Iterator[Tensor]:
+        """Standardised blocks of about `_BLOCK` tokens, float32."""
+        waiting: list[Tensor] = []
+        for part in (part for block in self.blocks for part in block.split(_BLOCK)):
+            waiting.append(part)
+            if sum(map(len, waiting)) >= _BLOCK:
+                yield self._standardised(waiting)
+                waiting = []
+        if waiting:
+            yield self._standardised(waiting)
+
+    def _standardised(self, parts: list[Tensor]) -> Tensor:
+        return ((torch.cat(parts).double() - self.mean) * self.scale).float()
+
+    @property
+    def variance(self) -> float:
+        """The sum over all tokens and signals of their squares."""
+        return float((self.scale > 0).sum()) * self.shape[0]
+
+
+def standardise(X: Tensor | Sequence[Tensor]) -> Signals:
+    """z-score every column over time. Nothing is copied.
 
     Args:
-        X: (n_tokens, n_signals), any floating dtype; column = one neuron's time series.
+        X: (n_tokens, n_signals), any floating dtype, or blocks of its rows; column = one neuron's
+            time series.
 
     Returns:
-        (n_tokens, n_signals), float32: zero mean, unit (population) variance per column. A column
-        without variance is all zero. Means and variances are summed in float64, because the
-        float32 sum over 1e5 tokens loses the digits that the variance is made of.
+        zero mean and unit (population) variance per column; a column without variance is all zero.
+        Means and variances are summed in float64, because the float32 sum over 1e5 tokens loses the
+        digits that the variance is made of.
 
     Raises:
         DecompositionError: fewer than two tokens, or a value that is not finite.
     """
-    if X.ndim != 2 or X.shape[0] < 2:
+    blocks = (X,) if isinstance(X, Tensor) else tuple(X)
+    tokens = sum(len(block) for block in blocks)
+    if any(block.ndim != 2 for block in blocks) or tokens < 2:
         raise DecompositionError(
             f"z-scoring needs a (tokens, neurons) matrix of at least two tokens, got shape "
-            f"{tuple(X.shape)}."
+            f"{tuple(blocks[0].shape)}."
         )
-    total = torch.zeros(X.shape[1], dtype=torch.float64, device=X.device)
-    for block in X.split(_BLOCK):
-        total += block.double().sum(0)
-    mean = total / X.shape[0]
+    parts = [part for block in blocks for part in block.split(_BLOCK)]
+    mean = sum(part.double().sum(0) for part in parts) / tokens
     if not torch.isfinite(mean).all():
         columns = (~torch.isfinite(mean)).nonzero().flatten()[:5].tolist()
         raise DecompositionError(
             f"the signals of neurons {columns} hold NaN or infinite values; run the calibration in "
             "bfloat16 or float32, where the model's activations do not overflow."
         )
-    square = torch.zeros_like(mean)
-    for block in X.split(_BLOCK):
-        square += (block.double() - mean).square().sum(0)
-    std = (square / X.shape[0]).sqrt()
+    std = (sum((part.double() - mean).square().sum(0) for part in parts) / tokens).sqrt()
+    return Signals(blocks, mean, column_scale(mean, std))
+
+
+def column_scale(mean: Tensor, std: Tensor) -> Tensor:
+    """1 / std, and 0 for a column that only rounding makes vary."""
     constant = std <= _CONSTANT * (mean.square() + std.square()).sqrt()
-    scale = torch.where(constant, 0.0, 1.0 / std.masked_fill(constant, 1.0))
-    return torch.cat([((block.double() - mean) * scale).float() for block in X.split(_BLOCK)])
+    return torch.where(constant, 0.0, 1.0 / std.masked_fill(constant, 1.0))
 
 
-def reduce_time(Z: Tensor, n_components: int) -> tuple[Tensor, float]:
+def zscore(X: Tensor | Sequence[Tensor]) -> Tensor:
+    """(n_tokens, n_signals), float32: what `standardise` stands for, as one matrix."""
+    return torch.cat(list(standardise(X).rows()))
+
+
+def reduce_time(Z: Signals, n_components: int, *, exact: bool = False) -> tuple[Tensor, float]:
     """Project the time axis on its leading directions: the PCA step of CanICA.
 
-    The left singular space comes from the eigenvectors of the cheaper of the two second moments,
-    ``Z Z'`` (tokens) or ``Z' Z`` (neurons). Products are float32, their sum and the
-    eigendecomposition float64: squaring halves the digits, and the trailing kept directions are
-    1e3 to 1e4 times weaker than the first.
+    Small problems go through the eigenvectors of the cheaper of the two second moments, ``Z Z'``
+    (tokens) or ``Z' Z`` (neurons): products in float32, their sum and the eigendecomposition in
+    float64, because squaring halves the digits and the trailing kept directions are 1e3 to 1e4
+    times weaker than the first. Large ones through a block Krylov space (Musco & Musco 2015, arXiv
+    1504.05477) of a few passes over the signals, started from a fixed random block.
 
     Args:
-        Z: (n_tokens, n_signals), float32, z-scored over tokens.
+        Z: z-scored signals.
         n_components: k, at most min(n_tokens, n_signals).
+        exact: use the second moment whatever the size.
 
     Returns:
         C: (k', n_signals), float64, rows ordered by variance, ``C = U' Z`` with U the leading left
@@ -83,19 +140,49 @@ def reduce_time(Z: Tensor, n_components: int) -> tuple[Tensor, float]:
             f"n_components={n_components} does not fit signals of {T} tokens x {V} neurons; it "
             f"must lie between 1 and {min(T, V)}."
         )
-    if V < T:
-        moment = sum((b.T @ b).double() for b in Z.split(_BLOCK))
-    else:
-        moment = sum((b @ b.T).double() for b in Z.split(_BLOCK, dim=1))
-    values, vectors = torch.linalg.eigh(moment)
-    values, vectors = values.flip(0)[:n_components], vectors.flip(1)[:, :n_components]
+    width = n_components + _OVERSAMPLING
+    # below this the Krylov space is not cheaper than all directions
+    small = min(T, V) <= 3 * _PASSES * width
+    values, vectors = _second_moment(Z) if exact or small else _krylov(Z, width)
+    values, vectors = values[:n_components], vectors[:, :n_components]
     rank = int((values > _RANK * values[0]).sum()) if values[0] > 0 else 0
     if rank == 0:
         raise DecompositionError("no neuron varies over these tokens, so there is nothing to find.")
-    values, vectors = values[:rank], vectors[:, :rank]
-    # on the neurons' side the vectors are right singular ones already: C = S V'
-    C = (vectors * values.sqrt()).T if V < T else vectors.T @ Z.double()
-    return C.contiguous(), float(values.sum() / moment.diagonal().sum())
+    C = (vectors[:, :rank] * values[:rank].sqrt()).T
+    return C.contiguous(), float(values[:rank].sum()) / Z.variance
+
+
+def _second_moment(Z: Signals) -> tuple[Tensor, Tensor]:
+    """All variances, largest first, and their right singular vectors (n_signals, n)."""
+    T, V = Z.shape
+    if V <= T:
+        moment = sum((rows.T @ rows).double() for rows in Z.rows())
+        values, vectors = torch.linalg.eigh(moment)
+        return values.flip(0), vectors.flip(1)
+    rows = torch.cat(list(Z.rows()))
+    moment = sum((part @ part.T).double() for part in rows.split(_BLOCK, dim=1))
+    values, vectors = torch.linalg.eigh(moment)
+    values, vectors = values.flip(0).clamp_min(0.0), vectors.flip(1)
+    right = rows.T.double() @ vectors
+    return values, right / values.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _krylov(Z: Signals, width: int) -> tuple[Tensor, Tensor]:
+    """The leading ones only, as `_second_moment` gives them."""
+    V = Z.shape[1]
+    # drawn on the CPU: the same on every device
+    block = torch.randn(V, width, generator=torch.Generator().manual_seed(0)).to(Z.mean.device)
+    space = []
+    for _ in range(_PASSES):
+        block = sum(rows.T @ (rows @ block) for rows in Z.rows())
+        block = torch.linalg.qr(block).Q
+        space.append(block)
+    basis = torch.linalg.qr(torch.cat(space, dim=1).double()).Q
+    narrow = basis.float()
+    inside = [rows @ narrow for rows in Z.rows()]
+    moment = sum((part.T @ part).double() for part in inside)
+    values, vectors = torch.linalg.eigh(moment)
+    return values.flip(0), basis @ vectors.flip(1)
 
 
 def whiten(C: Tensor) -> Tensor:

@@ -9,11 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from funcnet_plugin.ica import Decomposition, RunReport
+from funcnet_plugin.ica import (
+    Decomposition,
+    RunReport,
+    Signals,
+    SignalStream,
+    TruncatedSignals,
+)
 
 AGGREGATES = ("max", "mean")
 
@@ -25,36 +32,46 @@ class GroupReport:
     n_tokens: int
     n_components: int
     explained_variance: float
+    stability: float  # median over networks and starts; NaN for one start
     runs: tuple[RunReport, ...]
 
 
-def map_scores(maps: Tensor, channels: int) -> Tensor:
+def map_scores(maps: Tensor, channels: int, counted: Tensor | None = None) -> Tensor:
     """Score of each neuron in one group.
 
     Args:
         maps: (n_runs, k, channels * width), z-scored over neurons; channel-major: all neurons of
             the first channel, then all of the second.
         channels: signals per neuron.
+        counted: (n_runs, k), bool: the networks that count; all if None.
 
     Returns:
         (width,), float64: mean over runs (starts) of the maximum over components and channels of
         abs(z). With one run this is the paper's quantity before thresholding.
     """
-    peak = maps.abs().amax(1)  # (n_runs, channels * width)
+    sizes = maps.abs()
+    if counted is not None:
+        sizes = torch.where(counted.unsqueeze(-1), sizes, 0.0)
+    peak = sizes.amax(1)  # (n_runs, channels * width)
     return peak.unflatten(1, (channels, -1)).amax(1).double().mean(0)
 
 
 class NetworkScorer:
     """Gathers the signals of one layer and scores its neurons, group by group.
 
-    Memory: the signals of one group in their own dtype, and one float64 per neuron.
+    Samples that do not fill a group are counted as `leftover_samples`: a smaller group would weigh
+    as much as a full one.
+
+    Memory: the signals of one group in their own dtype, or `max_bytes`, and one float64 per neuron.
 
     Args:
         width: neurons of the layer.
         channels: signals per neuron.
         samples_per_group: samples whose tokens enter one ICA run.
         aggregate: "max" over groups (the paper) or "mean" (less dependent on the starts).
-        decompose: ICA of one (n_tokens, channels * width) matrix.
+        decompose: ICA of one group's signals, (n_tokens, channels * width).
+        n_rows, max_bytes: see `SignalStream`.
+        min_stability: networks less stable than this do not count.
     """
 
     def __init__(
@@ -63,7 +80,10 @@ class NetworkScorer:
         channels: int,
         samples_per_group: int,
         aggregate: str,
-        decompose: Callable[[Tensor], Decomposition],
+        decompose: Callable[[Signals | TruncatedSignals], Decomposition],
+        n_rows: int,
+        max_bytes: int | None = None,
+        min_stability: float = 0.0,
     ) -> None:
         if aggregate not in AGGREGATES:
             raise ValueError(f"aggregate must be one of {AGGREGATES}, got {aggregate!r}")
@@ -72,33 +92,38 @@ class NetworkScorer:
         self._samples_per_group = samples_per_group
         self._aggregate = aggregate
         self._decompose = decompose
-        self._group: list[Tensor] = []
+        self._min_stability = min_stability
+        self._new_stream = partial(SignalStream, channels * width, n_rows, max_bytes)
+        self._stream = self._new_stream()
+        self.leftover_samples = 0
         self._score = torch.zeros(width, dtype=torch.float64)
 
     def add(self, signals: Tensor) -> None:
         """One sample: (n_tokens, channels * width), padding removed, any floating dtype."""
-        self._group.append(signals)
-        if len(self._group) == self._samples_per_group:
-            X = torch.cat(self._group)
-            self._group.clear()
-            self._add_group(X)
+        self._stream.add(signals)
+        self.leftover_samples += 1
+        if self.leftover_samples == self._samples_per_group:
+            stream, self._stream = self._stream, self._new_stream()
+            self.leftover_samples = 0
+            self._add_group(stream)
 
-    def _add_group(self, X: Tensor) -> None:
-        result = self._decompose(X)
-        score = map_scores(result.maps, self._channels).cpu()
+    def _add_group(self, stream: SignalStream) -> None:
+        result = self._decompose(stream.finish())
+        counted = result.stability >= self._min_stability if self._min_stability > 0 else None
+        score = map_scores(result.maps, self._channels, counted).cpu()
         if self._aggregate == "max":
             self._score = torch.maximum(self._score, score)
         else:
             self._score += score
         self.reports.append(
-            GroupReport(X.shape[0], result.maps.shape[1], result.explained_variance, result.runs)
+            GroupReport(
+                stream.n_tokens,
+                result.maps.shape[1],
+                result.explained_variance,
+                float(result.stability.median()),
+                result.runs,
+            )
         )
-
-    @property
-    def leftover_samples(self) -> int:
-        """Samples that did not fill a group. They count for the moments, not for the networks:
-        a smaller group would weigh as much as a full one in the maximum."""
-        return len(self._group)
 
     @property
     def score(self) -> Tensor:

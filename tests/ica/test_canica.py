@@ -6,8 +6,10 @@ import torch
 from sklearn.decomposition import fastica as sklearn_fastica
 
 from funcnet_plugin.errors import DecompositionError
-from funcnet_plugin.ica import canica, nilearn_canica, reduce_time, whiten, zscore
-from funcnet_plugin.ica.fastica import fastica, initial_unmixing, negentropy
+from funcnet_plugin.ica import canica, nilearn_canica, reduce_time, standardise, whiten
+from funcnet_plugin.ica.contrast import negentropy
+from funcnet_plugin.ica.fastica import fastica
+from funcnet_plugin.ica.runs import initial_unmixing
 from tests.ica.sources import assert_signed_permutation, correlation, planted
 
 CONTRASTS = ("cube", "logcosh", "exp")
@@ -24,7 +26,7 @@ def test_planted_networks_come_back_as_a_signed_permutation(contrast):
 @pytest.mark.parametrize("contrast", CONTRASTS)
 def test_maps_equal_scikit_learns_on_the_same_matrix(contrast):
     X, _ = planted(seed=1)
-    C, _ = reduce_time(zscore(X), 8)
+    C, _ = reduce_time(standardise(X), 8)
     start = initial_unmixing(8, seed=0, start=0)
     _, _, S = sklearn_fastica(
         C.T.numpy(),
@@ -34,7 +36,7 @@ def test_maps_equal_scikit_learns_on_the_same_matrix(contrast):
         max_iter=500,
         tol=1e-10,
     )
-    ours = canica(X, 8, contrast=contrast, tol=1e-10, max_iter=500)
+    ours = canica(X, 8, solver="fastica", contrast=contrast, tol=1e-10, max_iter=500)
     assert_signed_permutation(correlation(ours.maps[0], torch.from_numpy(S.T)), 0.99999)
 
 
@@ -81,10 +83,21 @@ def test_nilearn_says_when_it_did_not_converge():
 
 def test_contrast_is_that_of_scikit_learn_from_the_same_start():
     X, _ = planted(k=20, neurons=3000, tokens=300, seed=4)
-    white = whiten(reduce_time(zscore(X), 20)[0])
+    white = whiten(reduce_time(standardise(X), 20)[0])
     start = initial_unmixing(20, seed=9, start=0)
     ours = fastica(white, w_init=start).W[0] @ white
     W = sklearn_fastica(white.T.numpy(), fun="cube", whiten=False, w_init=start.numpy(),
                         max_iter=300)[1]  # fmt: skip
     theirs = torch.from_numpy(W) @ white
     assert negentropy(ours, "cube") >= negentropy(theirs, "cube") * (1 - 1e-6)
+
+
+def test_stability_is_the_mean_best_correlation_with_the_other_starts():
+    X, _ = planted(k=6, neurons=2000, tokens=8000, noise=8.0)
+    found = canica(X, 9, n_init=4)  # six networks, and three directions of noise
+    assert found.stability.shape == (4, 9)
+    pairs = [correlation(found.maps[0], found.maps[s]).max(1).values for s in (1, 2, 3)]
+    expected = torch.stack(pairs).mean(0)
+    torch.testing.assert_close(found.stability[0].float(), expected.float(), atol=1e-4, rtol=0)
+    assert (found.stability[0] > 0.95).sum() >= 6
+    assert canica(X, 6).stability.isnan().all()

@@ -3,7 +3,9 @@ import torch
 
 from funcnet_plugin.errors import DecompositionError
 from funcnet_plugin.ica import whiten
-from funcnet_plugin.ica.fastica import CONTRASTS, RunReport, fastica, initial_unmixing
+from funcnet_plugin.ica.contrast import CONTRASTS
+from funcnet_plugin.ica.fastica import fastica
+from funcnet_plugin.ica.runs import RunReport, initial_unmixing
 from tests.ica.sources import planted
 
 

@@ -1,0 +1,150 @@
+"""One group's signals within a given memory.
+
+As long as they fit, they are kept as they come. Beyond that they are merged and truncated: what
+came so far is replaced by fewer rows with (nearly) the same second moment, the strongest directions
+of the standardised signals. Means and deviations stay exact, so z-scoring does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from funcnet_plugin.errors import DecompositionError
+from funcnet_plugin.ica.signals import Signals, column_scale
+
+_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class TruncatedSignals:
+    """Stands for signals in `reduce_time`: fewer rows than tokens, centred already.
+
+    Attributes:
+        factor: (n_rows, n_signals), float32, ``factor' factor`` is the centred second moment.
+        mean, scale: (n_signals,), float64, of the signals themselves.
+        n_tokens: that the rows stand for.
+    """
+
+    factor: Tensor
+    mean: Tensor
+    scale: Tensor
+    n_tokens: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return tuple(self.factor.shape)
+
+    def rows(self) -> Iterator[Tensor]:
+        scale = self.scale.float()
+        for part in self.factor.split(_BLOCK):
+            yield part * scale
+
+    @property
+    def variance(self) -> float:
+        return float((self.scale > 0).sum()) * self.n_tokens
+
+
+class SignalStream:
+    """Gathers the signals of one layer and one group.
+
+    Args:
+        n_signals: V.
+        n_rows: what a truncation leaves, a few times the number of components.
+        max_bytes: memory for the signals and the working copies of a truncation; None: no limit.
+
+    Raises:
+        DecompositionError: `max_bytes` is less than `least_bytes`.
+    """
+
+    def __init__(self, n_signals: int, n_rows: int, max_bytes: int | None = None) -> None:
+        least = least_bytes(n_signals, n_rows)
+        if max_bytes is not None and max_bytes < least:
+            raise DecompositionError(
+                f"max_memory of {max_bytes:,} bytes cannot hold {n_signals} signals; this layer "
+                f"needs at least {least:,} (or fewer n_components)."
+            )
+        self.n_tokens = 0
+        self._n_rows, self._max_bytes = n_rows, max_bytes
+        self._blocks: list[Tensor] = []
+        self._mean = torch.zeros(n_signals, dtype=torch.float64)
+        self._squares = torch.zeros(n_signals, dtype=torch.float64)  # about the mean
+        self._factor: Tensor | None = None  # centred, stands for the tokens before the blocks
+        self._factor_mean: Tensor | None = None
+        self._factor_tokens = 0
+
+    def add(self, block: Tensor) -> None:
+        """block: (n_tokens, n_signals), any floating dtype; it is kept, not copied."""
+        self._mean, self._squares = self._mean.to(block.device), self._squares.to(block.device)
+        for part in block.split(_BLOCK):
+            x, n = part.double(), len(part)
+            mean = x.mean(0)
+            total = self.n_tokens + n
+            apart = mean - self._mean
+            self._squares += (x - mean).square().sum(0)
+            self._squares += apart.square() * (self.n_tokens * n / total)
+            self._mean += apart * (n / total)
+            self.n_tokens = total
+        self._blocks.append(block)
+        if self._max_bytes is not None and self._needed() > self._max_bytes:
+            self._truncate()
+
+    def finish(self) -> Signals | TruncatedSignals:
+        """The signals, standardised.
+
+        Raises:
+            DecompositionError: fewer than two tokens, or a value that is not finite.
+        """
+        if self.n_tokens < 2:
+            raise DecompositionError("z-scoring needs at least two tokens.")
+        if not torch.isfinite(self._mean).all():
+            columns = (~torch.isfinite(self._mean)).nonzero().flatten()[:5].tolist()
+            raise DecompositionError(
+                f"the signals of neurons {columns} hold NaN or infinite values; run the "
+                "calibration in bfloat16 or float32, where the model's activations do not overflow."
+            )
+        if self._factor is None:
+            return Signals(tuple(self._blocks), self._mean, self._scale())
+        if self._blocks:
+            self._truncate()
+        return TruncatedSignals(self._factor, self._mean, self._scale(), self.n_tokens)
+
+    def _scale(self) -> Tensor:
+        return column_scale(self._mean, (self._squares / self.n_tokens).sqrt())
+
+    def _needed(self) -> int:
+        """Bytes now and during a truncation: blocks, their float32 copy, the factor, a new one."""
+        rows, columns = sum(map(len, self._blocks)), len(self._mean)
+        held = sum(block.numel() * block.element_size() for block in self._blocks)
+        return held + 4 * columns * (rows + 2 * self._n_rows)
+
+    def _truncate(self) -> None:
+        rows = sum(map(len, self._blocks))
+        mean = sum(part.double().sum(0) for block in self._blocks for part in block.split(_BLOCK))
+        mean /= rows
+        stacked = [(block.double() - mean).float() for block in self._blocks]
+        self._blocks = []
+        if self._factor is not None:
+            tokens = self._factor_tokens
+            apart = (mean - self._factor_mean) * (tokens * rows / (tokens + rows)) ** 0.5
+            stacked += [self._factor, apart.float()[None]]
+            mean = (mean * rows + self._factor_mean * tokens) / (tokens + rows)
+        B = torch.cat(stacked)
+        del stacked
+        # what counts is variance after z-scoring, as far as it is known by now
+        scale = self._scale().float()
+        gram = sum(
+            ((part * s) @ (part * s).T).double()
+            for part, s in zip(B.split(_BLOCK, dim=1), scale.split(_BLOCK), strict=True)
+        )
+        vectors = torch.linalg.eigh(gram).eigenvectors[:, -self._n_rows :]
+        self._factor = vectors.T.float() @ B
+        self._factor_mean, self._factor_tokens = mean, self._factor_tokens + rows
+
+
+def least_bytes(n_signals: int, n_rows: int) -> int:
+    """What `SignalStream` needs at least: as many new rows as a truncation leaves, in float32."""
+    return 4 * n_signals * 4 * n_rows
