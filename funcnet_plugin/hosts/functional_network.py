@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Literal
 
 from loguru import logger
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.errors import CalibrationError, RecipeError
@@ -15,6 +15,7 @@ from funcnet_plugin.hosts.width_pruning import Scores, WidthPruningModifier
 from funcnet_plugin.ica import DECOMPOSERS, SOLVERS, least_bytes
 from funcnet_plugin.pruning import scores as score_functions
 from funcnet_plugin.pruning.collect import LayerStatistics
+from funcnet_plugin.pruning.global_networks import GlobalNetworks
 from funcnet_plugin.pruning.networks import NetworkScorer
 
 
@@ -32,7 +33,13 @@ class FunctionalNetworkModifier(WidthPruningModifier):
         count for the compensation only.
     :param signals: `act` (activated gate), `up` (up projection), or both; an ungated MLP has `act`
         only.
-    :param strategy: `local`, networks within a layer.
+    :param strategy: `local`, networks within a layer; or `global`, networks across all layers, with
+        scores that can be compared across layers (`allocation: threshold` uses that).
+        `n_components` then counts all layers' networks together. Layers come one after another in
+        calibration: each group is reduced along its time axis as they pass, the ICA follows the
+        last, and only then is anything cut, so all layers are measured on the dense model. Memory
+        beyond `local`: per group 3 * n_components * (tokens of the group + signals of all layers)
+        float32.
     :param score: `networks` (the paper), or `union`: a neuron goes only if neither the networks
         nor its own effect on the output needs it (the better of its two ranks).
     :param aggregate: over groups, `max` (the paper) or `mean` (depends less on the starts).
@@ -61,7 +68,7 @@ class FunctionalNetworkModifier(WidthPruningModifier):
     n_components: int = Field(default=128, ge=2)
     samples_per_group: int = Field(default=40, ge=1)
     signals: list[Literal["act", "up"]] = Field(default=["act", "up"], min_length=1, max_length=2)
-    strategy: Literal["local"] = "local"
+    strategy: Literal["local", "global"] = "local"
     score: Literal["networks", "union"] = "networks"
     aggregate: Literal["max", "mean"] = "mean"
     decomposer: Literal[tuple(DECOMPOSERS)] = "canica"
@@ -72,6 +79,8 @@ class FunctionalNetworkModifier(WidthPruningModifier):
     n_init: int = Field(default=16, ge=1)
     min_stability: float = Field(default=0.0, ge=0.0, lt=1.0)
     max_memory: str = Field(default="", pattern=r"^([0-9]+(\.[0-9]+)?(MB|GB))?$")
+
+    _global: GlobalNetworks | None = PrivateAttr(default=None)
 
     def _check_data(self, calibration: Any) -> None:
         checks.check_samples(calibration, self.samples_per_group)
@@ -92,12 +101,26 @@ class FunctionalNetworkModifier(WidthPruningModifier):
                 f"{self.n_components} components of {widest} signals need at least "
                 f"{needed / 2**20:.0f}MB."
             )
+        if self.strategy == "global" and self.decomposer != "canica":
+            raise RecipeError("strategy: global is there with decomposer: canica only.")
+        if self.strategy == "global" and self.max_memory:
+            raise RecipeError(
+                "max_memory bounds strategy: local; with strategy: global lower n_components, "
+                "samples_per_group or the number of samples instead (see the modifier's docstring)."
+            )
         if self.min_stability > 0 and self.n_init < 2:
             raise RecipeError(
                 "min_stability compares the starts of one group; give n_init of 2 or more."
             )
 
     def _new_statistics(self, block: MLPBlock) -> LayerStatistics:
+        channels = self._channels(block)
+        moments = self._new_moments(block, needed=self.score == "union")
+        if self.strategy == "global":
+            if self._global is None:
+                self._global = self._new_global()
+            feed = self._global.layer(block.index, len(channels))
+            return LayerStatistics(channels, moments, feed)
         decompose = partial(
             DECOMPOSERS[self.decomposer],
             n_components=self.n_components,
@@ -109,11 +132,11 @@ class FunctionalNetworkModifier(WidthPruningModifier):
             seed=self.seed,
         )
         return LayerStatistics(
-            channels=self._channels(block),
-            moments=self._new_moments(block, needed=self.score == "union"),
-            networks=NetworkScorer(
+            channels,
+            moments,
+            NetworkScorer(
                 block.width,
-                len(self._channels(block)),
+                len(channels),
                 self.samples_per_group,
                 self.aggregate,
                 decompose,
@@ -122,6 +145,34 @@ class FunctionalNetworkModifier(WidthPruningModifier):
                 min_stability=self.min_stability,
             ),
         )
+
+    def _new_global(self) -> GlobalNetworks:
+        solve = partial(
+            SOLVERS[self.solver],
+            contrast=self.contrast,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            n_init=self.n_init,
+            seed=self.seed,
+        )
+        return GlobalNetworks(
+            n_components=self.n_components,
+            n_rows=3 * self.n_components,
+            samples_per_group=self.samples_per_group,
+            aggregate=self.aggregate,
+            min_stability=self.min_stability,
+            solve=solve,
+        )
+
+    def _waits_for_all_layers(self) -> bool:
+        return self.strategy == "global" or super()._waits_for_all_layers()
+
+    def _complete_scores(self) -> None:
+        if self._global is None:
+            return
+        logger.info("all layers were measured; finding networks across them")
+        for index, score in self._global.scores().items():
+            self._scores[index]["networks"] = score
 
     def _rows(self) -> int:
         """What truncation leaves: enough that the networks' space does not depend on the order."""
@@ -138,12 +189,12 @@ class FunctionalNetworkModifier(WidthPruningModifier):
         return list(self.signals) if block.gated else ["act"]
 
     def _score(self, block: MLPBlock, statistics: LayerStatistics) -> Scores:
-        if not statistics.networks.reports:
+        if not statistics.networks.n_groups:
             raise CalibrationError(
                 f"one group needs samples_per_group={self.samples_per_group} samples and the "
                 f"calibration data had {statistics.n_samples}; give more samples."
             )
-        scores = {"networks": statistics.networks.score}
+        scores = {} if self._global is not None else {"networks": statistics.networks.score}
         if self.score == "union":
             scores["effect"] = score_functions.effect(block, statistics.moments)
         return scores
@@ -166,6 +217,8 @@ class FunctionalNetworkModifier(WidthPruningModifier):
             ),
         }
         tolerances = [run.final_tolerance for run in loose if run.final_tolerance is not None]
+        if self._global is not None:
+            report["outside_strongest_layer"] = _mean([g.outside_strongest_layer for g in groups])
         report["worst_final_tolerance"] = max(tolerances, default=None)
         if loose:
             logger.warning(

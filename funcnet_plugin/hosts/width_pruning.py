@@ -168,20 +168,26 @@ class WidthPruningModifier(Modifier):
                         "and use its default pipeline."
                     )
                 scores = self._score(block, self._statistics[block.index])
-                if self._planned is not None:
-                    self._prune(block, self._combine([scores])[0], self._planned[block.index])
-                else:
+                if self._waits_for_all_layers():
                     self._scores[block.index] = scores
+                else:
+                    self._prune(block, self._combine([scores])[0], self._planned[block.index])
 
     @torch.no_grad()
     def on_calibration_end(self, state: State, event: Event, **kwargs: Any) -> None:
         self.remove_hooks()
-        if self._planned is None and len(self._scores) == len(self._prunable()):
-            combined = self._combine([self._scores[b.index] for b in self._prunable()])
-            by_layer: list[Tensor | None] = [None] * len(self._original)
-            for block, score in zip(self._prunable(), combined, strict=True):
-                by_layer[block.index] = score
-            self._planned = self._budget.threshold(by_layer)
+        waited = self._waits_for_all_layers() and len(self._scores) == len(self._prunable())
+        if waited:
+            self._complete_scores()
+            layers = [self._scores[b.index] for b in self._prunable()]
+            if self._planned is None:
+                combined = self._combine(layers)
+                by_layer: list[Tensor | None] = [None] * len(self._original)
+                for block, score in zip(self._prunable(), combined, strict=True):
+                    by_layer[block.index] = score
+                self._planned = self._budget.threshold(by_layer)
+            else:
+                combined = [self._combine([layer])[0] for layer in layers]
             for block, score in zip(self._prunable(), combined, strict=True):
                 self._prune(block, score, self._planned[block.index])
         self._scores.clear()
@@ -238,6 +244,13 @@ class WidthPruningModifier(Modifier):
                 return {"magnitude": score_functions.magnitude(block)}
             case _:
                 return {"random": score_functions.random(block, self.seed)}
+
+    def _waits_for_all_layers(self) -> bool:
+        """Whether all layers are measured, on the dense model, before any is cut."""
+        return self.allocation == "threshold"
+
+    def _complete_scores(self) -> None:
+        """Called when all layers were measured: what could not be scored layer by layer."""
 
     def _combine(self, layers: list[Scores]) -> list[Tensor]:
         """One score per layer; ranks are taken over the layers given."""

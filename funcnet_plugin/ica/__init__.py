@@ -1,7 +1,8 @@
 """Spatial ICA of neuron signals: pure tensor mathematics, no transformers, no llm-compressor."""
 
-from funcnet_plugin.ica.canica import SOLVERS, Decomposition, canica
+from funcnet_plugin.ica.canica import SOLVERS, Decomposition, canica, stability
 from funcnet_plugin.ica.fastica import fastica
+from funcnet_plugin.ica.layers import LayeredSignals
 from funcnet_plugin.ica.nilearn_canica import nilearn_canica
 from funcnet_plugin.ica.runs import ICAResult, RunReport
 from funcnet_plugin.ica.signals import Signals, reduce_time, standardise, whiten, zscore
@@ -16,6 +17,7 @@ __all__ = [
     "SOLVERS",
     "Decomposition",
     "ICAResult",
+    "LayeredSignals",
     "RunReport",
     "SignalStream",
     "Signals",
@@ -25,6 +27,7 @@ __all__ = [
     "least_bytes",
     "nilearn_canica",
     "reduce_time",
+    "stability",
     "standardise",
     "whiten",
     "zscore",

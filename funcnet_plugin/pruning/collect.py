@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from funcnet_plugin.pruning.compensation import Moments
+from funcnet_plugin.pruning.global_networks import LayerFeed
 from funcnet_plugin.pruning.networks import NetworkScorer
 
 SIGNALS = ("act", "up")
@@ -38,7 +39,7 @@ class LayerStatistics:
 
     channels: list[str]
     moments: Moments | None = None
-    networks: NetworkScorer | None = None
+    networks: NetworkScorer | LayerFeed | None = None
     n_samples: int = 0
 
     def add(self, sample: MLPSample) -> None:

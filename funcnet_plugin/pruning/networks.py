@@ -34,6 +34,8 @@ class GroupReport:
     explained_variance: float
     stability: float  # median over networks and starts; NaN for one start
     runs: tuple[RunReport, ...]
+    # of networks across layers: share of a map's energy outside its strongest layer, mean
+    outside_strongest_layer: float | None = None
 
 
 def map_scores(maps: Tensor, channels: int, counted: Tensor | None = None) -> Tensor:
@@ -124,6 +126,10 @@ class NetworkScorer:
                 result.runs,
             )
         )
+
+    @property
+    def n_groups(self) -> int:
+        return len(self.reports)
 
     @property
     def score(self) -> Tensor:

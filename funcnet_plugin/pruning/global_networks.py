@@ -1,0 +1,131 @@
+"""Networks across all layers: one decomposition per group of samples.
+
+Calibration goes through the model layer by layer, all samples each time. So every group is reduced
+along its time axis as the layers pass (`LayeredSignals`), and the ICA of all groups comes when the
+last layer was seen: every layer is measured on the dense model, and pruning follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from funcnet_plugin.ica import ICAResult, LayeredSignals, stability, standardise, whiten
+from funcnet_plugin.ica.canica import standardise_maps
+from funcnet_plugin.pruning.networks import AGGREGATES, GroupReport, map_scores
+
+
+@dataclass
+class GlobalNetworks:
+    """What the layers share.
+
+    Args:
+        n_components: networks per group, over all layers.
+        n_rows: see `LayeredSignals`.
+        samples_per_group, aggregate, min_stability: see `NetworkScorer`.
+        solve: ICA of one whitened matrix.
+    """
+
+    n_components: int
+    n_rows: int
+    samples_per_group: int
+    aggregate: str
+    min_stability: float
+    solve: Callable[[Tensor], ICAResult]
+    reports: list[GroupReport] = field(default_factory=list)
+    _groups: list[LayeredSignals] = field(default_factory=list)
+    _scores: dict[int, Tensor] = field(default_factory=dict)
+    _channels: dict[int, int] = field(default_factory=dict)
+
+    def layer(self, index: int, channels: int) -> LayerFeed:
+        """Where the signals of one layer go."""
+        self._channels[index] = channels
+        return LayerFeed(self, index)
+
+    def add_group(self, number: int, layer: int, blocks: list[Tensor]) -> None:
+        if number == len(self._groups):
+            self._groups.append(LayeredSignals(self.n_rows))
+        self._groups[number].add(layer, standardise(blocks))
+
+    def scores(self) -> dict[int, Tensor]:
+        """layer -> (width,), float64, comparable across layers. Runs the ICA of all groups."""
+        if self.aggregate not in AGGREGATES:
+            raise ValueError(f"aggregate must be one of {AGGREGATES}, got {self.aggregate!r}")
+        while self._groups:
+            self._decompose(self._groups.pop(0))
+        n = len(self.reports) if self.aggregate == "mean" else 1
+        return {layer: score / n for layer, score in self._scores.items()}
+
+    def _decompose(self, group: LayeredSignals) -> None:
+        n_tokens = group.n_tokens
+        C, columns, explained = group.reduce(self.n_components)
+        del group
+        white = whiten(C)
+        del C
+        result = self.solve(white)
+        stable = stability(result.W)
+        counted = stable >= self.min_stability if self.min_stability > 0 else None
+        found: dict[int, Tensor] = {}
+        outside = []
+        for i, W in enumerate(result.W):  # one start at a time: maps of all layers are large
+            maps = standardise_maps(W @ white)
+            for layer, part in columns.items():
+                mine = map_scores(
+                    maps[None, :, part],
+                    self._channels[layer],
+                    None if counted is None else counted[i : i + 1],
+                ).cpu()
+                found[layer] = found.get(layer, 0.0) + mine / len(result.W)
+            energy = torch.stack([maps[:, part].square().sum(1) for part in columns.values()])
+            outside.append(float((1.0 - energy.amax(0) / energy.sum(0)).mean()))
+        for layer, score in found.items():
+            before = self._scores.get(layer)
+            if before is None:
+                self._scores[layer] = score
+            elif self.aggregate == "max":
+                self._scores[layer] = torch.maximum(before, score)
+            else:
+                self._scores[layer] = before + score
+        self.reports.append(
+            GroupReport(
+                n_tokens,
+                white.shape[0],
+                explained,
+                float(stable.median()),
+                result.runs,
+                sum(outside) / len(outside),
+            )
+        )
+
+
+class LayerFeed:
+    """Gathers the samples of one layer into groups; stands where `NetworkScorer` does."""
+
+    def __init__(self, networks: GlobalNetworks, index: int) -> None:
+        self._networks, self._index = networks, index
+        self._blocks: list[Tensor] = []
+        self._n_groups = 0
+
+    def add(self, signals: Tensor) -> None:
+        """One sample: (n_tokens, channels * width), padding removed, any floating dtype."""
+        self._blocks.append(signals)
+        if len(self._blocks) == self._networks.samples_per_group:
+            blocks, self._blocks = self._blocks, []
+            self._networks.add_group(self._n_groups, self._index, blocks)
+            self._n_groups += 1
+
+    @property
+    def n_groups(self) -> int:
+        return self._n_groups
+
+    @property
+    def leftover_samples(self) -> int:
+        return len(self._blocks)
+
+    @property
+    def reports(self) -> list[GroupReport]:
+        """Those of all layers together: there is one decomposition per group."""
+        return self._networks.reports
