@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from compressed_tensors.utils import is_match
+from compressed_tensors.utils import is_match, match_name
 from torch import nn
 from torch.utils.data import RandomSampler
 
-from funcnet_plugin.adapters import MLPBlock
+from funcnet_plugin.adapters import MLPAdapter, MLPBlock
 from funcnet_plugin.errors import CalibrationError, CheckpointError, RecipeError
 
 
@@ -141,3 +141,32 @@ def fix_sample_order(calibration: Any, seed: int) -> None:
     sampler = getattr(calibration, "sampler", None)
     if isinstance(sampler, RandomSampler) and sampler.generator is None:
         sampler.generator = torch.Generator().manual_seed(seed)
+
+
+def check_ignore(patterns: Sequence[str], blocks: Sequence[MLPBlock]) -> None:
+    """Every pattern of `ignore` must mean something.
+
+    Raises:
+        RecipeError: one matches no MLP.
+    """
+    names = [block.name for block in blocks]
+    for pattern in patterns:
+        if not any(match_name(name, pattern) for name in names):
+            raise RecipeError(
+                f"ignore: {pattern!r} matches no MLP; they are called {names[0]} to "
+                f"{names[-1]}, and a regular expression starts with 're:'."
+            )
+
+
+def check_bias(adapter: MLPAdapter, blocks: Sequence[MLPBlock]) -> None:
+    """`compensation: bias` needs a place for it in the checkpoint.
+
+    Raises:
+        RecipeError: the architecture has none.
+    """
+    if adapter.bias_key is None and any(block.down.bias is None for block in blocks):
+        raise RecipeError(
+            f"compensation: bias cannot be saved for {adapter.name}: its modelling code has no "
+            "bias on the down projection, and a stock reload would drop it; use compensation: "
+            "least_squares (needs no bias) or none."
+        )

@@ -167,6 +167,9 @@ class FunctionalNetworkModifier(WidthPruningModifier):
     def _waits_for_all_layers(self) -> bool:
         return self.strategy == "global" or super()._waits_for_all_layers()
 
+    def _across_layers(self) -> GlobalNetworks | None:
+        return self._global
+
     def _complete_scores(self) -> None:
         if self._global is None:
             return

@@ -26,14 +26,17 @@ from torch import Tensor
 
 from funcnet_plugin import __version__, checkpoint
 from funcnet_plugin.adapters import MLPBlock, ModelLayout, bind, count_parameters
-from funcnet_plugin.errors import CalibrationError, FuncnetError, RecipeError
+from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts import checks
+from funcnet_plugin.hosts.fields import one_sentence
 from funcnet_plugin.hosts.recorder import MLPRecorder
 from funcnet_plugin.hosts.requantize import renew_quantization
+from funcnet_plugin.hosts.resume import Record
 from funcnet_plugin.pruning import scores as score_functions
 from funcnet_plugin.pruning.budget import Budget, LayerSize, plan_budget, select
 from funcnet_plugin.pruning.collect import LayerStatistics, MLPSample
 from funcnet_plugin.pruning.compensation import Moments
+from funcnet_plugin.pruning.global_networks import GlobalNetworks
 from funcnet_plugin.pruning.surgery import cut_and_repair
 
 Scores = dict[str, Tensor]  # name -> (width,), see `pruning.scores`
@@ -59,6 +62,8 @@ class WidthPruningModifier(Modifier):
     :param compensation: `none`, `bias` (the mean of what was cut; only where the architecture has
         a bias there), or `least_squares`.
     :param ridge: regularisation of least squares, relative to the mean second moment.
+    :param resume_dir: a directory for what is finished; a run that finds its own there goes on
+        after the last finished layer, with the same result. Empty: nothing is kept.
     :param seed: decides random starts, random scores and the order of shuffled samples.
 
     Example recipe::
@@ -82,6 +87,7 @@ class WidthPruningModifier(Modifier):
     ignore: list[str] = Field(default_factory=list)
     compensation: Literal["none", "bias", "least_squares"] = "least_squares"
     ridge: float = Field(default=0.02, gt=0.0)
+    resume_dir: str = ""
     seed: int = Field(default=0, ge=0)
 
     _layout: ModelLayout = PrivateAttr()
@@ -95,11 +101,13 @@ class WidthPruningModifier(Modifier):
     _done: dict[int, dict[str, Any]] = PrivateAttr(default_factory=dict)  # layer -> its report
     _kept: dict[int, list[int]] = PrivateAttr(default_factory=dict)  # layer -> neurons, if cut
 
+    _record: Record | None = PrivateAttr(default=None)
+
     def __init__(self, **fields: Any) -> None:
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise RecipeError(_one_sentence(type(self), error)) from None
+            raise RecipeError(one_sentence(type(self), error)) from None
 
     # -- lifecycle ---------------------------------------------------------------------------
 
@@ -126,8 +134,9 @@ class WidthPruningModifier(Modifier):
             total_parameters=self._parameters,
             scope=self.ratio_scope,
         )
-        self._check_ignore()
-        self._check_bias()
+        checks.check_ignore(self.ignore, blocks)
+        if self.compensation == "bias":
+            checks.check_bias(self._layout.adapter, self._prunable())
         # the state holds a copy of the loader; the one that will be read comes as an argument
         calibration = kwargs.get("calib_data", state.data.calib)
         self._check_data(calibration)
@@ -140,6 +149,8 @@ class WidthPruningModifier(Modifier):
                 f"{self._planned[self._prunable()[0].index]} of {max(self._original)} neurons: "
                 f"{reached:.4f} of the {self.ratio_scope} (asked: {self.pruning_ratio})"
             )
+        if self.resume_dir:
+            self._record = Record(self.resume_dir, self._settings(), blocks, calibration)
         checks.check_group_sizes(self._later_modifiers(), self._prunable(), self._possible_widths)
         return True
 
@@ -151,7 +162,11 @@ class WidthPruningModifier(Modifier):
                 "pipeline='independent'."
             )
         for block in self._prunable():
+            if self._replay(block):
+                continue
             self._statistics[block.index] = self._new_statistics(block)
+            if self._restore(block):
+                continue
             MLPRecorder(block, self.register_hook, partial(self._add_sample, block.index))
 
     @torch.no_grad()
@@ -170,6 +185,9 @@ class WidthPruningModifier(Modifier):
                 scores = self._score(block, self._statistics[block.index])
                 if self._waits_for_all_layers():
                     self._scores[block.index] = scores
+                    if self._record is not None:
+                        measured = self._statistics[block.index]
+                        self._record.save_measured(block, measured, scores, self._across_layers())
                 else:
                     self._prune(block, self._combine([scores])[0], self._planned[block.index])
 
@@ -249,6 +267,10 @@ class WidthPruningModifier(Modifier):
         """Whether all layers are measured, on the dense model, before any is cut."""
         return self.allocation == "threshold"
 
+    def _across_layers(self) -> GlobalNetworks | None:
+        """What the layers share while they are measured."""
+        return None
+
     def _complete_scores(self) -> None:
         """Called when all layers were measured: what could not be scored layer by layer."""
 
@@ -262,6 +284,7 @@ class WidthPruningModifier(Modifier):
     def _settings(self) -> dict[str, Any]:
         """The recipe fields that describe the run, as saved in config.json."""
         inherited = set(Modifier.model_fields)
+        inherited.add("resume_dir")
         return {k: v for k, v in self.model_dump().items() if k not in inherited}
 
     # -- steps -------------------------------------------------------------------------------
@@ -293,39 +316,49 @@ class WidthPruningModifier(Modifier):
             return None
         return Moments(block.width, block.down.weight.device)
 
-    def _check_ignore(self) -> None:
-        names = [block.name for block in self._layout.blocks]
-        for pattern in self.ignore:
-            if not any(match_name(name, pattern) for name in names):
-                raise RecipeError(
-                    f"ignore: {pattern!r} matches no MLP; they are called {names[0]} to "
-                    f"{names[-1]}, and a regular expression starts with 're:'."
-                )
-
-    def _check_bias(self) -> None:
-        adapter = self._layout.adapter
-        has_bias = all(block.down.bias is not None for block in self._prunable())
-        if self.compensation == "bias" and adapter.bias_key is None and not has_bias:
-            raise RecipeError(
-                f"compensation: bias cannot be saved for {adapter.name}: its modelling code has no "
-                "bias on the down projection, and a stock reload would drop it; use compensation: "
-                "least_squares (needs no bias) or none."
-            )
-
     def _check_data(self, calibration: Any) -> None:
         checks.check_samples(calibration, None)
 
     def _prune(self, block: MLPBlock, score: Tensor, width: int) -> None:
         statistics = self._statistics.pop(block.index)
         self._done[block.index] = self._report(block, statistics)
-        if width == block.width:
-            return
-        keep = select(score, width)
+        keep = None
+        if width < block.width:
+            keep = select(score, width)
+            cut_and_repair(block, keep, self.compensation, statistics.moments, self.ridge)
+            self._after_cut(block, keep)
+        if self._record is not None and not self._waits_for_all_layers():
+            self._record.save_pruned(block, keep, self._done[block.index])
+
+    def _after_cut(self, block: MLPBlock, keep: Tensor) -> None:
         self._kept[block.index] = keep.tolist()
-        cut_and_repair(block, keep, self.compensation, statistics.moments, self.ridge)
         for module in block.projections:
             renew_quantization(module)
-        logger.info(f"layer {block.index}: kept {width} of {self._original[block.index]} neurons")
+        logger.info(
+            f"layer {block.index}: kept {len(keep)} of {self._original[block.index]} neurons"
+        )
+
+    def _replay(self, block: MLPBlock) -> bool:
+        """Prune a layer as the interrupted run did."""
+        if self._record is None or self._waits_for_all_layers():
+            return False
+        found = self._record.replay(block)
+        if found is None:
+            return False
+        self._done[block.index], keep = found
+        if keep is not None:
+            self._after_cut(block, keep)
+        return True
+
+    def _restore(self, block: MLPBlock) -> bool:
+        """Take over what the interrupted run measured of a layer."""
+        if self._record is None or not self._waits_for_all_layers():
+            return False
+        statistics = self._statistics[block.index]
+        scores = self._record.restore(block, statistics, self._across_layers())
+        if scores is not None:
+            self._scores[block.index] = scores
+        return scores is not None
 
     def _report(self, block: MLPBlock, statistics: LayerStatistics) -> dict[str, Any]:
         """What was measured in one layer, as saved in config.json: plain numbers only."""
@@ -354,20 +387,3 @@ class WidthPruningModifier(Modifier):
             "kept_widths": self._layout.widths,
             "measured": self._measured(),
         }
-
-
-def _one_sentence(cls: type[Modifier], error: ValidationError) -> str:
-    """pydantic's report as one sentence per mistake: field, value, what it should be."""
-    problems = []
-    for item in error.errors():
-        field = ".".join(str(part) for part in item["loc"])
-        if isinstance(item.get("ctx", {}).get("error"), FuncnetError):
-            problems.append(str(item["ctx"]["error"]))
-        elif item["type"] == "extra_forbidden":
-            known = sorted(set(cls.model_fields) - set(Modifier.model_fields))
-            problems.append(f"unknown field {field!r} (known: {', '.join(known)})")
-        elif item["type"] == "missing":
-            problems.append(f"field {field!r} is missing")
-        else:
-            problems.append(f"{field}={item['input']!r}: {item['msg']}")
-    return f"{cls.__name__}: {'; '.join(problems)}."

@@ -49,6 +49,9 @@ class LayeredSignals:
                 f"layer {layer} saw {n_tokens} tokens of a group and the layers before it "
                 f"{len(self._basis)}; networks across layers need the same tokens in all of them."
             )
+        if self._basis is not None:  # may come from a file
+            self._basis, self._sizes = self._basis.to(Z.mean.device), self._sizes.to(Z.mean.device)
+            self._coordinates = {i: B.to(Z.mean.device) for i, B in self._coordinates.items()}
         own, _ = reduce_time(Z, min(self._n_rows, n_tokens, n_signals))
         directions = torch.nn.functional.normalize(own, dim=1).T.float()
         courses = torch.cat([rows @ directions for rows in Z.rows()])
@@ -66,6 +69,16 @@ class LayeredSignals:
             start += len(rows)
         self._coordinates[layer] = sum(parts)
         self._variance += Z.variance
+
+    def state(self) -> tuple[dict[str, Tensor], float]:
+        """Tensors and the variance seen, for `load_state` of another run."""
+        layers = {f"layer/{layer}": B for layer, B in self._coordinates.items()}
+        return {"basis": self._basis, "sizes": self._sizes} | layers, self._variance
+
+    def load_state(self, tensors: dict[str, Tensor], variance: float) -> None:
+        self._basis, self._sizes, self._variance = tensors["basis"], tensors["sizes"], variance
+        numbers = sorted(int(key.removeprefix("layer/")) for key in tensors if "layer/" in key)
+        self._coordinates = {layer: tensors[f"layer/{layer}"] for layer in numbers}
 
     def _orthonormal(self, courses: Tensor) -> tuple[Tensor, Tensor]:
         """The leading directions of the columns, and their singular values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,24 @@ class LayerStatistics:
     moments: Moments | None = None
     networks: NetworkScorer | LayerFeed | None = None
     n_samples: int = 0
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain values of a layer that was seen to the end, but for its scores."""
+        tensors, facts = {}, {"n_samples": self.n_samples}
+        if self.moments is not None:
+            tensors = {f"moments/{key}": value for key, value in self.moments.state().items()}
+        if self.networks is not None:
+            facts["networks"] = self.networks.state()
+        return tensors, facts
+
+    def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        self.n_samples = facts["n_samples"]
+        if self.moments is not None:
+            self.moments.load_state(
+                {key: tensors[f"moments/{key}"] for key in ("count", "sum", "gram")}
+            )
+        if self.networks is not None:
+            self.networks.load_state(facts["networks"])
 
     def add(self, sample: MLPSample) -> None:
         self.n_samples += 1

@@ -33,6 +33,14 @@ class Moments:
         self._sum += h.double().sum(0)
         self._gram += (h.T @ h).double()
 
+    def state(self) -> dict[str, Tensor]:
+        """All of it, for `load_state` of another run."""
+        return {"count": torch.tensor(self.count), "sum": self._sum, "gram": self._gram}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        self.count = int(state["count"])
+        self._sum, self._gram = state["sum"].to(self._sum), state["gram"].to(self._gram)
+
     @property
     def mean(self) -> Tensor:
         """(width,), float64: E[h]."""

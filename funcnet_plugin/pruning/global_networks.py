@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,6 +50,24 @@ class GlobalNetworks:
         if number == len(self._groups):
             self._groups.append(LayeredSignals(self.n_rows))
         self._groups[number].add(layer, standardise(blocks))
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The groups as far as the layers have come."""
+        tensors, facts = {}, []
+        for number, group in enumerate(self._groups):
+            mine, variance = group.state()
+            tensors |= {f"{number}/{key}": value for key, value in mine.items()}
+            facts.append(variance)
+        return tensors, {"variances": facts}
+
+    def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        self._groups = []
+        for number, variance in enumerate(facts["variances"]):
+            group = LayeredSignals(self.n_rows)
+            prefix = f"{number}/"
+            mine = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            group.load_state(mine, variance)
+            self._groups.append(group)
 
     def scores(self) -> dict[int, Tensor]:
         """layer -> (width,), float64, comparable across layers. Runs the ICA of all groups."""
@@ -108,22 +127,27 @@ class LayerFeed:
         self._networks, self._index = networks, index
         self._blocks: list[Tensor] = []
         self._n_groups = 0
+        self.leftover_samples = 0
 
     def add(self, signals: Tensor) -> None:
         """One sample: (n_tokens, channels * width), padding removed, any floating dtype."""
         self._blocks.append(signals)
-        if len(self._blocks) == self._networks.samples_per_group:
-            blocks, self._blocks = self._blocks, []
+        self.leftover_samples += 1
+        if self.leftover_samples == self._networks.samples_per_group:
+            blocks, self._blocks, self.leftover_samples = self._blocks, [], 0
             self._networks.add_group(self._n_groups, self._index, blocks)
             self._n_groups += 1
+
+    def state(self) -> dict[str, Any]:
+        """Plain values of a layer that was seen to the end; what it added is in the groups."""
+        return {"leftover_samples": self.leftover_samples, "n_groups": self.n_groups}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._n_groups, self.leftover_samples = state["n_groups"], state["leftover_samples"]
 
     @property
     def n_groups(self) -> int:
         return self._n_groups
-
-    @property
-    def leftover_samples(self) -> int:
-        return len(self._blocks)
 
     @property
     def reports(self) -> list[GroupReport]:

@@ -8,8 +8,9 @@ maximum, so one running maximum per neuron holds every ratio at once, in one flo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -126,6 +127,18 @@ class NetworkScorer:
                 result.runs,
             )
         )
+
+    def state(self) -> dict[str, Any]:
+        """Plain values of a layer that was seen to the end, but for its score."""
+        reports = [asdict(report) for report in self.reports]
+        return {"leftover_samples": self.leftover_samples, "reports": reports}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.leftover_samples = state["leftover_samples"]
+        self.reports = [
+            GroupReport(**report | {"runs": tuple(RunReport(**run) for run in report["runs"])})
+            for report in state["reports"]
+        ]
 
     @property
     def n_groups(self) -> int:

@@ -1,0 +1,128 @@
+"""Going on where an interrupted run stopped, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import Tensor
+
+from funcnet_plugin import __version__
+from funcnet_plugin.adapters import MLPBlock
+from funcnet_plugin.pruning.collect import LayerStatistics
+from funcnet_plugin.pruning.global_networks import GlobalNetworks
+from funcnet_plugin.pruning.progress import (
+    Progress,
+    fingerprint_data,
+    fingerprint_model,
+    pruned_tensors,
+)
+from funcnet_plugin.pruning.surgery import add_down_bias, cut_neurons
+
+
+class Record:
+    """What a pruning run has done, layer by layer, in a directory.
+
+    A layer is `pruned` where layers are cut one after another, and `measured` where the cut waits
+    for all of them.
+
+    Raises:
+        CheckpointError: the directory holds another run.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        settings: dict[str, Any],
+        blocks: Iterable[MLPBlock],
+        calibration: Any,
+    ) -> None:
+        run = {
+            "version": __version__,
+            "settings": settings,
+            "model": fingerprint_model(blocks),
+            "data": _fingerprint(calibration),
+        }
+        self._progress = Progress(Path(directory), run)
+        self._last_groups: str | None = None
+
+    def save_pruned(self, block: MLPBlock, keep: Tensor | None, report: dict[str, Any]) -> None:
+        """keep: None for a layer that stays whole."""
+        tensors = {} if keep is None else pruned_tensors(block, keep)
+        self._progress.save(_name(block), tensors, {"report": report})
+
+    def replay(self, block: MLPBlock) -> tuple[dict[str, Any], Tensor | None] | None:
+        """Prune a layer as it was pruned; its report and kept neurons, None if it was not."""
+        found = self._progress.load(_name(block))
+        if found is None:
+            return None
+        tensors, facts = found
+        keep = tensors.get("keep")
+        if keep is not None:
+            with torch.no_grad():
+                cut_neurons(block, keep, tensors["down"])
+                if "down_bias" in tensors and block.down.bias is None:
+                    add_down_bias(block, tensors["down_bias"])
+                elif "down_bias" in tensors:
+                    change = tensors["down_bias"].to(block.down.bias) - block.down.bias
+                    add_down_bias(block, change)
+        logger.info(f"layer {block.index}: taken over from the interrupted run")
+        return facts["report"], keep
+
+    def save_measured(
+        self,
+        block: MLPBlock,
+        statistics: LayerStatistics,
+        scores: dict[str, Tensor],
+        networks: GlobalNetworks | None,
+    ) -> None:
+        groups = None
+        if networks is not None:
+            # Before the layer's own file: with that one the layer counts as done.
+            groups = f"groups-{block.index:04d}"
+            self._progress.save(groups, *networks.state())
+        tensors, facts = statistics.state()
+        tensors |= {f"score/{name}": score for name, score in scores.items()}
+        self._progress.save(_name(block), tensors, {"statistics": facts})
+        if groups is not None:
+            self._progress.forget(self._last_groups)
+            self._last_groups = groups
+
+    def restore(
+        self, block: MLPBlock, statistics: LayerStatistics, networks: GlobalNetworks | None
+    ) -> dict[str, Tensor] | None:
+        """Fill `statistics` as they were; the layer's scores, None if it was not measured."""
+        found = self._progress.load(_name(block))
+        if found is None:
+            return None
+        tensors, facts = found
+        statistics.load_state(tensors, facts["statistics"])
+        if networks is not None:
+            self._last_groups = f"groups-{block.index:04d}"
+            groups = self._progress.load(self._last_groups)
+            if groups is not None:  # only the last layer's are still there
+                networks.load_state(*groups)
+        logger.info(f"layer {block.index}: taken over from the interrupted run")
+        return {
+            key.removeprefix("score/"): tensor
+            for key, tensor in tensors.items()
+            if key.startswith("score/")
+        }
+
+
+def _name(block: MLPBlock) -> str:
+    return f"layer-{block.index:04d}"
+
+
+def _fingerprint(calibration: Any) -> str:
+    """Reads the data once; what it draws from random generators is given back."""
+    generator = getattr(getattr(calibration, "sampler", None), "generator", None)
+    state = None if generator is None else generator.get_state()
+    with torch.random.fork_rng(devices=[]):
+        digest = fingerprint_data(calibration)
+    if state is not None:
+        generator.set_state(state)
+    return digest

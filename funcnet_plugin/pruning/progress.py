@@ -1,0 +1,131 @@
+"""What a run has finished, on disk, so that an interrupted one goes on from there.
+
+One file per layer, written whole or not at all, and one that says what the run was: model, data and
+settings must be the same to go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from funcnet_plugin.adapters import MLPBlock
+from funcnet_plugin.adapters.projection import oriented
+from funcnet_plugin.errors import CheckpointError
+
+_RUN = "run.json"
+
+
+class Progress:
+    """Finished parts of one run, by name.
+
+    Args:
+        directory: made if it is not there.
+        run: what must be equal for the parts to be used again: plain JSON values.
+
+    Raises:
+        CheckpointError: the directory holds another run, or something else.
+    """
+
+    def __init__(self, directory: Path, run: dict[str, Any]) -> None:
+        self._directory = directory
+        path = directory / _RUN
+        if path.exists():
+            self._compare(path, run)
+            return
+        if directory.exists() and any(directory.iterdir()):
+            raise CheckpointError(
+                f"{directory} holds other files; give resume_dir a directory of its own."
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+        self._replace(path, lambda part: part.write_text(json.dumps(run, indent=2)))
+
+    def save(self, name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Write one part; a reader never sees half of it."""
+        held = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        metadata = {"facts": json.dumps(facts)}
+        self._replace(self._path(name), lambda part: save_file(held, part, metadata=metadata))
+
+    def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """One part, or None if it was not finished.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        path = self._path(name)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                return tensors, json.loads(file.metadata()["facts"])
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} is damaged ({error}); delete it, and its layer is done again."
+            ) from error
+
+    def forget(self, name: str | None) -> None:
+        """Remove one part, if it is there."""
+        if name is not None:
+            self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{name}.safetensors"
+
+    def _replace(self, path: Path, write: Any) -> None:
+        part = path.with_name(f"{path.name}.part")
+        write(part)
+        part.replace(path)
+
+    def _compare(self, path: Path, run: dict[str, Any]) -> None:
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged ({error}); delete the directory.") from error
+        now = json.loads(json.dumps(run))
+        other = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        if other:
+            raise CheckpointError(
+                f"{self._directory} holds another run: {', '.join(other)} differ; go on with what "
+                "that run had, or give another resume_dir."
+            )
+
+
+def fingerprint_model(blocks: Iterable[MLPBlock]) -> str:
+    """Tells models apart by a thousand weights of every projection; the weights stay where they
+    are, but for one at a time."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        for module in block.projections:
+            weight = module.weight.detach().flatten()
+            sample = weight[:: max(1, len(weight) // 1000)].float().cpu()
+            digest.update(f"{block.name} {tuple(module.weight.shape)}".encode())
+            digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fingerprint_data(batches: Iterable[dict[str, Tensor]]) -> str:
+    """Tells calibration data apart, the order of samples included."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for key in sorted(batch):
+            if isinstance(batch[key], Tensor):
+                digest.update(key.encode())
+                digest.update(batch[key].cpu().to(torch.int64).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def pruned_tensors(block: MLPBlock, keep: Tensor) -> dict[str, Tensor]:
+    """What `replay` needs: the kept neurons and the repaired projection."""
+    tensors = {"keep": keep, "down": oriented(block.down, block.down.weight)}
+    if block.down.bias is not None:
+        tensors["down_bias"] = block.down.bias
+    return tensors

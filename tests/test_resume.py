@@ -1,0 +1,136 @@
+"""A run that was interrupted goes on after its last finished layer, bit for bit."""
+
+import json
+
+import pytest
+import torch
+from llmcompressor.core import active_session
+
+from funcnet_plugin.adapters import bind
+from funcnet_plugin.errors import CheckpointError
+from funcnet_plugin.hosts.functional_network import FunctionalNetworkModifier
+from tests.hosting import loader, recipe, run
+
+pytestmark = pytest.mark.usefixtures("forget_the_session")
+KINDS = {
+    "layer by layer": {"compensation": "least_squares", "score": "union"},
+    "bias": {"compensation": "bias"},
+    "one cut": {"allocation": "threshold", "compensation": "least_squares", "score": "union"},
+    "global": {"strategy": "global", "compensation": "least_squares"},
+}
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+@pytest.fixture
+def biased(tmp_path):
+    """Loads a LLaMA that can carry a bias, from a directory."""
+    from transformers import AutoModelForCausalLM
+
+    from tests.conftest import make_llama
+
+    make_llama(mlp_bias=True).save_pretrained(tmp_path / "biased")
+    return lambda: AutoModelForCausalLM.from_pretrained(tmp_path / "biased")
+
+
+def interrupt_at(monkeypatch, layer):
+    """Stop like a user does, in the middle of a layer."""
+    scored = FunctionalNetworkModifier._score
+
+    def score(self, block, statistics):
+        if block.index == layer:
+            raise InterruptedRunError
+        return scored(self, block, statistics)
+
+    monkeypatch.setattr(FunctionalNetworkModifier, "_score", score)
+
+
+def interrupted(model, texts, text, monkeypatch, layer=2):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, layer)
+        with pytest.raises(InterruptedRunError):
+            run(model, texts, text)
+    active_session().lifecycle.recipe.modifiers = []
+    active_session().reset()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_result_is_that_of_an_uninterrupted_run(biased, texts, tmp_path, monkeypatch, kind):
+    whole = run(biased(), texts, recipe(**KINDS[kind]))
+    text = recipe(**KINDS[kind], resume_dir=str(tmp_path / "progress"))
+    interrupted(biased(), texts, text, monkeypatch)
+    finished = {path.name for path in (tmp_path / "progress").glob("layer-*")}
+    assert finished == {"layer-0000.safetensors", "layer-0001.safetensors"}
+    scored = []
+    original = FunctionalNetworkModifier._score
+    monkeypatch.setattr(
+        FunctionalNetworkModifier,
+        "_score",
+        lambda self, block, s: scored.append(block.index) or original(self, block, s),
+    )
+    resumed = run(biased(), texts, text)
+    assert scored == [2]  # the others were not done again
+    expected = dict(whole.named_parameters())
+    for name, parameter in resumed.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
+    blocks = [m.config.functional_network for m in (whole, resumed)]
+    assert blocks[0]["measured"] == blocks[1]["measured"]
+    assert blocks[0]["settings"] == blocks[1]["settings"]  # where it was kept is no setting
+    assert not list((tmp_path / "progress").glob("*.part"))
+
+
+def test_a_shuffled_dataset_keeps_its_order(fresh, texts, tmp_path, monkeypatch):
+    from datasets import Dataset
+
+    data = Dataset.from_list([dict(batch) for batch in _rows(texts)])
+    options = {"dataset": data, "num_calibration_samples": 16, "shuffle_calibration_samples": True}
+    text = recipe(resume_dir=str(tmp_path / "progress"))
+    interrupted_options = dict(options)
+    whole = run(fresh(), texts, recipe(), **dict(options))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 1)
+        with pytest.raises(InterruptedRunError):
+            run(fresh(), texts, text, **interrupted_options)
+    active_session().lifecycle.recipe.modifiers = []
+    active_session().reset()
+    resumed = run(fresh(), texts, text, **dict(options))
+    expected = dict(whole.named_parameters())
+    assert all(torch.equal(p, expected[name]) for name, p in resumed.named_parameters())
+
+
+def _rows(texts):
+    for batch in loader(texts):
+        yield {key: value[0].tolist() for key, value in batch.items()}
+
+
+@pytest.mark.parametrize("what", ["settings", "model", "data"])
+def test_another_run_is_refused_with_what_differs(fresh, texts, tmp_path, monkeypatch, what):
+    folder = str(tmp_path / "progress")
+    interrupted(fresh(), texts, recipe(resume_dir=folder), monkeypatch)
+    model, fields, options = fresh(), {}, {}
+    if what == "settings":
+        fields = {"seed": 1}
+    elif what == "model":
+        with torch.no_grad():
+            bind(model).blocks[1].down.weight.mul_(1.01)
+    else:
+        options = {"dataset": loader(list(reversed(texts)))}
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(CheckpointError, match=f"holds another run: {what} differ"):
+        run(model, texts, recipe(resume_dir=folder, **fields), **options)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_damaged_and_foreign_directories_are_named(fresh, texts, tmp_path, monkeypatch):
+    folder = tmp_path / "progress"
+    interrupted(fresh(), texts, recipe(resume_dir=str(folder)), monkeypatch)
+    (folder / "layer-0000.safetensors").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match=r"layer-0000.safetensors is damaged .* done again"):
+        run(fresh(), texts, recipe(resume_dir=str(folder)))
+    active_session().reset()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.json").write_text(json.dumps({}))
+    with pytest.raises(CheckpointError, match="holds other files"):
+        run(fresh(), texts, recipe(resume_dir=str(tmp_path / "mine")))
