@@ -15,6 +15,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from compressed_tensors.distributed import is_source_process
 from torch import nn
 
 from funcnet_plugin.errors import CheckpointError
@@ -87,8 +88,7 @@ def patch_save_pretrained(
         if stale is not None:
             stale.remove()
         result = inner(save_directory, *args, **kwargs)
-        # Absent where another process of a distributed run does the writing.
-        if (Path(save_directory) / "config.json").exists():
+        if is_source_process() and (Path(save_directory) / "config.json").exists():
             patch = changes()
             update_json(Path(save_directory) / "config.json", patch)
             write_kept(Path(save_directory), patch[BLOCK_KEY]["original_widths"], kept)

@@ -7,7 +7,6 @@ from typing import Any
 
 from compressed_tensors.utils import is_match, match_name
 from torch import nn
-from torch.utils.data import RandomSampler
 
 from funcnet_plugin.adapters import MLPAdapter, MLPBlock
 from funcnet_plugin.errors import CalibrationError, CheckpointError, RecipeError
@@ -128,19 +127,6 @@ def check_samples(calibration: Any, samples_per_group: int | None) -> None:
             f"data has {available}; give more samples (num_calibration_samples) or lower "
             "samples_per_group."
         )
-
-
-def fix_sample_order(calibration: Any, seed: int) -> None:
-    """Let the recipe's seed decide the order in which samples are drawn.
-
-    llm-compressor shuffles with torch's global generator by default, so a run would depend on what
-    was drawn before it in the same process.
-    """
-    import torch
-
-    sampler = getattr(calibration, "sampler", None)
-    if isinstance(sampler, RandomSampler) and sampler.generator is None:
-        sampler.generator = torch.Generator().manual_seed(seed)
 
 
 def check_ignore(patterns: Sequence[str], blocks: Sequence[MLPBlock]) -> None:

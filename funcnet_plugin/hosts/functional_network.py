@@ -82,6 +82,9 @@ class FunctionalNetworkModifier(WidthPruningModifier):
 
     _global: GlobalNetworks | None = PrivateAttr(default=None)
 
+    def _samples_per_group(self) -> int:
+        return self.samples_per_group
+
     def _check_data(self, calibration: Any) -> None:
         checks.check_samples(calibration, self.samples_per_group)
         if len(set(self.signals)) != len(self.signals):
@@ -174,7 +177,7 @@ class FunctionalNetworkModifier(WidthPruningModifier):
         if self._global is None:
             return
         logger.info("all layers were measured; finding networks across them")
-        for index, score in self._global.scores().items():
+        for index, score in self._global.scores(self._processes).items():
             self._scores[index]["networks"] = score
 
     def _rows(self) -> int:

@@ -32,11 +32,13 @@ from funcnet_plugin.hosts.fields import one_sentence
 from funcnet_plugin.hosts.recorder import MLPRecorder
 from funcnet_plugin.hosts.requantize import renew_quantization
 from funcnet_plugin.hosts.resume import Record
+from funcnet_plugin.hosts.sample_order import fix_order, share_groups
 from funcnet_plugin.pruning import scores as score_functions
 from funcnet_plugin.pruning.budget import Budget, LayerSize, plan_budget, select
 from funcnet_plugin.pruning.collect import LayerStatistics, MLPSample
 from funcnet_plugin.pruning.compensation import Moments
 from funcnet_plugin.pruning.global_networks import GlobalNetworks
+from funcnet_plugin.pruning.processes import Processes
 from funcnet_plugin.pruning.surgery import cut_and_repair
 
 Scores = dict[str, Tensor]  # name -> (width,), see `pruning.scores`
@@ -101,6 +103,7 @@ class WidthPruningModifier(Modifier):
     _done: dict[int, dict[str, Any]] = PrivateAttr(default_factory=dict)  # layer -> its report
     _kept: dict[int, list[int]] = PrivateAttr(default_factory=dict)  # layer -> neurons, if cut
 
+    _processes: Processes | None = PrivateAttr(default=None)  # None: one process
     _record: Record | None = PrivateAttr(default=None)
 
     def __init__(self, **fields: Any) -> None:
@@ -113,11 +116,6 @@ class WidthPruningModifier(Modifier):
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:
         model = state.model
-        if is_distributed():
-            raise RecipeError(
-                "pruning runs in one process for now; start it without torchrun (quantization "
-                "of the saved model may still use several)."
-            )
         checks.refuse_quantized(model)
         self._layout = bind(model)
         self._original = self._layout.widths
@@ -140,14 +138,19 @@ class WidthPruningModifier(Modifier):
         # the state holds a copy of the loader; the one that will be read comes as an argument
         calibration = kwargs.get("calib_data", state.data.calib)
         self._check_data(calibration)
-        checks.fix_sample_order(calibration, self.seed)
+        if is_distributed():
+            if self.resume_dir:
+                raise RecipeError("resume_dir is for runs of one process; leave it out.")
+            self._processes = Processes.current()
+            share_groups(calibration, self._processes, self._samples_per_group(), self.seed)
+        else:
+            fix_order(calibration, self.seed)
         if self.allocation == "uniform":
             self._planned = self._budget.uniform()
             reached = self._budget.removed(self._planned) / self._budget.scope_parameters
             logger.info(
-                f"{len(self._prunable())} of {len(blocks)} layers will keep "
-                f"{self._planned[self._prunable()[0].index]} of {max(self._original)} neurons: "
-                f"{reached:.4f} of the {self.ratio_scope} (asked: {self.pruning_ratio})"
+                f"widths will be {self._planned}: {reached:.4f} of the {self.ratio_scope} removed "
+                f"(asked: {self.pruning_ratio})"
             )
         if self.resume_dir:
             self._record = Record(self.resume_dir, self._settings(), blocks, calibration)
@@ -177,16 +180,18 @@ class WidthPruningModifier(Modifier):
         for block in self._prunable():
             waiting = block.index in self._statistics and block.index not in self._scores
             if waiting and set(block.projections) <= present:
-                if self._statistics[block.index].n_samples == 0:
+                measured = self._statistics[block.index]
+                if measured.n_samples == 0:
                     raise CalibrationError(
                         f"no calibration sample reached layer {block.index}; give data to oneshot "
                         "and use its default pipeline."
                     )
-                scores = self._score(block, self._statistics[block.index])
+                if self._processes is not None:
+                    measured.merge(self._processes)
+                scores = self._score(block, measured)
                 if self._waits_for_all_layers():
                     self._scores[block.index] = scores
                     if self._record is not None:
-                        measured = self._statistics[block.index]
                         self._record.save_measured(block, measured, scores, self._across_layers())
                 else:
                     self._prune(block, self._combine([scores])[0], self._planned[block.index])
@@ -316,6 +321,10 @@ class WidthPruningModifier(Modifier):
             return None
         return Moments(block.width, block.down.weight.device)
 
+    def _samples_per_group(self) -> int:
+        """Samples that must stay in one process."""
+        return 1
+
     def _check_data(self, calibration: Any) -> None:
         checks.check_samples(calibration, None)
 
@@ -325,6 +334,8 @@ class WidthPruningModifier(Modifier):
         keep = None
         if width < block.width:
             keep = select(score, width)
+            if self._processes is not None:
+                keep = self._processes.from_first(keep)
             cut_and_repair(block, keep, self.compensation, statistics.moments, self.ridge)
             self._after_cut(block, keep)
         if self._record is not None and not self._waits_for_all_layers():

@@ -11,6 +11,7 @@ from torch import Tensor
 from funcnet_plugin.pruning.compensation import Moments
 from funcnet_plugin.pruning.global_networks import LayerFeed
 from funcnet_plugin.pruning.networks import NetworkScorer
+from funcnet_plugin.pruning.processes import Processes
 
 SIGNALS = ("act", "up")
 
@@ -60,6 +61,14 @@ class LayerStatistics:
             )
         if self.networks is not None:
             self.networks.load_state(facts["networks"])
+
+    def merge(self, processes: Processes) -> None:
+        """Take what the other processes saw in."""
+        self.n_samples = sum(processes.gather(self.n_samples))
+        if self.moments is not None:
+            self.moments.merge(processes)
+        if self.networks is not None:
+            self.networks.merge(processes)
 
     def add(self, sample: MLPSample) -> None:
         self.n_samples += 1

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from funcnet_plugin.pruning.processes import Processes
+
 
 class Moments:
     """Streamed first and second moments of inner activations, for one layer.
@@ -40,6 +42,11 @@ class Moments:
     def load_state(self, state: dict[str, Tensor]) -> None:
         self.count = int(state["count"])
         self._sum, self._gram = state["sum"].to(self._sum), state["gram"].to(self._gram)
+
+    def merge(self, processes: Processes) -> None:
+        """Take the tokens of the other processes in."""
+        self.count = sum(processes.gather(self.count))
+        self._sum, self._gram = processes.sum(self._sum), processes.sum(self._gram)
 
     @property
     def mean(self) -> Tensor:

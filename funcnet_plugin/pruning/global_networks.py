@@ -16,7 +16,8 @@ from torch import Tensor
 
 from funcnet_plugin.ica import ICAResult, LayeredSignals, stability, standardise, whiten
 from funcnet_plugin.ica.canica import standardise_maps
-from funcnet_plugin.pruning.networks import AGGREGATES, GroupReport, map_scores
+from funcnet_plugin.pruning.networks import AGGREGATES, GroupReport, in_turn, map_scores
+from funcnet_plugin.pruning.processes import Processes
 
 
 @dataclass
@@ -69,12 +70,20 @@ class GlobalNetworks:
             group.load_state(mine, variance)
             self._groups.append(group)
 
-    def scores(self) -> dict[int, Tensor]:
-        """layer -> (width,), float64, comparable across layers. Runs the ICA of all groups."""
+    def scores(self, processes: Processes | None = None) -> dict[int, Tensor]:
+        """layer -> (width,), float64, comparable across layers. Runs the ICA of all groups.
+
+        Args:
+            processes: others that have groups of their own.
+        """
         if self.aggregate not in AGGREGATES:
             raise ValueError(f"aggregate must be one of {AGGREGATES}, got {self.aggregate!r}")
         while self._groups:
             self._decompose(self._groups.pop(0))
+        if processes is not None:
+            merge = processes.max if self.aggregate == "max" else processes.sum
+            self._scores = {layer: merge(score) for layer, score in self._scores.items()}
+            self.reports = in_turn(processes.gather(self.reports))
         n = len(self.reports) if self.aggregate == "mean" else 1
         return {layer: score / n for layer, score in self._scores.items()}
 
@@ -144,6 +153,11 @@ class LayerFeed:
 
     def load_state(self, state: dict[str, Any]) -> None:
         self._n_groups, self.leftover_samples = state["n_groups"], state["leftover_samples"]
+
+    def merge(self, processes: Processes) -> None:
+        """The groups are merged when they have scores."""
+        self._n_groups = sum(processes.gather(self._n_groups))
+        self.leftover_samples = sum(processes.gather(self.leftover_samples))
 
     @property
     def n_groups(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from funcnet_plugin.ica import (
     SignalStream,
     TruncatedSignals,
 )
+from funcnet_plugin.pruning.processes import Processes
 
 AGGREGATES = ("max", "mean")
 
@@ -57,6 +59,12 @@ def map_scores(maps: Tensor, channels: int, counted: Tensor | None = None) -> Te
         sizes = torch.where(counted.unsqueeze(-1), sizes, 0.0)
     peak = sizes.amax(1)  # (n_runs, channels * width)
     return peak.unflatten(1, (channels, -1)).amax(1).double().mean(0)
+
+
+def in_turn(reports: list[list[GroupReport]]) -> list[GroupReport]:
+    """The reports of all processes in the order of the groups, which go around."""
+    turns = zip_longest(*reports)
+    return [report for turn in turns for report in turn if report is not None]
 
 
 class NetworkScorer:
@@ -139,6 +147,13 @@ class NetworkScorer:
             GroupReport(**report | {"runs": tuple(RunReport(**run) for run in report["runs"])})
             for report in state["reports"]
         ]
+
+    def merge(self, processes: Processes) -> None:
+        """Take the groups of the other processes in."""
+        merge = processes.max if self._aggregate == "max" else processes.sum
+        self._score = merge(self._score)
+        self.reports = in_turn(processes.gather(self.reports))
+        self.leftover_samples = sum(processes.gather(self.leftover_samples))
 
     @property
     def n_groups(self) -> int:

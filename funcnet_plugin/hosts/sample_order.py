@@ -1,0 +1,95 @@
+"""Which calibration samples a process reads, and in which order: decided once, by the seed.
+
+llm-compressor shuffles with torch's global generator, anew for every modifier and every pass, so a
+run would depend on what was drawn before it. And its partition of a dataset among processes gives
+every one the same first slice: it selects rows for the sampler and lets the loader read the dataset
+they were selected from.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, RandomSampler, Sampler
+
+from funcnet_plugin.errors import CalibrationError, RecipeError
+from funcnet_plugin.pruning.processes import Processes
+
+
+class _Positions(Sampler[int]):
+    """A fixed list of samples."""
+
+    def __init__(self, indices: list[int]) -> None:
+        self._indices = indices
+
+    def __iter__(self):
+        return iter(self._indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+
+def fix_order(calibration: Any, seed: int) -> None:
+    """Draw the order of shuffled samples now; a loader with an order of its own keeps it."""
+    batches = _batches(calibration)
+    if batches is not None and _is_shuffled(batches.sampler):
+        batches.sampler = _Positions(_drawn(calibration, len(batches.sampler), seed))
+
+
+def share_groups(calibration: Any, processes: Processes, samples_per_group: int, seed: int) -> None:
+    """Let this process read its own whole groups of the samples that one process would read.
+
+    Args:
+        calibration: the DataLoader of the run; its sampler is replaced. One that the user gave is
+            the same in every process, and shared here.
+        processes: of the run.
+        samples_per_group: 1 where samples are not grouped.
+        seed: of the order, where samples are shuffled.
+
+    Raises:
+        CalibrationError: not a DataLoader over a dataset with a length.
+        RecipeError: fewer groups than processes.
+    """
+    batches = _batches(calibration)
+    if batches is None:
+        raise CalibrationError(
+            "several processes can share a dataset or a DataLoader with a sampler; an iterable "
+            "dataset cannot be divided into whole groups."
+        )
+    order = _order_of_one_process(calibration, processes, seed)
+    n_groups = len(order) // samples_per_group
+    if n_groups < processes.count:
+        raise RecipeError(
+            f"{len(order)} samples make {n_groups} groups of {samples_per_group}, too few for "
+            f"{processes.count} processes; start fewer processes or give more samples."
+        )
+    mine = processes.my_samples(len(order), samples_per_group)
+    batches.sampler = _Positions([order[position] for position in mine])
+
+
+def _batches(calibration: Any) -> Any | None:
+    batches = getattr(calibration, "batch_sampler", None)
+    has_sampler = isinstance(calibration, DataLoader) and hasattr(batches, "sampler")
+    return batches if has_sampler else None
+
+
+def _is_shuffled(sampler: Any) -> bool:
+    return isinstance(sampler, RandomSampler) and sampler.generator is None
+
+
+def _drawn(loader: DataLoader, n_samples: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return list(RandomSampler(loader.dataset, num_samples=n_samples, generator=generator))
+
+
+def _order_of_one_process(loader: DataLoader, processes: Processes, seed: int) -> list[int]:
+    sampler = loader.batch_sampler.sampler
+    partitioned = getattr(sampler, "data_source", loader.dataset) is not loader.dataset
+    total = sum(processes.gather(len(sampler))) if partitioned else len(sampler)
+    if _is_shuffled(sampler):
+        return _drawn(loader, total, seed)
+    if partitioned:  # the longest first
+        lengths = torch.tensor([len(ids) for ids in loader.dataset["input_ids"]])
+        return torch.argsort(lengths, descending=True).tolist()[:total]
+    return list(sampler)

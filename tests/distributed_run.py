@@ -1,0 +1,42 @@
+"""What `test_distributed.py` starts in every process: `oneshot` by torchrun, on CPUs."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+from llmcompressor import oneshot
+from transformers import AutoModelForCausalLM
+
+from tests.conftest import make_tokenizer
+from tests.hosting import loader, recipe
+
+
+def main(folder: Path, kind: str) -> None:
+    dist.init_process_group("gloo")
+    job = json.loads((folder / "job.json").read_text())
+    texts = job["texts"]
+    if kind == "loader":
+        data = {"dataset": loader(texts)}
+    else:
+        rows = [{k: v[0].tolist() for k, v in batch.items()} for batch in loader(texts)]
+        data = {
+            "dataset": Dataset.from_list(rows),
+            "num_calibration_samples": 20,
+            "shuffle_calibration_samples": kind == "shuffled",
+        }
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    oneshot(
+        model=model, recipe=recipe(**job["fields"]), tokenizer=make_tokenizer(),
+        output_dir=str(folder / "out"), **data,
+    )  # fmt: skip
+    widths = [layer.mlp.down_proj.in_features for layer in model.model.layers]
+    torch.save([widths, model.state_dict()], folder / f"rank-{dist.get_rank()}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
