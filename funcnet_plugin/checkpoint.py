@@ -25,6 +25,11 @@ PER_LAYER_KEY = "per_layer_config"
 KEPT_FILE = "kept_neurons.json"
 
 
+def by_figure(reports: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """One list per figure instead of one report per layer."""
+    return {key: [report[key] for report in reports] for key in reports[0]}
+
+
 def set_widths(config: Any, width_key: str, widths: Sequence[int]) -> None:
     """Tell a transformers config the width of every layer.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pluggy
 
@@ -11,6 +12,15 @@ from funcnet_plugin.adapters.spec import MLPAdapter
 PROJECT = "funcnet_plugin"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def funcnet_scorers() -> Iterable[Any]:
+    """Return the scorers that this plugin brings, `funcnet_plugin.pruning.scorers.Scorer` objects.
+
+    In the same module and entry-point group as `funcnet_adapters`; a plugin has either or both. A
+    name that is taken already is refused.
+    """
 
 
 @hookspec

@@ -10,6 +10,7 @@ from torch import nn
 
 from funcnet_plugin.adapters import MLPAdapter, MLPBlock
 from funcnet_plugin.errors import CalibrationError, CheckpointError, RecipeError
+from funcnet_plugin.pruning.scorers import Scorer, get_scorers
 
 
 def refuse_quantized(model: nn.Module) -> None:
@@ -142,6 +143,24 @@ def check_ignore(patterns: Sequence[str], blocks: Sequence[MLPBlock]) -> None:
                 f"ignore: {pattern!r} matches no MLP; they are called {names[0]} to "
                 f"{names[-1]}, and a regular expression starts with 're:'."
             )
+
+
+def find_scorers(names: Sequence[str]) -> list[Scorer]:
+    """The scorers that a recipe names.
+
+    Raises:
+        RecipeError: one is not there, or is named twice.
+    """
+    known = get_scorers()
+    for name in names:
+        if name not in known:
+            raise RecipeError(
+                f"there is no scorer {name!r}; choose one of {', '.join(known)}, or install a "
+                "package that brings it."
+            )
+    if len(set(names)) < len(names):
+        raise RecipeError(f"union_with names the scorer itself: {names[0]}.")
+    return [known[name] for name in names]
 
 
 def check_bias(adapter: MLPAdapter, blocks: Sequence[MLPBlock]) -> None:

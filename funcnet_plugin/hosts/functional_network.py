@@ -13,7 +13,6 @@ from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.width_pruning import Scores, WidthPruningModifier
 from funcnet_plugin.ica import DECOMPOSERS, SOLVERS, least_bytes
-from funcnet_plugin.pruning import scores as score_functions
 from funcnet_plugin.pruning.collect import LayerStatistics
 from funcnet_plugin.pruning.global_networks import GlobalNetworks
 from funcnet_plugin.pruning.networks import NetworkScorer
@@ -65,6 +64,7 @@ class FunctionalNetworkModifier(WidthPruningModifier):
     """
 
     scorer: Literal["functional_networks"] = "functional_networks"
+    union_with: Literal["", "effect"] = ""
     n_components: int = Field(default=128, ge=2)
     samples_per_group: int = Field(default=40, ge=1)
     signals: list[Literal["act", "up"]] = Field(default=["act", "up"], min_length=1, max_length=2)
@@ -81,6 +81,9 @@ class FunctionalNetworkModifier(WidthPruningModifier):
     max_memory: str = Field(default="", pattern=r"^([0-9]+(\.[0-9]+)?(MB|GB))?$")
 
     _global: GlobalNetworks | None = PrivateAttr(default=None)
+
+    def _scorer_names(self) -> list[str]:
+        return ["effect"] if self.score == "union" else []
 
     def _samples_per_group(self) -> int:
         return self.samples_per_group
@@ -118,7 +121,7 @@ class FunctionalNetworkModifier(WidthPruningModifier):
 
     def _new_statistics(self, block: MLPBlock) -> LayerStatistics:
         channels = self._channels(block)
-        moments = self._new_moments(block, needed=self.score == "union")
+        moments = self._new_moments(block)
         if self.strategy == "global":
             if self._global is None:
                 self._global = self._new_global()
@@ -202,7 +205,7 @@ class FunctionalNetworkModifier(WidthPruningModifier):
             )
         scores = {} if self._global is not None else {"networks": statistics.networks.score}
         if self.score == "union":
-            scores["effect"] = score_functions.effect(block, statistics.moments)
+            scores |= super()._score(block, statistics)
         return scores
 
     def _report(self, block: MLPBlock, statistics: LayerStatistics) -> dict[str, Any]:

@@ -29,19 +29,20 @@ from funcnet_plugin.adapters import MLPBlock, ModelLayout, bind, count_parameter
 from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.fields import one_sentence
+from funcnet_plugin.hosts.gradients import loss_gradients
 from funcnet_plugin.hosts.recorder import MLPRecorder
 from funcnet_plugin.hosts.requantize import renew_quantization
 from funcnet_plugin.hosts.resume import Record
 from funcnet_plugin.hosts.sample_order import fix_order, share_groups
-from funcnet_plugin.pruning import scores as score_functions
 from funcnet_plugin.pruning.budget import Budget, LayerSize, plan_budget, select
 from funcnet_plugin.pruning.collect import LayerStatistics, MLPSample
 from funcnet_plugin.pruning.compensation import Moments
 from funcnet_plugin.pruning.global_networks import GlobalNetworks
 from funcnet_plugin.pruning.processes import Processes
+from funcnet_plugin.pruning.scorers import LayerEvidence, Scorer, union_of_ranks
 from funcnet_plugin.pruning.surgery import cut_and_repair
 
-Scores = dict[str, Tensor]  # name -> (width,), see `pruning.scores`
+Scores = dict[str, Tensor]  # name -> (width,), see `pruning.scorers`
 
 
 class WidthPruningModifier(Modifier):
@@ -54,7 +55,10 @@ class WidthPruningModifier(Modifier):
     :param pruning_ratio: share of the parameters to remove, in (0, 1).
     :param ratio_scope: what the ratio counts: `model` (all parameters) or `mlp`.
     :param scorer: `effect` (variance of the activation times squared norm of the down column),
-        `magnitude` (weights only), `random` (the control).
+        `flap` (the same, standardised per layer), `wanda_sp`, `taylor`, `obs`, `magnitude`
+        (weights only), `random` (the control), or one that a plugin brings.
+    :param union_with: a second scorer: a neuron goes only if neither needs it (the better of its
+        two ranks).
     :param allocation: `uniform`, the same width in every layer, decided layer by layer; or
         `threshold`, one cut over all layers, decided when all are measured (on the dense model).
     :param align: kept widths are multiples of this; 128 suits quantization groups and GPU kernels.
@@ -81,7 +85,8 @@ class WidthPruningModifier(Modifier):
 
     pruning_ratio: float
     ratio_scope: Literal["model", "mlp"] = "model"
-    scorer: str = Field(default="effect", pattern="^(effect|magnitude|random)$")
+    scorer: str = "effect"
+    union_with: str = ""
     allocation: Literal["uniform", "threshold"] = "uniform"
     align: int = Field(default=128, ge=1)
     skip_first: int = Field(default=0, ge=0)
@@ -103,6 +108,8 @@ class WidthPruningModifier(Modifier):
     _done: dict[int, dict[str, Any]] = PrivateAttr(default_factory=dict)  # layer -> its report
     _kept: dict[int, list[int]] = PrivateAttr(default_factory=dict)  # layer -> neurons, if cut
 
+    _scorers: list[Scorer] = PrivateAttr(default_factory=list)
+    _gradients: dict[int, tuple[Tensor, ...]] = PrivateAttr(default_factory=dict)
     _processes: Processes | None = PrivateAttr(default=None)  # None: one process
     _record: Record | None = PrivateAttr(default=None)
 
@@ -117,6 +124,7 @@ class WidthPruningModifier(Modifier):
     def on_initialize(self, state: State, **kwargs: Any) -> bool:
         model = state.model
         checks.refuse_quantized(model)
+        self._scorers = checks.find_scorers(self._scorer_names())
         self._layout = bind(model)
         self._original = self._layout.widths
         blocks = self._layout.blocks
@@ -152,6 +160,8 @@ class WidthPruningModifier(Modifier):
                 f"widths will be {self._planned}: {reached:.4f} of the {self.ratio_scope} removed "
                 f"(asked: {self.pruning_ratio})"
             )
+        if any(scorer.needs_gradients for scorer in self._scorers):
+            self._gradients = loss_gradients(model, calibration, self._prunable(), self._processes)
         if self.resume_dir:
             self._record = Record(self.resume_dir, self._settings(), blocks, calibration)
         checks.check_group_sizes(self._later_modifiers(), self._prunable(), self._possible_widths)
@@ -199,8 +209,7 @@ class WidthPruningModifier(Modifier):
     @torch.no_grad()
     def on_calibration_end(self, state: State, event: Event, **kwargs: Any) -> None:
         self.remove_hooks()
-        waited = self._waits_for_all_layers() and len(self._scores) == len(self._prunable())
-        if waited:
+        if self._waits_for_all_layers() and len(self._scores) == len(self._prunable()):
             self._complete_scores()
             layers = [self._scores[b.index] for b in self._prunable()]
             if self._planned is None:
@@ -218,8 +227,7 @@ class WidthPruningModifier(Modifier):
     def on_finalize(self, state: State, **kwargs: Any) -> bool:
         self.remove_hooks()
         missing = [b.index for b in self._prunable() if b.index not in self._done]
-        if missing:
-            # Also reached when a failed run is cleaned up: the config must not change then.
+        if missing:  # also when a failed run is cleaned up: the config must not change then
             raise CalibrationError(
                 f"layers {missing} were not calibrated, so the model is not pruned and its config "
                 "is left as it was; use oneshot's default pipeline and sequential_targets."
@@ -249,24 +257,20 @@ class WidthPruningModifier(Modifier):
         try:
             self._statistics[index].add(sample)
         except Exception:
-            # The run ends here; a model that stays in memory must not keep recording.
-            self.remove_hooks()
+            self.remove_hooks()  # a model that stays in memory must not keep recording
             raise
 
     # -- what a scorer decides ---------------------------------------------------------------
 
     def _new_statistics(self, block: MLPBlock) -> LayerStatistics:
-        return LayerStatistics(channels=[], moments=self._new_moments(block))
+        return LayerStatistics([], self._new_moments(block))
 
     def _score(self, block: MLPBlock, statistics: LayerStatistics) -> Scores:
         """The scores of one layer by name. Several names are combined by `_combine`."""
-        match self.scorer:
-            case "effect":
-                return {"effect": score_functions.effect(block, statistics.moments)}
-            case "magnitude":
-                return {"magnitude": score_functions.magnitude(block)}
-            case _:
-                return {"random": score_functions.random(block, self.seed)}
+        evidence = LayerEvidence(
+            block, statistics.moments, self._gradients.get(block.index), self.seed
+        )
+        return {scorer.name: scorer.score(evidence) for scorer in self._scorers}
 
     def _waits_for_all_layers(self) -> bool:
         """Whether all layers are measured, on the dense model, before any is cut."""
@@ -284,7 +288,7 @@ class WidthPruningModifier(Modifier):
         names = list(layers[0])
         if len(names) == 1:
             return [layer[names[0]] for layer in layers]
-        return score_functions.union_of_ranks([[layer[n] for layer in layers] for n in names])
+        return union_of_ranks([[layer[n] for layer in layers] for n in names])
 
     def _settings(self) -> dict[str, Any]:
         """The recipe fields that describe the run, as saved in config.json."""
@@ -316,10 +320,13 @@ class WidthPruningModifier(Modifier):
         position = next((i for i, m in enumerate(modifiers) if m is self), -1)
         return modifiers[position + 1 :]
 
-    def _new_moments(self, block: MLPBlock, *, needed: bool = False) -> Moments | None:
-        if not needed and self.compensation == "none" and self.scorer != "effect":
-            return None
-        return Moments(block.width, block.down.weight.device)
+    def _new_moments(self, block: MLPBlock) -> Moments | None:
+        scored = any(scorer.needs_moments for scorer in self._scorers)
+        needed = scored or self.compensation != "none"
+        return Moments(block.width, block.down.weight.device) if needed else None
+
+    def _scorer_names(self) -> list[str]:
+        return [self.scorer, *([self.union_with] if self.union_with else [])]
 
     def _samples_per_group(self) -> int:
         """Samples that must stay in one process."""
@@ -375,26 +382,20 @@ class WidthPruningModifier(Modifier):
         """What was measured in one layer, as saved in config.json: plain numbers only."""
         return {"layer": block.index, "samples": statistics.n_samples}
 
-    def _measured(self) -> dict[str, list[Any]]:
-        """The layers' reports, one list per figure, in layer order."""
-        reports = [self._done[i] for i in sorted(self._done)]
-        return {key: [report[key] for report in reports] for key in reports[0]}
-
     def _describe(self, model: torch.nn.Module) -> dict[str, Any]:
         """The `functional_network` block of config.json."""
         # Counted through the MLPs: offloading may have split tied embeddings in two by now.
         after = self._other_parameters + sum(b.parameters for b in self._layout.blocks)
-        removed = self._parameters - after
         return {
             "version": __version__,
             "modifier": type(self).__name__,
             "source_model": getattr(model.config, "name_or_path", "") or None,
             "settings": self._settings(),
             "pruning_ratio_requested": self.pruning_ratio,
-            "pruning_ratio_reached": removed / self._budget.scope_parameters,
+            "pruning_ratio_reached": (self._parameters - after) / self._budget.scope_parameters,
             "parameters_before": self._parameters,
             "parameters_after": after,
             "original_widths": self._original,
             "kept_widths": self._layout.widths,
-            "measured": self._measured(),
+            "measured": checkpoint.by_figure([self._done[i] for i in sorted(self._done)]),
         }

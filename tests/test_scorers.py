@@ -1,0 +1,166 @@
+"""Each scorer against its paper's formula, computed another way."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from funcnet_plugin.adapters import bind, hookimpl, manager
+from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.hosts.gradients import loss_gradients
+from funcnet_plugin.pruning.compensation import Moments
+from funcnet_plugin.pruning.scorers import SCORERS, LayerEvidence, Scorer, get_scorers
+from tests.conftest import make_llama
+from tests.families import FAMILIES
+from tests.hosting import loader, logits, recipe, run
+
+pytestmark = pytest.mark.usefixtures("forget_the_session")
+
+
+@pytest.fixture(scope="module")
+def measured(texts):
+    """A layer, its inner activations (tokens, width) as numpy, and the evidence from them."""
+    model = make_llama()
+    block = bind(model).blocks[1]
+    seen = []
+    hook = block.down.register_forward_pre_hook(lambda m, a: seen.append(a[0][0].detach()))
+    for batch in loader(texts):
+        model(**batch)
+    hook.remove()
+    moments = Moments(block.width)
+    for h in seen:
+        moments.add(h)
+    gradients = loss_gradients(model, loader(texts), [block])
+    evidence = LayerEvidence(block, moments, gradients[1], seed=3)
+    return block, torch.cat(seen).double().numpy(), evidence
+
+
+def score(name, evidence) -> np.ndarray:
+    return get_scorers()[name].score(evidence).numpy()
+
+
+def test_effect_and_flap_are_wifv(measured):
+    block, h, evidence = measured
+    W = block.down.weight.detach().double().numpy()
+    wifv = np.array([h[:, j].var() * (W[:, j] ** 2).sum() for j in range(block.width)])
+    np.testing.assert_allclose(score("effect", evidence), wifv, rtol=1e-4)
+    standard = (wifv - wifv.mean()) / wifv.std(ddof=1)
+    np.testing.assert_allclose(score("flap", evidence), standard, rtol=1e-3, atol=1e-4)
+
+
+def test_wanda_sp_is_the_mean_of_wandas_metric_over_the_outputs(measured):
+    block, h, evidence = measured
+    W = block.down.weight.detach().double().numpy()
+    metric = np.abs(W) * np.linalg.norm(h, axis=0)[None, :]
+    np.testing.assert_allclose(score("wanda_sp", evidence), metric.mean(0), rtol=1e-4)
+
+
+def test_taylor_is_weight_times_gradient_summed_over_the_neuron(measured, texts):
+    block, _, evidence = measured
+    model = make_llama()
+    same = bind(model).blocks[1]
+    losses = [model(**b, labels=b["input_ids"]).loss for b in loader(texts)]
+    torch.stack(losses).mean().backward()
+    expected = torch.zeros(block.width, dtype=torch.float64)
+    for module in same.inputs:
+        expected += (module.weight * module.weight.grad).abs().double().sum(1).detach()
+    expected += (same.down.weight * same.down.weight.grad).abs().double().sum(0).detach()
+    np.testing.assert_allclose(score("taylor", evidence), expected.numpy(), rtol=1e-3)
+
+
+def test_taylor_sees_the_change_of_the_loss_that_it_predicts(texts):
+    """First order: scaling a neuron's column by (1 - e) changes the loss by e * sum(w dL/dw)."""
+    model = make_llama().double()
+    same = bind(model).blocks[1]
+    batches = list(loader(texts, samples=4))
+
+    def loss():
+        with torch.no_grad():
+            return sum(float(model(**b, labels=b["input_ids"]).loss) for b in batches) / 4
+
+    down = loss_gradients(model, batches, [same])[1][-1]
+    predicted = float((same.down.weight.detach()[:, 5] * down[:, 5]).sum())
+    before, e = loss(), 1e-4
+    with torch.no_grad():
+        same.down.weight[:, 5] *= 1 - e
+    assert (before - loss()) / e == pytest.approx(predicted, rel=1e-2)
+
+
+def test_gradients_leave_the_model_as_it_was(texts):
+    model = make_llama()
+    model.lm_head.weight.requires_grad_(False)
+    loss_gradients(model, loader(texts), list(bind(model).blocks))
+    assert all(p.grad is None for p in model.parameters())
+    assert not model.lm_head.weight.requires_grad and model.model.norm.weight.requires_grad
+
+
+def test_obs_goes_by_the_exact_loss_of_the_best_repair(measured):
+    """By brute force for the first removals: the least loss with all others refitted."""
+    block, h, evidence = measured
+    ridge = 0.02
+    S = h.T @ h / len(h)
+    S += ridge * np.diag(S).mean() * np.eye(len(S))
+    W = block.down.weight.detach().double().numpy()
+    left = list(range(block.width))
+    order = score("obs", evidence)
+    for step in range(5):
+        losses = {}
+        for j in left:
+            keep = [i for i in left if i != j]
+            refit = W @ S[:, keep] @ np.linalg.inv(S[np.ix_(keep, keep)])
+            change = W.copy()
+            change[:, keep] -= refit
+            losses[j] = np.trace(change @ S @ change.T)
+        gone = min(losses, key=losses.get)
+        assert order[gone] == step
+        left.remove(gone)
+    assert sorted(order.tolist()) == list(range(block.width))
+
+
+@pytest.mark.parametrize("name", [s.name for s in SCORERS])
+@pytest.mark.parametrize("family", ["llama", "glm", "opt", "gpt2"])
+def test_every_scorer_prunes_every_layout(texts, tmp_path, name, family):
+    FAMILIES[family].build().save_pretrained(tmp_path / "dense")
+    text = recipe("WidthPruningModifier", scorer=name, align=8, pruning_ratio=0.1)
+    model = run(str(tmp_path / "dense"), texts, text, output_dir=str(tmp_path / "out"))
+    assert torch.isfinite(logits(model)).all()
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(logits(again), logits(model))
+    assert again.config.functional_network["settings"]["scorer"] == name
+
+
+def test_union_keeps_what_either_needs(fresh, texts):
+    fields = {"scorer": "random", "union_with": "effect", "allocation": "threshold"}
+    model = run(fresh(), texts, recipe("WidthPruningModifier", **fields))
+    assert model.config.functional_network["settings"]["union_with"] == "effect"
+    with pytest.raises(RecipeError, match="union_with names the scorer itself"):
+        run(fresh(), texts, recipe("WidthPruningModifier", scorer="obs", union_with="obs"))
+
+
+def test_an_unknown_scorer_is_named_with_the_known_ones(fresh, texts):
+    with pytest.raises(RecipeError, match="no scorer 'best'; choose one of effect, flap"):
+        run(fresh(), texts, recipe("WidthPruningModifier", scorer="best"))
+
+
+def test_a_plugin_brings_a_scorer(fresh, texts):
+    class Plugin:
+        @staticmethod
+        @hookimpl
+        def funcnet_scorers():
+            return [Scorer("first", lambda e: -torch.arange(e.block.width).double())]
+
+    plugins = manager.get_manager()
+    plugins.register(Plugin, name="mine")
+    try:
+        source = fresh()
+        rows = bind(source).blocks[0].up.weight.detach().clone()
+        text = recipe("WidthPruningModifier", scorer="first", compensation="none")
+        model = run(source, texts, text)
+        block = bind(model).blocks[0]
+        assert torch.equal(block.up.weight, rows[: block.width])
+        plugins.register(type("Again", (), dict(Plugin.__dict__)), name="again")
+        with pytest.raises(RecipeError, match="a scorer called 'first', and there is one already"):
+            get_scorers()
+    finally:
+        for name in ("mine", "again"):
+            plugins.unregister(name=name)
