@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +87,78 @@ def _read(source: str, text_column: str) -> list[str]:
     if any(not isinstance(text, str | None) for text in column):
         raise CalibrationError(f"column {text_column!r} of {source} does not hold text.")
     return column
+
+
+def load_sources(
+    data: str | Path | Sequence[str] | Mapping[str, float], text_column: str = "text"
+) -> list[tuple[list[str], float]]:
+    """Documents of every source, with its share of the samples.
+
+    Args:
+        data: one source as in `load_texts`, or several with their shares, which need not sum to 1.
+        text_column: see `load_texts`.
+
+    Raises:
+        CalibrationError: as `load_texts`; or a share that is not positive.
+    """
+    if not isinstance(data, Mapping):
+        return [(load_texts(data, text_column), 1.0)]
+    for source, share in data.items():
+        if not share > 0:
+            raise CalibrationError(f"the share of {source} must be positive, got {share:g}.")
+    total = sum(data.values())
+    return [(load_texts(source, text_column), share / total) for source, share in data.items()]
+
+
+def parse_sources(values: Sequence[str]) -> dict[str, float]:
+    """``SOURCE`` or ``SOURCE:SHARE``, as the command line has them; without a share it is 1.
+
+    Raises:
+        CalibrationError: the same source twice.
+    """
+    sources: dict[str, float] = {}
+    for value in values:
+        source, _, last = value.rpartition(":")
+        try:
+            share = float(last)
+        except ValueError:
+            source, share = value, 1.0
+        if not source:
+            source, share = value, 1.0
+        if source in sources:
+            raise CalibrationError(f"the calibration source {source} is given twice.")
+        sources[source] = share
+    return sources
+
+
+def mixed_windows(
+    sources: Sequence[tuple[list[str], float]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    window: int,
+    samples: int,
+    seed: int,
+) -> list[list[int]]:
+    """`token_windows` of every source, as many as its share, in one random order.
+
+    So every group of samples holds all sources.
+
+    Raises:
+        CalibrationError: a source does not fill one window, or gets no sample.
+    """
+    if len(sources) == 1:
+        texts = sources[0][0]
+        return token_windows(texts, tokenizer, window=window, samples=samples, seed=seed)
+    windows = []
+    for texts, share in sources:
+        count = round(samples * share)
+        if count == 0:
+            raise CalibrationError(
+                f"a share of {share:.3g} of {samples} samples is none; give more samples."
+            )
+        windows += token_windows(texts, tokenizer, window=window, samples=count, seed=seed)
+    random.Random(seed).shuffle(windows)
+    return windows
 
 
 def token_windows(

@@ -25,6 +25,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
 )
+Calibration = Annotated[
+    list[str],
+    typer.Option(
+        help="Calibration text: .txt, .jsonl, .json, or NAME[:CONFIG[:SPLIT]]. Several are mixed, "
+        "each with its share: --data a.jsonl:0.5 --data b.jsonl:0.5"
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 
 
@@ -157,10 +164,7 @@ def _list_adapters(as_json: bool) -> None:
 @app.command()
 def prune(
     model: Annotated[str, typer.Argument(help="Checkpoint directory or hub name.")],
-    data: Annotated[
-        str,
-        typer.Option(help="Calibration text: .txt, .jsonl, .json, or NAME[:CONFIG[:SPLIT]]."),
-    ],
+    data: Calibration,
     out: Annotated[Path, typer.Option(help="New directory for the pruned model.")],
     ratio: Annotated[float | None, typer.Option(help="Share of all parameters to remove.")] = None,
     recipe: Annotated[
@@ -184,12 +188,13 @@ def prune(
 
     Example: `funcnet prune ./llama --data wiki.jsonl --ratio 0.2 --out ./llama-20 --set align=64`
     """
+    from funcnet_plugin.calibration import parse_sources
     from funcnet_plugin.prune import prune as run
 
     with _stdout_for_json(as_json):
         block = run(
             model,
-            data,
+            parse_sources(data),
             out,
             ratio=ratio,
             recipe=recipe,
@@ -208,6 +213,77 @@ def prune(
         f"parameters, {block['pruning_ratio_reached']:.4f} removed "
         f"(asked: {block['pruning_ratio_requested']:g}), widths {block['kept_widths']}"
     )
+
+
+@app.command()
+def compare(
+    model: Annotated[str, typer.Argument(help="Checkpoint directory or hub name.")],
+    data: Calibration,
+    text: Annotated[
+        list[str], typer.Option(help="NAME=FILE, a text to measure on; may be repeated.")
+    ],
+    out: Annotated[Path, typer.Option(help="Directory for the results; an old one goes on.")],
+    method: Annotated[
+        list[str] | None, typer.Option(help="Known name or NAME=RECIPE.yaml; may be repeated.")
+    ] = None,
+    ratio: Annotated[list[float] | None, typer.Option(help="May be repeated.")] = None,
+    compensation: Annotated[
+        list[str] | None, typer.Option(help="Instead of the recipes' own; may be repeated.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="May be repeated.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Recipe field of all methods that have it, FIELD=VALUE."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 160,
+    window: Annotated[int, typer.Option(min=2, help="Tokens per window, both kinds.")] = 512,
+    windows: Annotated[int, typer.Option(min=1, help="Test windows per text.")] = 64,
+    text_column: Annotated[str, typer.Option(help="Field of a record with the text.")] = "text",
+    as_json: AsJson = False,
+) -> None:
+    """Pruning methods side by side: perplexity in and out of the domain of calibration.
+
+    Writes rows.jsonl (one row at a time, so an interrupted comparison goes on), table.md and
+    table.csv.
+
+    Example: `funcnet compare ./llama --data wiki.jsonl --text wiki=test.jsonl
+    --text plays=plays.jsonl --method best --method flap --ratio 0.2 --out ./comparison`
+    """
+    from funcnet_plugin.calibration import parse_sources
+    from funcnet_plugin.compare import METHODS, Comparison, table
+    from funcnet_plugin.compare import compare as run
+
+    texts = pairs_of(text, "--text")
+    plan = Comparison(
+        model=model,
+        data=parse_sources(data),
+        texts=texts,
+        methods=method or list(METHODS),
+        ratios=ratio or (0.1, 0.2, 0.3),
+        compensations=compensation or ("",),
+        seeds=seed or (0,),
+        overrides=recipe_fields(set_ or []),
+        samples=samples,
+        window=window,
+        windows=windows,
+        text_column=text_column,
+    )
+    console = Console(stderr=True)
+    with _stdout_for_json(as_json):
+        rows = run(plan, out, lambda row: console.print(_one_line(row), highlight=False))
+    (out / "table.md").write_text(table.markdown(rows, list(texts)))
+    (out / "table.csv").write_text(table.as_csv(rows, list(texts)))
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print(table.markdown(rows, list(texts)))
+
+
+def _one_line(row: dict[str, Any]) -> str:
+    if "refused" in row:
+        return f"{row['method']} at {row['ratio']:g}: {row['refused']}"
+    where = f" at {row['ratio']:g}, seed {row['seed']}" if "ratio" in row else ""
+    return f"{row['method']}{where}: gm {row['gm']:.3f}, worst {row['worst']:.3f}"
 
 
 @app.command()

@@ -7,11 +7,11 @@ reproducible windows, and the output directory appears complete or not at all.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from funcnet_plugin.calibration import load_texts, make_loader, token_windows
+from funcnet_plugin.calibration import load_sources, make_loader, mixed_windows
 from funcnet_plugin.checkpoint import make_readable_for_older_versions, read_block
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.export import exporter
@@ -21,7 +21,7 @@ from funcnet_plugin.recipe import dump_recipe, load_recipe, override, recipe_pat
 
 def prune(
     model: str | Path,
-    data: str | Path | Sequence[str],
+    data: str | Path | Sequence[str] | Mapping[str, float],
     out: str | Path,
     *,
     ratio: float | None = None,
@@ -37,7 +37,7 @@ def prune(
 
     Args:
         model: checkpoint directory or hub name.
-        data: see `calibration.load_texts`.
+        data: see `calibration.load_sources`.
         out: directory to write; it must not exist or be empty.
         ratio: pruning_ratio, instead of the recipe's.
         recipe: file or YAML text; the packaged `ica_prune` if not given.
@@ -65,10 +65,10 @@ def prune(
     plan = override(load_recipe(recipe or recipe_path("ica_prune")), fields)
     _check_fields(plan)
     shape = inspection.inspect_model(model)
-    texts = load_texts(data, text_column)
+    sources = load_sources(data, text_column)
     tokenizer = inspection.load_tokenizer(model)
-    windows = token_windows(
-        texts,
+    windows = mixed_windows(
+        sources,
         tokenizer,
         window=min(window, shape.max_length or window),
         samples=samples,

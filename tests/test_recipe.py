@@ -62,6 +62,8 @@ def test_the_paper_recipe_states_every_setting_of_the_method():
         "ridge",  # of least squares only
         "ignore",  # none
         "max_memory",  # no part of the method
+        "resume_dir",
+        "union_with",  # of another modifier
     }
 
 

@@ -4,9 +4,9 @@
 |---|---|
 | initialize | everything that can be refused is refused; the budget is planned |
 | calibration start | hooks on the prunable layers |
-| sequential epoch end | the layer just calibrated is scored, cut and repaired; the next one is |
-| | then measured on the pruned model, because the pipeline sends the data through the cut layer |
-| calibration end | `allocation: threshold`: all layers are cut at once |
+| sequential epoch end | the layer just calibrated is scored, cut and repaired; the next one then |
+| | sees the pruned model, because the pipeline sends the data through the cut layer |
+| calibration end | `allocation: threshold` or networks across layers: all layers are cut at once |
 | finalize | config and `save_pretrained` learn the new widths |
 """
 
@@ -261,7 +261,6 @@ class WidthPruningModifier(Modifier):
             raise
 
     # -- what a scorer decides ---------------------------------------------------------------
-
     def _new_statistics(self, block: MLPBlock) -> LayerStatistics:
         return LayerStatistics([], self._new_moments(block))
 
@@ -281,7 +280,7 @@ class WidthPruningModifier(Modifier):
         return None
 
     def _complete_scores(self) -> None:
-        """Called when all layers were measured: what could not be scored layer by layer."""
+        """All layers were measured: score what could not be scored layer by layer."""
 
     def _combine(self, layers: list[Scores]) -> list[Tensor]:
         """One score per layer; ranks are taken over the layers given."""

@@ -116,35 +116,44 @@ class SignalStream:
         return column_scale(self._mean, (self._squares / self.n_tokens).sqrt())
 
     def _needed(self) -> int:
-        """Bytes now and during a truncation: blocks, their float32 copy, the factor, a new one."""
-        rows, columns = sum(map(len, self._blocks)), len(self._mean)
+        """Bytes now and during a truncation: what is held, the factor, and a new one."""
         held = sum(block.numel() * block.element_size() for block in self._blocks)
-        return held + 4 * columns * (rows + 2 * self._n_rows)
+        return held + 4 * len(self._mean) * 2 * self._n_rows
 
     def _truncate(self) -> None:
         rows = sum(map(len, self._blocks))
-        mean = sum(part.double().sum(0) for block in self._blocks for part in block.split(_BLOCK))
-        mean /= rows
-        stacked = [(block.double() - mean).float() for block in self._blocks]
-        self._blocks = []
-        if self._factor is not None:
-            tokens = self._factor_tokens
-            apart = (mean - self._factor_mean) * (tokens * rows / (tokens + rows)) ** 0.5
-            stacked += [self._factor, apart.float()[None]]
-            mean = (mean * rows + self._factor_mean * tokens) / (tokens + rows)
-        B = torch.cat(stacked)
-        del stacked
+        parts = [part for block in self._blocks for part in block.split(_BLOCK)]
+        mean = sum(part.double().sum(0) for part in parts) / rows
         # what counts is variance after z-scoring, as far as it is known by now
         scale = self._scale().float()
+        columns = range(0, len(mean), _BLOCK)
         gram = sum(
-            ((part * s) @ (part * s).T).double()
-            for part, s in zip(B.split(_BLOCK, dim=1), scale.split(_BLOCK), strict=True)
+            (part @ part.T).double()
+            for part in (self._centred(c, mean, rows) * scale[c : c + _BLOCK] for c in columns)
         )
-        vectors = torch.linalg.eigh(gram).eigenvectors[:, -self._n_rows :]
-        self._factor = vectors.T.float() @ B
-        self._factor_mean, self._factor_tokens = mean, self._factor_tokens + rows
+        vectors = torch.linalg.eigh(gram).eigenvectors[:, -self._n_rows :].float()
+        factor = torch.empty(vectors.shape[1], len(mean), device=mean.device)
+        for c in columns:
+            factor[:, c : c + _BLOCK] = vectors.T @ self._centred(c, mean, rows)
+        tokens = self._factor_tokens
+        if self._factor is not None:
+            mean = (mean * rows + self._factor_mean * tokens) / (tokens + rows)
+        self._blocks = []
+        self._factor, self._factor_mean, self._factor_tokens = factor, mean, tokens + rows
+
+    def _centred(self, start: int, mean: Tensor, rows: int) -> Tensor:
+        """Some columns of all that is held, about one common mean: blocks and factor are each about
+        their own, so a row with the distance of the two means completes the second moment."""
+        some = slice(start, start + _BLOCK)
+        parts = [(block[:, some].double() - mean[some]).float() for block in self._blocks]
+        if self._factor is not None:
+            tokens = self._factor_tokens
+            apart = (mean - self._factor_mean)[some] * (tokens * rows / (tokens + rows)) ** 0.5
+            parts += [self._factor[:, some], apart.float()[None]]
+        return torch.cat(parts)
 
 
 def least_bytes(n_signals: int, n_rows: int) -> int:
-    """What `SignalStream` needs at least: as many new rows as a truncation leaves, in float32."""
-    return 4 * n_signals * 4 * n_rows
+    """What `SignalStream` needs at least: as many new rows as a truncation leaves, in float32, and
+    the two factors."""
+    return 4 * n_signals * 3 * n_rows

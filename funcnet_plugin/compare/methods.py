@@ -1,0 +1,54 @@
+"""The methods that `funcnet compare` knows by name: recipes, nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.recipe import Recipe, load_recipe, recipe_path
+
+
+def _width(**fields: Any) -> Recipe:
+    return {"prune_stage": {"pruning_modifiers": {"WidthPruningModifier": fields}}}
+
+
+def _peer(scorer: str, **fields: Any) -> Recipe:
+    return _width(scorer=scorer, allocation="threshold", **fields)
+
+
+# The peers with one cut over all layers, as the best of ours; `-uniform`: one width for all layers.
+METHODS: dict[str, Recipe] = {
+    "deployable": load_recipe(recipe_path("ica_prune")),
+    "best": load_recipe(recipe_path("ica_prune_best")),
+    "paper": load_recipe(recipe_path("ica_prune_paper")),
+    # FLAP as published: WIFV standardised per layer, one cut, the bias
+    "flap": _peer("flap", compensation="bias"),
+    "effect": _peer("effect"),
+    "wanda_sp": _width(scorer="wanda_sp"),  # its numbers cannot be compared across layers
+    "taylor": _peer("taylor"),
+    "obs": _width(scorer="obs"),  # an order within the layer
+    "magnitude": _width(scorer="magnitude"),
+    # the controls that every claim must beat
+    "random": _width(scorer="random"),
+    "random-or-effect": _peer("random", union_with="effect"),
+    "effect-uniform": _width(scorer="effect"),
+    "random-or-effect-uniform": _width(scorer="random", union_with="effect"),
+}
+
+
+def method(name: str) -> tuple[str, Recipe]:
+    """A known name, or NAME=RECIPE.yaml.
+
+    Raises:
+        RecipeError: neither.
+    """
+    if name in METHODS:
+        return name, METHODS[name]
+    label, equals, path = name.partition("=")
+    if not equals or not Path(path).is_file():
+        raise RecipeError(
+            f"there is no method {name!r}; choose one of {', '.join(METHODS)}, or give "
+            "NAME=RECIPE.yaml."
+        )
+    return label, load_recipe(Path(path))

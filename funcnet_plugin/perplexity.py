@@ -1,0 +1,85 @@
+"""Token perplexity of a checkpoint on windows of text.
+
+Convention: documents are tokenised as the tokenizer does it for the model, joined, and cut into
+windows; the perplexity is exp of the mean negative log-likelihood of all tokens but the first of
+each window.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from funcnet_plugin.calibration import load_texts
+from funcnet_plugin.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Perplexities:
+    """Attributes:
+    by_text: name -> perplexity.
+    tokens_per_second: of the forward passes that gave them.
+    """
+
+    by_text: dict[str, float]
+    tokens_per_second: float
+
+
+def text_windows(
+    source: str | Path, column: str, tokenizer: PreTrainedTokenizerBase, length: int, count: int
+) -> Tensor:
+    """(n, length) int64: the first `count` windows of a text, in order.
+
+    Raises:
+        CalibrationError: the text does not fill one window.
+    """
+    texts = load_texts(source, column)
+    tokens = [t for ids in tokenizer(texts, verbose=False)["input_ids"] for t in ids]
+    count = min(count, len(tokens) // length)
+    if count == 0:
+        raise CalibrationError(
+            f"{source} has {len(tokens)} tokens and one window needs {length}; give more text or a "
+            "shorter window."
+        )
+    return torch.tensor(tokens[: count * length]).view(count, length)
+
+
+@torch.no_grad()
+def perplexities(checkpoint: str | Path, texts: dict[str, Tensor]) -> Perplexities:
+    """Load a checkpoint in float32 and measure it on each text.
+
+    Args:
+        checkpoint: directory or hub name.
+        texts: name -> windows, see `text_windows`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    if torch.cuda.is_available():
+        model.cuda()
+    found, n_tokens, start = {}, 0, time.perf_counter()
+    for name, windows in texts.items():
+        total = 0.0
+        for batch in windows.split(max(1, _BATCH_TOKENS // windows.shape[1])):
+            batch = batch.to(model.device)
+            logits = model(batch[:, :-1]).logits.float()
+            total += float(
+                torch.nn.functional.cross_entropy(
+                    logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"
+                )
+            )
+        scored = windows.shape[0] * (windows.shape[1] - 1)
+        n_tokens += scored
+        found[name] = math.exp(total / scored)
+    return Perplexities(found, n_tokens / (time.perf_counter() - start))

@@ -1,0 +1,152 @@
+"""`funcnet compare` on a tiny model, and what it is made of."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM
+
+from funcnet_plugin.calibration import mixed_windows, parse_sources
+from funcnet_plugin.compare import METHODS, Comparison, compare, table
+from funcnet_plugin.compare import run as run_module
+from funcnet_plugin.errors import CalibrationError, RecipeError
+from funcnet_plugin.hosts.llm_compressor import register
+from funcnet_plugin.perplexity import perplexities, text_windows
+from tests.conftest import make_tokenizer
+
+pytestmark = pytest.mark.usefixtures("forget_the_session")
+SMALL = {"n_components": 6, "samples_per_group": 8, "align": 8, "n_init": 1}
+
+
+@pytest.fixture
+def files(tmp_path, texts):
+    """Three texts: for calibration, and two for measuring."""
+    paths = {}
+    for i, name in enumerate(("calibration", "near", "far")):
+        paths[name] = tmp_path / f"{name}.jsonl"
+        rows = [json.dumps({"text": text}) for text in texts[4 * i : 4 * i + 4]]
+        paths[name].write_text("\n".join(rows) + "\n")
+    return paths
+
+
+def plan(checkpoint, files, **changes):
+    return Comparison(
+        **{
+            "model": str(checkpoint),
+            "data": {str(files["calibration"]): 1.0},
+            "texts": {name: str(files[name]) for name in ("near", "far")},
+            "methods": ("deployable", "flap", "random"),
+            "ratios": (0.1, 0.2),
+            "compensations": ("none",),
+            "overrides": SMALL,
+            "samples": 16,
+            "window": 40,
+        }
+        | changes
+    )
+
+
+def test_perplexity_is_that_of_the_convention(checkpoint, files):
+    windows = text_windows(files["near"], "text", make_tokenizer(), length=40, count=5)
+    assert windows.shape == (5, 40)
+    found = perplexities(checkpoint, {"near": windows})
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    with torch.no_grad():
+        losses = [float(model(w[None], labels=w[None]).loss) for w in windows]
+    assert found.by_text["near"] == pytest.approx(math.exp(sum(losses) / 5), rel=1e-4)
+    with pytest.raises(CalibrationError, match="one window needs 99999"):
+        text_windows(files["near"], "text", make_tokenizer(), length=99999, count=5)
+
+
+def test_rows_hold_what_was_measured_and_an_old_one_goes_on(
+    checkpoint, files, tmp_path, monkeypatch
+):
+    rows = compare(plan(checkpoint, files), tmp_path / "out")
+    assert [row["method"] for row in rows] == [
+        "dense", "deployable", "deployable", "flap", "flap", "random", "random",
+    ]  # fmt: skip
+    dense = rows[0]["perplexity"]
+    for row in rows[1:]:
+        ratios = [row["perplexity"][name] / dense[name] for name in dense]
+        assert row["gm"] == pytest.approx(math.sqrt(ratios[0] * ratios[1]))
+        assert row["worst"] == max(ratios)
+        assert 0 < row["ratio_reached"] < 0.3 and row["parameters"] < rows[0]["parameters"]
+    lines = (tmp_path / "out" / "rows.jsonl").read_text().splitlines()
+    (tmp_path / "out" / "rows.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:20])
+    pruned = []
+    prune = run_module.prune
+    monkeypatch.setattr(
+        run_module, "prune", lambda *a, **k: pruned.append(k["overrides"]) or prune(*a, **k)
+    )
+    again = compare(plan(checkpoint, files), tmp_path / "out")
+    assert len(pruned) == 1 and pruned[0]["pruning_ratio"] == 0.2  # only what was cut short
+    for key in ("method", "perplexity", "gm"):
+        assert [row[key] for row in again] == [row[key] for row in rows]
+    compare(plan(checkpoint, files, samples=24), tmp_path / "out")
+    assert len(pruned) == 7  # other data: nothing of it was known
+
+
+def test_tables_give_mean_and_spread_of_the_seeds(checkpoint, files, tmp_path):
+    rows = compare(
+        plan(checkpoint, files, methods=("random",), ratios=(0.2,), seeds=(0, 1)), tmp_path / "out"
+    )
+    text = table.markdown(rows, ["near", "far"])
+    assert "| random | 0.2 |" in text and "±" in text and text.count("\n") == 4
+    (first, second) = [row for row in csv.DictReader(table.as_csv(rows, ["near"]).splitlines())][1:]
+    assert first["seed"] == "0" and second["seed"] == "1"
+    assert float(first["near"]) == rows[1]["perplexity"]["near"]
+
+
+def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(checkpoint, files, tmp_path):
+    recipe = {"p_stage": {"p_modifiers": {"WidthPruningModifier": {"compensation": "bias"}}}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    chosen = ("best", f"mine={tmp_path / 'mine.yaml'}", "random")
+    changes = {"methods": chosen, "compensations": ("",), "ratios": (0.9,)}
+    rows = compare(plan(checkpoint, files, **changes), tmp_path / "out")
+    assert all("refused" in row for row in rows[1:])
+    assert "0.9" in table.markdown(rows, ["near", "far"])
+
+
+def test_measuring_on_the_calibration_text_is_said(checkpoint, files, tmp_path):
+    same = plan(checkpoint, files, texts={"seen": str(files["calibration"])}, methods=())
+    with pytest.warns(UserWarning, match="seen is measured on the text that calibrates"):
+        compare(same, tmp_path / "out")
+
+
+def test_bad_requests_come_before_the_work(checkpoint, files, tmp_path):
+    with pytest.raises(RecipeError, match="no method 'magic'; choose one of deployable, best"):
+        compare(plan(checkpoint, files, methods=("magic",)), tmp_path / "out")
+    with pytest.raises(RecipeError, match="no pruning modifier has the field 'alignment'"):
+        compare(plan(checkpoint, files, overrides={"alignment": 8}), tmp_path / "out2")
+
+
+def test_every_named_method_is_a_valid_recipe():
+    from llmcompressor.recipe import Recipe
+
+    register()
+    for name, recipe in METHODS.items():
+        text = yaml.safe_dump(run_module.override(recipe, {"pruning_ratio": 0.2}))
+        (modifier,) = Recipe.create_instance(text).modifiers
+        assert modifier.pruning_ratio == 0.2, name
+
+
+def test_mixed_sources_get_their_shares_in_one_order(texts):
+    first, second = ["a" * 400], ["b" * 400]
+    options = {"window": 10, "samples": 40, "seed": 0}
+    windows = mixed_windows([(first, 0.75), (second, 0.25)], make_tokenizer(), **options)
+    kinds = [len(set(window)) == 1 and window[0] for window in windows]
+    assert sorted(map(kinds.count, set(kinds))) == [10, 30]
+    assert len(set(kinds[:10])) == 2  # not one after the other
+    with pytest.raises(CalibrationError, match=r"share of 0.001 of 40 samples is none"):
+        mixed_windows([(first, 0.999), (second, 0.001)], make_tokenizer(), **options)
+
+
+def test_shares_are_read_from_the_command_line():
+    assert parse_sources(["a.jsonl:0.5", "b.jsonl"]) == {"a.jsonl": 0.5, "b.jsonl": 1.0}
+    assert parse_sources(["wikitext:wikitext-2-v1:train"]) == {"wikitext:wikitext-2-v1:train": 1.0}
+    assert parse_sources(["name:config:train:2"]) == {"name:config:train": 2.0}
+    with pytest.raises(CalibrationError, match="given twice"):
+        parse_sources(["a.jsonl", "a.jsonl:0.5"])
