@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from compressed_tensors.offload import offload_module
 from datasets import Dataset
 from llmcompressor import oneshot
 from transformers import AutoModelForCausalLM
@@ -18,7 +19,7 @@ def main(folder: Path, kind: str) -> None:
     dist.init_process_group("gloo")
     job = json.loads((folder / "job.json").read_text())
     texts = job["texts"]
-    if kind == "loader":
+    if kind in ("loader", "offloaded"):
         data = {"dataset": loader(texts)}
     else:
         rows = [{k: v[0].tolist() for k, v in batch.items()} for batch in loader(texts)]
@@ -28,6 +29,10 @@ def main(folder: Path, kind: str) -> None:
             "shuffle_calibration_samples": kind == "shuffled",
         }
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    if kind == "offloaded":  # as load_offloaded_model leaves a model that does not fit
+        for module in model.model.layers.modules():
+            if isinstance(module, torch.nn.Linear):
+                offload_module(module, "cpu", "disk", offload_dir=str(folder / "cache"))
     oneshot(
         model=model, recipe=recipe(**job["fields"]), tokenizer=make_tokenizer(),
         output_dir=str(folder / "out"), **data,

@@ -32,6 +32,7 @@ def torchrun(folder: Path, kind: str, fails: bool = False) -> str:
 
 def prepare(folder: Path, texts, fields) -> None:
     make_llama().save_pretrained(folder / "model")
+    (folder / "cache").mkdir()
     (folder / "job.json").write_text(json.dumps({"texts": texts, "fields": fields}))
 
 
@@ -39,6 +40,7 @@ def prepare(folder: Path, texts, fields) -> None:
     ("kind", "fields"),
     [
         ("loader", {"aggregate": "max", "compensation": "least_squares"}),
+        ("offloaded", {"score": "union", "compensation": "least_squares"}),
         ("shuffled", {"score": "union", "samples_per_group": 4}),
         ("longest", {"strategy": "global", "allocation": "threshold", "samples_per_group": 4}),
     ],
@@ -47,7 +49,7 @@ def test_two_processes_prune_like_one(texts, tmp_path, kind, fields):
     prepare(tmp_path, texts, fields)
     torchrun(tmp_path, kind)
     options = {}
-    if kind != "loader":
+    if kind not in ("loader", "offloaded"):
         rows = [{k: v[0].tolist() for k, v in batch.items()} for batch in loader(texts)]
         options = {
             "dataset": Dataset.from_list(rows),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from funcnet_plugin.errors import DecompositionError
-from funcnet_plugin.ica.signals import Signals, column_scale
+from funcnet_plugin.ica.signals import Signals, centred, column_scale
 
 _BLOCK = 1024
 
@@ -80,11 +80,11 @@ class SignalStream:
         """block: (n_tokens, n_signals), any floating dtype; it is kept, not copied."""
         self._mean, self._squares = self._mean.to(block.device), self._squares.to(block.device)
         for part in block.split(_BLOCK):
-            x, n = part.double(), len(part)
-            mean = x.mean(0)
+            n = len(part)
+            mean = part.sum(0, dtype=torch.float64) / n
             total = self.n_tokens + n
             apart = mean - self._mean
-            self._squares += (x - mean).square().sum(0)
+            self._squares += centred(part, mean).square_().sum(0, dtype=torch.float64)
             self._squares += apart.square() * (self.n_tokens * n / total)
             self._mean += apart * (n / total)
             self.n_tokens = total
@@ -123,7 +123,7 @@ class SignalStream:
     def _truncate(self) -> None:
         rows = sum(map(len, self._blocks))
         parts = [part for block in self._blocks for part in block.split(_BLOCK)]
-        mean = sum(part.double().sum(0) for part in parts) / rows
+        mean = sum(part.sum(0, dtype=torch.float64) for part in parts) / rows
         # what counts is variance after z-scoring, as far as it is known by now
         scale = self._scale().float()
         columns = range(0, len(mean), _BLOCK)
@@ -145,7 +145,7 @@ class SignalStream:
         """Some columns of all that is held, about one common mean: blocks and factor are each about
         their own, so a row with the distance of the two means completes the second moment."""
         some = slice(start, start + _BLOCK)
-        parts = [(block[:, some].double() - mean[some]).float() for block in self._blocks]
+        parts = [centred(block[:, some], mean[some]) for block in self._blocks]
         if self._factor is not None:
             tokens = self._factor_tokens
             apart = (mean - self._factor_mean)[some] * (tokens * rows / (tokens + rows)) ** 0.5

@@ -11,12 +11,16 @@ from torch import Tensor
 
 from funcnet_plugin.pruning.processes import Processes
 
+# Tokens that are multiplied at once; a product of few is slower, and each ends in float64.
+_TOGETHER = 2048
+
 
 class Moments:
     """Streamed first and second moments of inner activations, for one layer.
 
     Products are float32 (the activations have no more digits), their sums float64, so that a long
-    calibration does not drown late samples: width^2 * 8 bytes, 1 GB at width 11008.
+    calibration does not drown late samples: width^2 * 8 bytes, 1 GB at width 11008. Tokens wait until
+    there are enough for one large product.
 
     Attributes:
         count: tokens seen.
@@ -25,15 +29,28 @@ class Moments:
     def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
         self.count = 0
         self._sum = torch.zeros(width, dtype=torch.float64, device=device)
-        self._gram = torch.zeros(width, width, dtype=torch.float64, device=device)
+        self._total = torch.zeros(width, width, dtype=torch.float64, device=device)
+        self._waiting: list[Tensor] = []
 
     def add(self, h: Tensor) -> None:
         """h: (n_tokens, width), any floating dtype. One call per sample: then the result does not
         depend on how samples were batched."""
-        h = h.float()
         self.count += h.shape[0]
-        self._sum += h.double().sum(0)
-        self._gram += (h.T @ h).double()
+        self._sum += h.sum(0, dtype=torch.float64)
+        self._waiting.append(h)
+        if sum(map(len, self._waiting)) >= _TOGETHER:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        if self._waiting:
+            h = torch.cat(self._waiting).float()
+            self._waiting = []
+            self._total += h.T @ h
+
+    @property
+    def _gram(self) -> Tensor:
+        self._multiply()
+        return self._total
 
     def state(self) -> dict[str, Tensor]:
         """All of it, for `load_state` of another run."""
@@ -41,12 +58,12 @@ class Moments:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         self.count = int(state["count"])
-        self._sum, self._gram = state["sum"].to(self._sum), state["gram"].to(self._gram)
+        self._sum, self._total = state["sum"].to(self._sum), state["gram"].to(self._total)
 
     def merge(self, processes: Processes) -> None:
         """Take the tokens of the other processes in."""
         self.count = sum(processes.gather(self.count))
-        self._sum, self._gram = processes.sum(self._sum), processes.sum(self._gram)
+        self._sum, self._total = processes.sum(self._sum), processes.sum(self._gram)
 
     @property
     def mean(self) -> Tensor:
