@@ -7,12 +7,20 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from compressed_tensors.offload import offload_module
-from datasets import Dataset
 from llmcompressor import oneshot
 from transformers import AutoModelForCausalLM
 
 from tests.conftest import make_tokenizer
-from tests.hosting import loader, recipe
+from tests.hosting import as_dataset, loader, recipe
+
+
+def sampled(texts: list[str], shuffled: bool) -> dict:
+    """A dataset that llm-compressor samples itself."""
+    return {
+        "dataset": as_dataset(loader(texts)),
+        "num_calibration_samples": 20,
+        "shuffle_calibration_samples": shuffled,
+    }
 
 
 def main(folder: Path, kind: str) -> None:
@@ -22,12 +30,7 @@ def main(folder: Path, kind: str) -> None:
     if kind in ("loader", "offloaded"):
         data = {"dataset": loader(texts)}
     else:
-        rows = [{k: v[0].tolist() for k, v in batch.items()} for batch in loader(texts)]
-        data = {
-            "dataset": Dataset.from_list(rows),
-            "num_calibration_samples": 20,
-            "shuffle_calibration_samples": kind == "shuffled",
-        }
+        data = sampled(texts, kind == "shuffled")
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     if kind == "offloaded":  # as load_offloaded_model leaves a model that does not fit
         for module in model.model.layers.modules():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from datasets import Dataset
 from llmcompressor import oneshot
 from torch.utils.data import DataLoader
 
@@ -39,6 +40,12 @@ def recipe(name="FunctionalNetworkModifier", then: dict | None = None, **fields)
 def loader(texts, samples=20, window=40, batch_size=1) -> DataLoader:
     windows = token_windows(texts, make_tokenizer(), window=window, samples=samples, seed=0)
     return make_loader(windows, batch_size)
+
+
+def as_dataset(loader: DataLoader) -> Dataset:
+    """Its samples as a tokenised dataset, which llm-compressor samples itself."""
+    rows = [{key: value[0].tolist() for key, value in batch.items()} for batch in loader]
+    return Dataset.from_list(rows)
 
 
 def run(model, texts, recipe_text=None, batch_size=1, **options):

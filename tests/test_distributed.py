@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
 from funcnet_plugin.pruning.processes import Processes
 from tests.conftest import make_llama
-from tests.hosting import loader, logits, recipe, run
+from tests.distributed_run import sampled
+from tests.hosting import logits, recipe, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 ROOT = Path(__file__).parents[1]
@@ -50,12 +50,7 @@ def test_two_processes_prune_like_one(texts, tmp_path, kind, fields):
     torchrun(tmp_path, kind)
     options = {}
     if kind not in ("loader", "offloaded"):
-        rows = [{k: v[0].tolist() for k, v in batch.items()} for batch in loader(texts)]
-        options = {
-            "dataset": Dataset.from_list(rows),
-            "num_calibration_samples": 20,
-            "shuffle_calibration_samples": kind == "shuffled",
-        }
+        options = sampled(texts, kind == "shuffled")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     one = run(model, texts, recipe(**fields), **options)
     expected = one.state_dict()

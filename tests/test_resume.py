@@ -9,7 +9,7 @@ from llmcompressor.core import active_session
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.hosts.functional_network import FunctionalNetworkModifier
-from tests.hosting import loader, recipe, run
+from tests.hosting import as_dataset, loader, recipe, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 KINDS = {
@@ -82,9 +82,7 @@ def test_the_result_is_that_of_an_uninterrupted_run(biased, texts, tmp_path, mon
 
 
 def test_a_shuffled_dataset_keeps_its_order(fresh, texts, tmp_path, monkeypatch):
-    from datasets import Dataset
-
-    data = Dataset.from_list([dict(batch) for batch in _rows(texts)])
+    data = as_dataset(loader(texts))
     options = {"dataset": data, "num_calibration_samples": 16, "shuffle_calibration_samples": True}
     text = recipe(resume_dir=str(tmp_path / "progress"))
     interrupted_options = dict(options)
@@ -98,11 +96,6 @@ def test_a_shuffled_dataset_keeps_its_order(fresh, texts, tmp_path, monkeypatch)
     resumed = run(fresh(), texts, text, **dict(options))
     expected = dict(whole.named_parameters())
     assert all(torch.equal(p, expected[name]) for name, p in resumed.named_parameters())
-
-
-def _rows(texts):
-    for batch in loader(texts):
-        yield {key: value[0].tolist() for key, value in batch.items()}
 
 
 @pytest.mark.parametrize("what", ["settings", "model", "data"])

@@ -131,11 +131,7 @@ class FunctionalNetworkModifier(WidthPruningModifier):
             DECOMPOSERS[self.decomposer],
             n_components=self.n_components,
             solver=self.solver,
-            contrast=self.contrast,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            n_init=self.n_init,
-            seed=self.seed,
+            **self._solver_settings(),
         )
         return LayerStatistics(
             channels,
@@ -153,22 +149,18 @@ class FunctionalNetworkModifier(WidthPruningModifier):
         )
 
     def _new_global(self) -> GlobalNetworks:
-        solve = partial(
-            SOLVERS[self.solver],
-            contrast=self.contrast,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            n_init=self.n_init,
-            seed=self.seed,
-        )
         return GlobalNetworks(
             n_components=self.n_components,
             n_rows=3 * self.n_components,
             samples_per_group=self.samples_per_group,
             aggregate=self.aggregate,
             min_stability=self.min_stability,
-            solve=solve,
+            solve=partial(SOLVERS[self.solver], **self._solver_settings()),
         )
+
+    def _solver_settings(self) -> dict[str, Any]:
+        names = ("contrast", "tol", "max_iter", "n_init", "seed")
+        return {name: getattr(self, name) for name in names}
 
     def _waits_for_all_layers(self) -> bool:
         return self.strategy == "global" or super()._waits_for_all_layers()

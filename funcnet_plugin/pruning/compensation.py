@@ -19,8 +19,8 @@ class Moments:
     """Streamed first and second moments of inner activations, for one layer.
 
     Products are float32 (the activations have no more digits), their sums float64, so that a long
-    calibration does not drown late samples: width^2 * 8 bytes, 1 GB at width 11008. Tokens wait until
-    there are enough for one large product.
+    calibration does not drown late samples: width^2 * 8 bytes, 1 GB at width 11008. Tokens wait
+    until there are enough for one large product.
 
     Attributes:
         count: tokens seen.
