@@ -256,7 +256,7 @@ class WidthPruningModifier(Modifier):
     def _add_sample(self, index: int, sample: MLPSample) -> None:
         try:
             self._statistics[index].add(sample)
-        except Exception:
+        except BaseException:
             self.remove_hooks()  # a model that stays in memory must not keep recording
             raise
 
