@@ -139,6 +139,29 @@ def test_union_keeps_what_either_needs(fresh, texts):
         run(fresh(), texts, recipe("WidthPruningModifier", scorer="obs", union_with="obs"))
 
 
+@pytest.mark.parametrize("strategy", ["local", "global"])
+def test_networks_take_one_more_scorer_into_the_union(fresh, texts, strategy):
+    """With numbers that need a fixed half of all neurons, these stay whatever the networks say."""
+
+    class Plugin:
+        @staticmethod
+        @hookimpl
+        def funcnet_scorers():
+            return [Scorer("late", lambda e: torch.arange(e.block.width).double())]
+
+    plugins = manager.get_manager()
+    plugins.register(Plugin, name="late")
+    try:
+        source = fresh()
+        rows = bind(source).blocks[2].up.weight.detach().clone()
+        text = recipe(union_with="late", score="union", strategy=strategy, compensation="none")
+        block = bind(run(source, texts, text)).blocks[2]
+        kept = [i for i, row in enumerate(rows) if (block.up.weight == row).all(1).any()]
+        assert len(kept) == block.width and set(range(42, 48)) <= set(kept)
+    finally:
+        plugins.unregister(name="late")
+
+
 def test_an_unknown_scorer_is_named_with_the_known_ones(fresh, texts):
     with pytest.raises(RecipeError, match="no scorer 'best'; choose one of effect, flap"):
         run(fresh(), texts, recipe("WidthPruningModifier", scorer="best"))

@@ -41,6 +41,7 @@ class FunctionalNetworkModifier(WidthPruningModifier):
         float32.
     :param score: `networks` (the paper), or `union`: a neuron goes only if neither the networks
         nor its own effect on the output needs it (the better of its two ranks).
+    :param union_with: one more scorer that a neuron may be needed by, see `WidthPruningModifier`.
     :param aggregate: over groups, `max` (the paper) or `mean` (depends less on the starts).
     :param min_stability: networks that the other starts do not find again at least this well (0 to
         1, see `ica.canica.stability`) do not count; needs `n_init` of 2 and more.
@@ -64,7 +65,6 @@ class FunctionalNetworkModifier(WidthPruningModifier):
     """
 
     scorer: Literal["functional_networks"] = "functional_networks"
-    union_with: Literal["", "effect"] = ""
     n_components: int = Field(default=128, ge=2)
     samples_per_group: int = Field(default=40, ge=1)
     signals: list[Literal["act", "up"]] = Field(default=["act", "up"], min_length=1, max_length=2)
@@ -83,7 +83,8 @@ class FunctionalNetworkModifier(WidthPruningModifier):
     _global: GlobalNetworks | None = PrivateAttr(default=None)
 
     def _scorer_names(self) -> list[str]:
-        return ["effect"] if self.score == "union" else []
+        named = ["effect"] if self.score == "union" else []
+        return [*named, *([self.union_with] if self.union_with else [])]
 
     def _samples_per_group(self) -> int:
         return self.samples_per_group
@@ -196,7 +197,7 @@ class FunctionalNetworkModifier(WidthPruningModifier):
                 f"calibration data had {statistics.n_samples}; give more samples."
             )
         scores = {} if self._global is not None else {"networks": statistics.networks.score}
-        if self.score == "union":
+        if self._scorers:
             scores |= super()._score(block, statistics)
         return scores
 
