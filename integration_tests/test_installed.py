@@ -136,8 +136,8 @@ def test_the_wheel_brings_recipes_tasks_and_the_demo(wheel, tmp_path):
     done = subprocess.run(
         [wheel / "python", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
     )
-    names = "['ica_prune', 'ica_prune_fp8', 'ica_prune_gptq', 'ica_prune_paper', 'ica_prune_w8a8']"
-    assert done.stdout == f"{names}\nfuncnet_paper.yaml\n"
+    kinds = ("", "_best", "_fp8", "_gptq", "_paper", "_w8a8")
+    assert done.stdout == f"{[f'ica_prune{kind}' for kind in kinds]}\nfuncnet_paper.yaml\n"
     listed = subprocess.run(
         [wheel / "python", "-c", "import tests"], capture_output=True, text=True, cwd=tmp_path
     )
