@@ -11,6 +11,7 @@ descent from a random start does, so they come first.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -75,6 +76,7 @@ def picard(
                 w, run = unmixing[i].to(X), descent.report(i, long_steps)
             else:
                 w, run = rescue(X, start, contrast, tol, max_iter, seed, len(runs))
+                run = replace(run, promoted=True)  # ours is float32, whatever X is
             W.append(w)
             runs.append(run)
     return ICAResult(torch.stack(W), tuple(runs))

@@ -77,6 +77,7 @@ def test_a_start_that_breaks_down_is_rescued_and_says_so(white, monkeypatch):
     )
     found = picard(white)
     assert torch.isfinite(found.W).all() and found.runs[0].converged
+    assert found.runs[0].promoted
 
 
 def test_bad_input_is_refused(white):
