@@ -72,18 +72,21 @@ def saved_keys(config: Any, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def patch_save_pretrained(
-    model: nn.Module, changes: Callable[[], dict[str, Any]], kept: list[list[int] | None]
+    model: nn.Module,
+    changes: Callable[[], dict[str, Any]],
+    kept: list[list[int] | None] | None = None,
 ) -> None:
     """Make every later ``model.save_pretrained(directory)`` write what pruning changed.
 
     Args:
         model: a transformers model; its bound `save_pretrained` is wrapped, once however often
-            this is called.
+            this is called. What an earlier call changed is written too.
         changes: config.json entries, asked for when the model's own config.json is written.
-        kept: per layer the indices of the kept neurons in the source model, None for all.
+        kept: per layer the indices of the kept neurons in the source model, None for all; None
+            where no neurons were cut.
     """
-    inner = model.save_pretrained
-    inner = getattr(inner, "_funcnet_inner", inner)
+    earlier = getattr(model.save_pretrained, "_funcnet_changes", dict)
+    inner = getattr(model.save_pretrained, "_funcnet_inner", model.save_pretrained)
 
     @wraps(inner)
     def save_pretrained(save_directory: str | os.PathLike, *args, **kwargs):
@@ -94,12 +97,14 @@ def patch_save_pretrained(
             stale.remove()
         result = inner(save_directory, *args, **kwargs)
         if is_source_process() and (Path(save_directory) / "config.json").exists():
-            patch = changes()
+            patch = earlier() | changes()
             update_json(Path(save_directory) / "config.json", patch)
-            write_kept(Path(save_directory), patch[BLOCK_KEY]["original_widths"], kept)
+            if kept is not None:
+                write_kept(Path(save_directory), patch[BLOCK_KEY]["original_widths"], kept)
         return result
 
     save_pretrained._funcnet_inner = inner
+    save_pretrained._funcnet_changes = lambda: earlier() | changes()
     save_pretrained._overridden = True  # llm-compressor's mark: do not wrap again
     model.save_pretrained = save_pretrained
 

@@ -15,7 +15,14 @@ from funcnet_plugin.errors import RecipeError
 
 Recipe = dict[str, Any]
 # What our modifiers are called in recipes; the classes themselves need llm-compressor to load.
-MODIFIER_NAMES = frozenset({"FunctionalNetworkModifier", "WidthPruningModifier"})
+MODIFIER_NAMES = frozenset(
+    {
+        "FunctionalNetworkModifier",
+        "WidthPruningModifier",
+        "DepthPruningModifier",
+        "HiddenSlicingModifier",
+    }
+)
 _SHAPE = "<name>_stage: -> <name>_modifiers: -> ModifierName: {fields}"
 
 

@@ -141,8 +141,8 @@ def test_two_plugins_for_one_architecture_are_both_named(fresh_manager):
 
 
 def test_adapters_are_listed_with_their_source(fresh_manager):
-    use(fresh_manager, MLPAdapter("mine", ("LlamaForCausalLM",)), name="my-package (mine)")
+    use(fresh_manager, MLPAdapter("mine", ("Qwen2ForCausalLM",)), name="my-package (mine)")
     rows = {f.adapter.name: f for f in find_adapters()}
     assert rows["mine"].source == "my-package (mine)"
     assert rows["mistral"].source == "funcnet_plugin"
-    assert "llama" not in rows  # nothing is left for it
+    assert "qwen2" not in rows  # nothing is left for it

@@ -8,7 +8,11 @@ from funcnet_plugin.adapters.hookspecs import hookimpl
 from funcnet_plugin.adapters.spec import MLPAdapter
 
 # gate_proj, up_proj, down_proj as separate Linear modules, act_fn a module.
-_SPLIT = MLPAdapter("llama", ("LlamaForCausalLM",), bias_key="mlp_bias")  # LLaMA 1-3, Vicuna, Yi
+_SPLIT = MLPAdapter(
+    "llama",
+    ("LlamaForCausalLM", "SlicedLlamaForCausalLM"),  # LLaMA 1-3, Vicuna, Yi; after SliceGPT
+    bias_key="mlp_bias",
+)
 
 
 def _split(name: str, architecture: str, bias_key: str | None = None) -> MLPAdapter:

@@ -73,8 +73,10 @@ def build_layers_of_their_own_width(modeling_utils: ModuleType) -> None:
     enable(modeling_utils.PreTrainedModel)
 
 
-def know_chatglm(configuration_auto: ModuleType) -> None:
-    """Let transformers load ChatGLM in its original format."""
+def know_our_architectures(configuration_auto: ModuleType) -> None:
+    """Let transformers load ChatGLM in its original format, and LLaMA after SliceGPT."""
     from funcnet_plugin.chatglm.configuration import ChatGLMConfig
+    from funcnet_plugin.sliced_llama.configuration import SlicedLlamaConfig
 
-    configuration_auto.AutoConfig.register("chatglm", ChatGLMConfig, exist_ok=True)
+    for config in (ChatGLMConfig, SlicedLlamaConfig):
+        configuration_auto.AutoConfig.register(config.model_type, config, exist_ok=True)

@@ -20,7 +20,7 @@ WATCHED = {
     "llmcompressor.modifiers.factory": "teach_recipes",
     "lm_eval.models": "add_lm_eval_model",
     "transformers.modeling_utils": "build_layers_of_their_own_width",
-    "transformers.models.auto.configuration_auto": "know_chatglm",
+    "transformers.models.auto.configuration_auto": "know_our_architectures",
 }
 
 

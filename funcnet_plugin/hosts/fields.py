@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmcompressor.modifiers import Modifier
 from pydantic import ValidationError
 
-from funcnet_plugin.errors import FuncnetError
+from funcnet_plugin.errors import FuncnetError, RecipeError
 
 
-def one_sentence(cls: type[Modifier], error: ValidationError) -> str:
+class PlainErrors:
+    """For modifiers: a wrong field is one sentence."""
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise RecipeError(_one_sentence(type(self), error)) from None
+
+
+def _one_sentence(cls: type[Modifier], error: ValidationError) -> str:
     """pydantic's report as one sentence per mistake: field, value, what it should be."""
     problems = []
     for item in error.errors():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented
+from funcnet_plugin.pruning.batches import model_inputs
 from funcnet_plugin.pruning.processes import Processes
 
 
@@ -40,11 +41,7 @@ def loss_gradients(
     n_batches = 0
     try:
         with torch.enable_grad():
-            for batch in calibration:
-                ids = batch["input_ids"].to(model.device)
-                mask = batch.get("attention_mask")
-                mask = torch.ones_like(ids) if mask is None else mask.to(ids)
-                labels = ids.masked_fill(mask == 0, -100)
+            for ids, mask, labels in model_inputs(model, calibration):
                 model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
                 n_batches += 1
         if processes is not None:

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from llmcompressor.modifiers import Modifier, ModifierFactory
 
+from funcnet_plugin.hosts.depth_pruning import DepthPruningModifier
 from funcnet_plugin.hosts.functional_network import FunctionalNetworkModifier
+from funcnet_plugin.hosts.hidden_slicing import HiddenSlicingModifier
 from funcnet_plugin.hosts.width_pruning import WidthPruningModifier
 
-__all__ = ["MODIFIERS", "FunctionalNetworkModifier", "WidthPruningModifier", "register"]
+__all__ = [
+    "MODIFIERS",
+    "DepthPruningModifier",
+    "FunctionalNetworkModifier",
+    "HiddenSlicingModifier",
+    "WidthPruningModifier",
+    "register",
+]
 
 # A recipe is written back with the class name, so that is the name it must be read with.
 MODIFIERS: dict[str, type[Modifier]] = {
-    cls.__name__: cls for cls in (FunctionalNetworkModifier, WidthPruningModifier)
+    cls.__name__: cls
+    for cls in (
+        FunctionalNetworkModifier,
+        WidthPruningModifier,
+        DepthPruningModifier,
+        HiddenSlicingModifier,
+    )
 }
 
 

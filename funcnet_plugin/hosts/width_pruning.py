@@ -21,14 +21,14 @@ from compressed_tensors.utils import match_name
 from llmcompressor.core import Event, State, active_session
 from llmcompressor.modifiers import Modifier
 from loguru import logger
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from funcnet_plugin import __version__, checkpoint
 from funcnet_plugin.adapters import MLPBlock, ModelLayout, bind, count_parameters
 from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts import checks
-from funcnet_plugin.hosts.fields import one_sentence
+from funcnet_plugin.hosts.fields import PlainErrors
 from funcnet_plugin.hosts.gradients import loss_gradients
 from funcnet_plugin.hosts.recorder import MLPRecorder
 from funcnet_plugin.hosts.requantize import renew_quantization
@@ -45,7 +45,7 @@ from funcnet_plugin.pruning.surgery import cut_and_repair
 Scores = dict[str, Tensor]  # name -> (width,), see `pruning.scorers`
 
 
-class WidthPruningModifier(Modifier):
+class WidthPruningModifier(PlainErrors, Modifier):
     """Cuts the least important MLP neurons of every layer and repairs what they carried.
 
     The ratio counts parameters, and kept widths are multiples of `align`; what was reached is
@@ -112,12 +112,6 @@ class WidthPruningModifier(Modifier):
     _gradients: dict[int, tuple[Tensor, ...]] = PrivateAttr(default_factory=dict)
     _processes: Processes | None = PrivateAttr(default=None)  # None: one process
     _record: Record | None = PrivateAttr(default=None)
-
-    def __init__(self, **fields: Any) -> None:
-        try:
-            super().__init__(**fields)
-        except ValidationError as error:
-            raise RecipeError(one_sentence(type(self), error)) from None
 
     # -- lifecycle ---------------------------------------------------------------------------
 

@@ -1,0 +1,77 @@
+"""Dropping decoder layers: ShortGPT and Shortened LLaMA as a modifier."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from loguru import logger
+from pydantic import Field
+from torch import nn
+
+from funcnet_plugin.adapters import bind, count_parameters
+from funcnet_plugin.errors import BudgetError
+from funcnet_plugin.hosts.whole_model import WholeModelModifier
+from funcnet_plugin.pruning.depth import (
+    PER_LAYER_KEYS,
+    block_influence,
+    drop_layers,
+    perplexity_without,
+)
+
+
+class DepthPruningModifier(WholeModelModifier):
+    """Drops the decoder layers that are needed least, all at once; nothing is repaired.
+
+    Needs the whole model in memory. The result is a stock checkpoint with fewer layers.
+
+    :param score: `block_influence` (ShortGPT, arXiv 2403.03853: one minus the cosine between what
+        enters a layer and what leaves it) or `perplexity` (Shortened LLaMA, arXiv 2402.02834: of
+        the calibration data without the layer; one pass per layer).
+    :param skip_first: layers kept whatever their score, at the beginning.
+    :param skip_last: the same at the end.
+
+    Example recipe::
+
+        prune_stage:
+          pruning_modifiers:
+            DepthPruningModifier:
+              pruning_ratio: 0.2
+              score: block_influence
+    """
+
+    score: Literal["block_influence", "perplexity"] = "block_influence"
+    skip_first: int = Field(default=0, ge=0)
+    skip_last: int = Field(default=0, ge=0)
+
+    def _prune(self, model: nn.Module, calibration: Any) -> dict[str, Any]:
+        path = bind(model).adapter.layers
+        layers = list(model.get_submodule(path))
+        sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
+        choice = range(self.skip_first, len(layers) - self.skip_last)
+        target = self.pruning_ratio * count_parameters(model)
+        largest = sum(sizes[i] for i in choice)
+        if len(choice) == len(layers):
+            largest -= min(sizes)  # one layer must stay
+        if target > largest + max(sizes) / 2:
+            raise BudgetError(
+                f"pruning_ratio={self.pruning_ratio} cannot be reached by dropping layers: at most "
+                f"{max(largest, 0) / count_parameters(model):.4f} of the parameters are in those "
+                "that may go; lower the ratio, or skip fewer layers."
+            )
+        measure = block_influence if self.score == "block_influence" else perplexity_without
+        scores = measure(model, layers, calibration)
+        order = sorted(choice, key=lambda i: (scores[i], i))
+        dropped: list[int] = []
+        removed = 0
+        for i in order[: len(layers) - 1]:
+            if dropped and abs(removed + sizes[i] - target) >= abs(removed - target):
+                break
+            dropped.append(i)
+            removed += sizes[i]
+        keep = [i for i in range(len(layers)) if i not in dropped]
+        drop_layers(model, path, keep)
+        logger.info(f"dropped layers {sorted(dropped)}; {self.score}: {scores}")
+        return {"kept_layers": keep, "layer_scores": scores}
+
+    def _changed_keys(self) -> list[str]:
+        return ["num_hidden_layers", *PER_LAYER_KEYS]

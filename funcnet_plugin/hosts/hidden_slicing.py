@@ -1,0 +1,67 @@
+"""Deleting principal axes of the hidden states: SliceGPT as a modifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loguru import logger
+from pydantic import Field
+from torch import nn
+
+from funcnet_plugin.adapters import count_parameters
+from funcnet_plugin.errors import AdapterError, BudgetError
+from funcnet_plugin.hosts.whole_model import WholeModelModifier
+from funcnet_plugin.pruning.slicing import (
+    fuse_norms,
+    parameters_after,
+    principal_axes,
+    slice_hidden,
+)
+
+
+class HiddenSlicingModifier(WholeModelModifier):
+    """SliceGPT (arXiv 2401.15024) for LLaMA: hidden states rotated to their principal axes, the
+    last of which are deleted.
+
+    Needs the whole model in memory. Shortcuts in the residual connections and a head of its own
+    come in addition and are counted, so small ratios cost many axes. The checkpoint is of model
+    type `sliced_llama`, which loads where this package is installed and is refused elsewhere.
+
+    :param align: the hidden size that is left is a multiple of this.
+
+    Example recipe::
+
+        prune_stage:
+          pruning_modifiers:
+            HiddenSlicingModifier:
+              pruning_ratio: 0.2
+    """
+
+    align: int = Field(default=8, ge=1)
+
+    def _prune(self, model: nn.Module, calibration: Any) -> dict[str, Any]:
+        if type(model).__name__ != "LlamaForCausalLM":
+            raise AdapterError(
+                f"slicing hidden states is there for LlamaForCausalLM only, not for "
+                f"{type(model).__name__}; compare it on a LLaMA."
+            )
+        hidden, before = model.config.hidden_size, count_parameters(model)
+        target = (1 - self.pruning_ratio) * before
+        sizes = range(self.align, hidden, self.align)
+        counts = {size: parameters_after(model, size) for size in sizes}
+        if not counts or min(counts.values()) > target:
+            raise BudgetError(
+                f"pruning_ratio={self.pruning_ratio} cannot be reached by slicing hidden states "
+                f"of {hidden} in steps of {self.align}; lower the ratio or align."
+            )
+        size = min(counts, key=lambda s: abs(counts[s] - target))
+        # The head dimension is the quotient of two sizes unless it is said.
+        model.config.head_dim = model.model.layers[0].self_attn.head_dim
+        fuse_norms(model)
+        slice_hidden(model, principal_axes(model, calibration), size)
+        logger.info(f"hidden size {hidden} -> {size}")
+        return {"original_hidden_size": hidden, "hidden_size": size}
+
+    def _changed_keys(self) -> list[str]:
+        return ["model_type", "architectures", "hidden_size", "head_dim", "rms_norm_eps",
+                "tie_word_embeddings"]  # fmt: skip

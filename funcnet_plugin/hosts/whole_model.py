@@ -1,0 +1,95 @@
+"""What modifiers share that look at the whole model at once: depth and hidden-size pruning.
+
+They need the model in memory and work when the recipe is initialized, so modifiers that follow
+(width pruning, quantization) see what is left. Nothing remains to be done in the calibration.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from compressed_tensors.distributed import is_distributed
+from llmcompressor.core import State
+from llmcompressor.modifiers import Modifier
+from loguru import logger
+from pydantic import Field, PrivateAttr
+from torch import nn
+
+from funcnet_plugin import __version__, checkpoint
+from funcnet_plugin.adapters import count_parameters
+from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.hosts import checks
+from funcnet_plugin.hosts.fields import PlainErrors
+from funcnet_plugin.hosts.sample_order import fix_order
+
+
+class WholeModelModifier(PlainErrors, Modifier):
+    """A peer of functional networks that does not cut neurons.
+
+    :param pruning_ratio: share of all parameters to remove, in (0, 1); the nearest that the method
+        can reach is taken, logged, and written into config.json (block `functional_network`).
+    :param seed: of the order of shuffled samples.
+    """
+
+    requires_calibration_data: bool = False  # not in the pipeline's passes
+
+    pruning_ratio: float = Field(gt=0.0, lt=1.0)
+    seed: int = Field(default=0, ge=0)
+
+    _before: int = PrivateAttr()
+    _report: dict[str, Any] = PrivateAttr()
+
+    def on_initialize(self, state: State, **kwargs: Any) -> bool:
+        model = state.model
+        checks.refuse_quantized(model)
+        if is_distributed():
+            raise RecipeError(f"{type(self).__name__} runs in one process; start one.")
+        calibration = kwargs.get("calib_data", state.data.calib)
+        checks.check_samples(calibration, None)
+        fix_order(calibration, self.seed)
+        self._before = count_parameters(model)
+        was_training = model.training
+        model.eval()
+        self._report = self._prune(model, calibration)
+        model.train(was_training)
+        after = count_parameters(model)
+        logger.info(
+            f"pruned {self._before:,} -> {after:,} parameters: {1 - after / self._before:.4f} of "
+            f"the model (asked: {self.pruning_ratio})"
+        )
+        return True
+
+    def on_finalize(self, state: State, **kwargs: Any) -> bool:
+        config = state.model.config
+        after = count_parameters(state.model)
+        settings = {k: v for k, v in self.model_dump().items() if k not in Modifier.model_fields}
+        block = {
+            "version": __version__,
+            "modifier": type(self).__name__,
+            "source_model": getattr(config, "name_or_path", "") or None,
+            "settings": settings,
+            "pruning_ratio_requested": self.pruning_ratio,
+            "pruning_ratio_reached": 1 - after / self._before,
+            "parameters_before": self._before,
+            "parameters_after": after,
+            **self._report,
+        }
+        setattr(config, checkpoint.BLOCK_KEY, block)
+        checkpoint.patch_save_pretrained(
+            state.model,
+            lambda: checkpoint.saved_keys(state.model.config, self._changed_keys()),
+        )
+        return True
+
+    @abstractmethod
+    def _prune(self, model: nn.Module, calibration: Any) -> dict[str, Any]:
+        """Prune in place.
+
+        Returns:
+            what config.json says about it, plain values.
+        """
+
+    @abstractmethod
+    def _changed_keys(self) -> list[str]:
+        """Attributes of the config that pruning changed."""
