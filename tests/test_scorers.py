@@ -74,7 +74,7 @@ def test_taylor_sees_the_change_of_the_loss_that_it_predicts(texts):
     down = bind(model).blocks[1].down
     batches = list(loader(texts, samples=4))
 
-    gradient = loss_gradients(model, batches, [bind(model).blocks[1]])[1][-1]
+    gradient = loss_gradients(model, batches, [bind(model).blocks[1]])[1].weights[-1]
     weight = down.weight.detach().clone()
     predicted = (weight * gradient).sum(0)
     neuron, e = int(predicted.abs().argmax()), 0.05
@@ -189,3 +189,83 @@ def test_a_plugin_brings_a_scorer(fresh, texts):
     finally:
         for name in ("mine", "again"):
             plugins.unregister(name=name)
+
+
+@pytest.fixture(scope="module")
+def by_token(texts):
+    """The gradient of the summed loss by the output of the layer's MLP, (tokens, hidden), read off
+    a copy of the forward pass: something added to the output."""
+    model = make_llama()
+    block = bind(model).blocks[1]
+    rows = []
+    for batch in loader(texts):
+        added = torch.zeros(*batch["input_ids"].shape, 24, requires_grad=True)
+        hook = block.mlp.register_forward_hook(lambda m, a, out, added=added: out + added)
+        loss = model(**batch).logits[:, :-1].flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(
+            loss, batch["input_ids"][:, 1:].flatten(), reduction="sum"
+        )
+        rows.append(torch.autograd.grad(loss, added)[0].flatten(0, 1).double())
+        hook.remove()
+    return torch.cat(rows).numpy()
+
+
+def test_gradients_of_the_output_are_per_token_of_the_summed_loss(measured, by_token):
+    _, _, evidence = measured
+    expected = by_token.T @ by_token / len(by_token)
+    found = evidence.gradients.output_second.numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6 * expected.max())
+
+
+def test_gradients_of_outputs_alone_are_the_same_and_ignore_padding(texts):
+    model = make_llama()
+    blocks = bind(model).blocks
+    both = loss_gradients(model, loader(texts, samples=4), blocks)
+    padded = []
+    for batch in loader(texts, samples=4):
+        pad = torch.zeros(1, 7, dtype=torch.long)
+        padded.append({key: torch.cat([value, pad], 1) for key, value in batch.items()})
+    alone = loss_gradients(model, padded, blocks, of_weights=False)
+    for i in range(3):
+        assert alone[i].weights is None
+        torch.testing.assert_close(
+            alone[i].output_second, both[i].output_second, rtol=1e-4, atol=1e-9
+        )
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_loss_effect_is_the_mean_square_of_activation_times_gradient_if_independent(
+    measured, by_token
+):
+    """K-FAC's assumption: activations and gradients independent. So all pairs of tokens."""
+    block, h, evidence = measured
+    W = block.down.weight.detach().double().numpy()
+    along = by_token @ W  # (tokens, width): the loss's slope along each neuron's column
+    expected = [np.mean(np.outer(h[:, j], along[:, j]) ** 2) for j in range(block.width)]
+    np.testing.assert_allclose(score("loss_effect", evidence), expected, rtol=1e-3)
+
+
+def test_surgeon_costs_are_those_of_refitting_in_the_metric_of_the_loss(measured, by_token):
+    """The first removals against brute force: every candidate, the others refitted each time."""
+    block, h, evidence = measured
+    W = block.down.weight.detach().double().numpy()
+    S = h.T @ h / len(h)
+    S = S + 0.02 * np.trace(S) / len(S) * np.eye(len(S))
+    G = by_token.T @ by_token / len(by_token)
+
+    def error(kept):
+        left = W @ S[:, kept] @ np.linalg.inv(S[np.ix_(kept, kept)])
+        difference = W.copy()
+        difference[:, kept] -= left
+        return np.trace(difference.T @ G @ difference @ S)
+
+    found = score("surgeon", evidence)
+    kept, before, highest = list(range(block.width)), 0.0, 0.0
+    for _ in range(6):
+        errors = {j: error([i for i in kept if i != j]) for j in kept}
+        gone = min(errors, key=errors.get)
+        highest = max(highest, errors[gone] - before)
+        assert found[gone] == pytest.approx(highest, rel=1e-2)
+        before = errors[gone]
+        kept.remove(gone)
+    assert min(found[kept]) >= highest * 0.99

@@ -16,10 +16,11 @@ from loguru import logger
 from pydantic import Field, PrivateAttr
 from torch import nn
 
-from funcnet_plugin import __version__, checkpoint
+from funcnet_plugin import checkpoint
 from funcnet_plugin.adapters import count_parameters
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.hosts import checks
+from funcnet_plugin.hosts.description import pruning_block
 from funcnet_plugin.hosts.fields import PlainErrors
 from funcnet_plugin.hosts.sample_order import fix_order
 
@@ -63,18 +64,7 @@ class WholeModelModifier(PlainErrors, Modifier):
     def on_finalize(self, state: State, **kwargs: Any) -> bool:
         config = state.model.config
         after = count_parameters(state.model)
-        settings = {k: v for k, v in self.model_dump().items() if k not in Modifier.model_fields}
-        block = {
-            "version": __version__,
-            "modifier": type(self).__name__,
-            "source_model": getattr(config, "name_or_path", "") or None,
-            "settings": settings,
-            "pruning_ratio_requested": self.pruning_ratio,
-            "pruning_ratio_reached": 1 - after / self._before,
-            "parameters_before": self._before,
-            "parameters_after": after,
-            **self._report,
-        }
+        block = pruning_block(self, state.model, self._before, after, self._before, **self._report)
         setattr(config, checkpoint.BLOCK_KEY, block)
         checkpoint.patch_save_pretrained(
             state.model,

@@ -24,10 +24,11 @@ from loguru import logger
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
-from funcnet_plugin import __version__, checkpoint
+from funcnet_plugin import checkpoint
 from funcnet_plugin.adapters import MLPBlock, ModelLayout, bind, count_parameters
 from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts import checks
+from funcnet_plugin.hosts.description import pruning_block, settings_of
 from funcnet_plugin.hosts.fields import PlainErrors
 from funcnet_plugin.hosts.gradients import loss_gradients
 from funcnet_plugin.hosts.recorder import MLPRecorder
@@ -39,7 +40,12 @@ from funcnet_plugin.pruning.collect import LayerStatistics, MLPSample
 from funcnet_plugin.pruning.compensation import Moments
 from funcnet_plugin.pruning.global_networks import GlobalNetworks
 from funcnet_plugin.pruning.processes import Processes
-from funcnet_plugin.pruning.scorers import LayerEvidence, Scorer, union_of_ranks
+from funcnet_plugin.pruning.scorers import (
+    LayerEvidence,
+    LossGradients,
+    Scorer,
+    union_of_ranks,
+)
 from funcnet_plugin.pruning.surgery import cut_and_repair
 
 Scores = dict[str, Tensor]  # name -> (width,), see `pruning.scorers`
@@ -55,8 +61,9 @@ class WidthPruningModifier(PlainErrors, Modifier):
     :param pruning_ratio: share of the parameters to remove, in (0, 1).
     :param ratio_scope: what the ratio counts: `model` (all parameters) or `mlp`.
     :param scorer: `effect` (variance of the activation times squared norm of the down column),
-        `flap` (the same, standardised per layer), `wanda_sp`, `taylor`, `obs`, `magnitude`
-        (weights only), `random` (the control), or one that a plugin brings.
+        `loss_effect` and `surgeon` (its effect on the loss to second order, alone or after the
+        others were updated), `flap`, `wanda_sp`, `taylor`, `obs`, `magnitude` (weights only),
+        `random` (the control), or one that a plugin brings.
     :param union_with: a second scorer: a neuron goes only if neither needs it (the better of its
         two ranks).
     :param allocation: `uniform`, the same width in every layer, decided layer by layer; or
@@ -109,7 +116,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
     _kept: dict[int, list[int]] = PrivateAttr(default_factory=dict)  # layer -> neurons, if cut
 
     _scorers: list[Scorer] = PrivateAttr(default_factory=list)
-    _gradients: dict[int, tuple[Tensor, ...]] = PrivateAttr(default_factory=dict)
+    _gradients: dict[int, LossGradients] = PrivateAttr(default_factory=dict)
     _processes: Processes | None = PrivateAttr(default=None)  # None: one process
     _record: Record | None = PrivateAttr(default=None)
 
@@ -154,10 +161,15 @@ class WidthPruningModifier(PlainErrors, Modifier):
                 f"widths will be {self._planned}: {reached:.4f} of the {self.ratio_scope} removed "
                 f"(asked: {self.pruning_ratio})"
             )
-        if any(scorer.needs_gradients for scorer in self._scorers):
-            self._gradients = loss_gradients(model, calibration, self._prunable(), self._processes)
+        of_weights = any(scorer.needs_gradients for scorer in self._scorers)
+        of_outputs = any(scorer.needs_output_gradients for scorer in self._scorers)
+        if of_weights or of_outputs:
+            self._gradients = loss_gradients(
+                model, calibration, self._prunable(), self._processes,
+                of_weights=of_weights, of_outputs=of_outputs,
+            )  # fmt: skip
         if self.resume_dir:
-            self._record = Record(self.resume_dir, self._settings(), blocks, calibration)
+            self._record = Record(self.resume_dir, settings_of(self), blocks, calibration)
         checks.check_group_sizes(self._later_modifiers(), self._prunable(), self._possible_widths)
         return True
 
@@ -283,12 +295,6 @@ class WidthPruningModifier(PlainErrors, Modifier):
             return [layer[names[0]] for layer in layers]
         return union_of_ranks([[layer[n] for layer in layers] for n in names])
 
-    def _settings(self) -> dict[str, Any]:
-        """The recipe fields that describe the run, as saved in config.json."""
-        inherited = set(Modifier.model_fields)
-        inherited.add("resume_dir")
-        return {k: v for k, v in self.model_dump().items() if k not in inherited}
-
     # -- steps -------------------------------------------------------------------------------
 
     def _prunable(self) -> list[MLPBlock]:
@@ -379,16 +385,13 @@ class WidthPruningModifier(PlainErrors, Modifier):
         """The `functional_network` block of config.json."""
         # Counted through the MLPs: offloading may have split tied embeddings in two by now.
         after = self._other_parameters + sum(b.parameters for b in self._layout.blocks)
-        return {
-            "version": __version__,
-            "modifier": type(self).__name__,
-            "source_model": getattr(model.config, "name_or_path", "") or None,
-            "settings": self._settings(),
-            "pruning_ratio_requested": self.pruning_ratio,
-            "pruning_ratio_reached": (self._parameters - after) / self._budget.scope_parameters,
-            "parameters_before": self._parameters,
-            "parameters_after": after,
-            "original_widths": self._original,
-            "kept_widths": self._layout.widths,
-            "measured": checkpoint.by_figure([self._done[i] for i in sorted(self._done)]),
-        }
+        return pruning_block(
+            self,
+            model,
+            self._parameters,
+            after,
+            self._budget.scope_parameters,
+            original_widths=self._original,
+            kept_widths=self._layout.widths,
+            measured=checkpoint.by_figure([self._done[i] for i in sorted(self._done)]),
+        )

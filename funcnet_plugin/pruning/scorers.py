@@ -22,20 +22,34 @@ from funcnet_plugin.pruning.compensation import Moments
 
 
 @dataclass(frozen=True)
+class LossGradients:
+    """Of the next-token loss over the calibration data, for one layer; None unless asked for.
+
+    Attributes:
+        weights: of each of `block.projections`' weights, (out, in), mean over batches.
+        output_second: (hidden, hidden), float64: E[g g'], g the gradient of the summed loss by the
+            MLP's output at one token: how much the loss bends in which direction of the output (the
+            gradient side of K-FAC, arXiv 1503.05671).
+    """
+
+    weights: tuple[Tensor, ...] | None = None
+    output_second: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class LayerEvidence:
     """What a scorer may look at.
 
     Attributes:
         block: the uncut MLP.
         moments: of its inner activations over the calibration tokens; None unless asked for.
-        gradients: the loss's gradient of each of `block.projections`' weights, (out, in), mean over
-            the calibration samples; None unless asked for.
+        gradients: None unless asked for.
         seed: of the recipe.
     """
 
     block: MLPBlock
     moments: Moments | None
-    gradients: tuple[Tensor, ...] | None
+    gradients: LossGradients | None
     seed: int
 
 
@@ -45,8 +59,9 @@ class Scorer:
     name: `scorer:` in a recipe.
     score: layer -> (width,), float64, any device; larger is more important.
     source: the paper, for the documentation.
-    needs_moments, needs_gradients: see `LayerEvidence`. Gradients cost a backward pass over the
-        whole model before calibration, in memory.
+    needs_moments: see `LayerEvidence`.
+    needs_gradients, needs_output_gradients: the parts of `LossGradients`. They cost a backward pass
+        over the whole model before calibration, in memory.
     """
 
     name: str
@@ -54,6 +69,7 @@ class Scorer:
     source: str = ""
     needs_moments: bool = False
     needs_gradients: bool = False
+    needs_output_gradients: bool = False
 
 
 def effect(evidence: LayerEvidence) -> Tensor:
@@ -99,7 +115,7 @@ def taylor(evidence: LayerEvidence) -> Tensor:
     block = evidence.block
     products = [
         (oriented(module, module.weight.detach()).double() * gradient.double()).abs()
-        for module, gradient in zip(block.projections, evidence.gradients, strict=True)
+        for module, gradient in zip(block.projections, evidence.gradients.weights, strict=True)
     ]
     rows = sum(product.sum(1) for product in products[:-1])
     if block.fused:
@@ -107,32 +123,73 @@ def taylor(evidence: LayerEvidence) -> Tensor:
     return rows + products[-1].sum(0)
 
 
-def obs(evidence: LayerEvidence, ridge: float = 0.02) -> Tensor:
+def obs(evidence: LayerEvidence) -> Tensor:
     """Order of greedy second-order elimination: always the neuron whose removal, after the best
     update of the others, changes the output least, ``|w_j|^2 / [S^-1]_jj`` (optimal brain surgeon
     for columns, as in ZipLM and SlimGPT). The score is the step at which a neuron went.
 
-    S is the second moment of the activations, with `ridge` of its mean diagonal added.
+    S is the second moment of the activations.
     """
-    weight = oriented(evidence.block.down, evidence.block.down.weight.detach()).double().clone()
-    S = evidence.moments.second.to(weight.device).clone()
+    weight = oriented(evidence.block.down, evidence.block.down.weight.detach()).double()
+    order, _ = _eliminate(weight, evidence.moments.second)
+    return order
+
+
+def loss_effect(evidence: LayerEvidence) -> Tensor:
+    """A neuron's own effect on the loss, to second order: ``E[h_j^2] w_j' E[g g'] w_j``, the
+    diagonal of the K-FAC approximation of the Fisher information. It is in units of the loss, so
+    layers compare."""
+    weight = _in_loss_units(evidence)
+    return evidence.moments.second.diagonal().to(weight.device) * weight.square().sum(0)
+
+
+def surgeon(evidence: LayerEvidence) -> Tensor:
+    """Greedy elimination as `obs`, in the K-FAC metric of the loss (LLM Surgeon, one shot, neurons
+    only): ``w_j' E[g g'] w_j / [S^-1]_jj``. The score is what a removal cost, never less than the
+    one before it, so layers compare."""
+    _, cost = _eliminate(_in_loss_units(evidence), evidence.moments.second)
+    return cost
+
+
+def _in_loss_units(evidence: LayerEvidence) -> Tensor:
+    """``E[g g']^(1/2) W_down``, (hidden, width), float64."""
+    weight = oriented(evidence.block.down, evidence.block.down.weight.detach()).double()
+    values, axes = torch.linalg.eigh(evidence.gradients.output_second.to(weight.device))
+    return values.clamp_min(0.0).sqrt()[:, None] * (axes.T @ weight)
+
+
+def _eliminate(weight: Tensor, second: Tensor, ridge: float = 0.02) -> tuple[Tensor, Tensor]:
+    """Greedy elimination of columns, the others updated by least squares after each.
+
+    Args:
+        weight: (out, width), float64.
+        second: (width, width), float64; `ridge` of its mean diagonal is added.
+
+    Returns:
+        per column (width,), float64: the step at which it went, and the largest cost up to then.
+    """
+    weight = weight.clone()
+    S = second.to(weight.device).clone()
     n = len(S)
     S.diagonal().add_(max(ridge * float(S.diagonal().mean()), torch.finfo(S.dtype).tiny))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(S))
     removed = torch.zeros(n, dtype=torch.bool, device=weight.device)
     order = torch.empty(n, dtype=torch.float64, device=weight.device)
+    cost = torch.empty_like(order)
+    highest = 0.0
     # Of the inverse of what is left, and of the updated weights, only these two are looked at.
     for step in range(n):
         loss = weight.square().sum(0) / inverse.diagonal().clamp_min(1e-300)
         j = int(torch.where(removed, torch.inf, loss).argmin())
-        removed[j], order[j] = True, step
+        highest = max(highest, float(loss[j]))
+        removed[j], order[j], cost[j] = True, step, highest
         column = inverse[:, j] / inverse[j, j]
         weight -= weight[:, j : j + 1] * column
         inverse -= torch.outer(column, inverse[j].clone())
         weight[:, j] = 0.0
         inverse[:, j] = inverse[j, :] = 0.0
         inverse[j, j] = 1.0
-    return order
+    return order, cost
 
 
 def _squares(module: nn.Module) -> Tensor:
@@ -146,6 +203,20 @@ SCORERS = (
     Scorer("wanda_sp", wanda_sp, "Sun et al. 2024, arXiv 2306.11695", needs_moments=True),
     Scorer("taylor", taylor, "Ma et al. 2023, arXiv 2305.11627", needs_gradients=True),
     Scorer("obs", obs, "Kurtic et al. 2023, arXiv 2302.04089", needs_moments=True),
+    Scorer(
+        "loss_effect",
+        loss_effect,
+        "diagonal K-FAC, Martens and Grosse 2015, arXiv 1503.05671",
+        needs_moments=True,
+        needs_output_gradients=True,
+    ),
+    Scorer(
+        "surgeon",
+        surgeon,
+        "van der Ouderaa et al. 2024, arXiv 2312.17244",
+        needs_moments=True,
+        needs_output_gradients=True,
+    ),
     Scorer("magnitude", magnitude),
     Scorer("random", random),
 )
