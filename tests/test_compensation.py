@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from funcnet_plugin.pruning.compensation import (
+    RIDGES,
     Moments,
     bias_repair,
+    choose_ridge,
     least_squares_repair,
     pruned_neurons,
 )
@@ -82,3 +84,24 @@ def test_pruned_neurons_are_the_complement(data):
     keep = data[2]
     pruned = pruned_neurons(keep, WIDTH)
     assert sorted([*keep.tolist(), *pruned.tolist()]) == list(range(WIDTH))
+
+
+def test_the_ridge_is_the_best_on_tokens_that_were_not_fitted():
+    """Against refitting and measuring every choice with the tokens themselves."""
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(12, 12, generator=generator, dtype=torch.float64)
+    h = torch.randn(40, 12, generator=generator, dtype=torch.float64) @ mix
+    fitted, unseen = h[:25], h[25:]
+    everything, held_out = Moments(12), Moments(12)
+    everything.add(h)
+    held_out.add(unseen)
+    W = torch.randn(6, 12, generator=generator, dtype=torch.float64)
+    keep = torch.tensor([0, 2, 3, 5, 8, 9, 11])
+
+    def error(ridge):
+        repaired = least_squares_repair(W, fitted.T @ fitted / 25, keep, ridge)
+        return float((unseen @ W.T - unseen[:, keep] @ repaired.T).square().sum())
+
+    errors = {ridge: error(ridge) for ridge in RIDGES}
+    assert choose_ridge(W, everything, held_out, keep) == min(errors, key=errors.get)
+    assert RIDGES[0] < min(errors, key=errors.get)  # the choice is one

@@ -7,12 +7,15 @@ import pytest
 import torch
 from compressed_tensors.offload import offload_module
 from llmcompressor import oneshot
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from funcnet_plugin.adapters import bind
+from funcnet_plugin.checkpoint import read_block
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.pruning.budget import select
+from funcnet_plugin.pruning.compensation import RIDGES
 from tests.conftest import make_tokenizer
 from tests.hosting import loader, logits, recipe, reload_without_us, run
 
@@ -232,3 +235,26 @@ def test_a_second_run_on_the_same_model_prunes_further(fresh, texts, tmp_path):
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(logits(again), logits(model))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": "WidthPruningModifier", "allocation": "threshold"},
+        {"name": "FunctionalNetworkModifier"},
+        {"name": "FunctionalNetworkModifier", "strategy": "global", "allocation": "threshold"},
+    ],
+)
+def test_the_ridge_may_be_chosen_per_layer(fresh, texts, tmp_path, fields):
+    text = recipe(**fields, compensation="least_squares", ridge="auto")
+    run(fresh(), texts, text, output_dir=str(tmp_path / "auto"))
+    chosen = read_block(tmp_path / "auto")["measured"]["ridge"]
+    assert len(chosen) == 3 and set(chosen) <= {None, *RIDGES}
+    first = next(r for r in chosen if r is not None)
+    # a layer with that ridge by hand is the same layer
+    text = recipe(**fields, compensation="least_squares", ridge=first)
+    run(fresh(), texts, text, output_dir=str(tmp_path / "fixed"))
+    i = chosen.index(first)
+    name = f"model.layers.{i}.mlp.down_proj.weight"
+    weights = [load_file(tmp_path / d / "model.safetensors")[name] for d in ("auto", "fixed")]
+    assert torch.equal(*weights)

@@ -122,32 +122,28 @@ class FunctionalNetworkModifier(WidthPruningModifier):
 
     def _new_statistics(self, block: MLPBlock) -> LayerStatistics:
         channels = self._channels(block)
-        moments = self._new_moments(block)
         if self.strategy == "global":
             if self._global is None:
                 self._global = self._new_global()
             feed = self._global.layer(block.index, len(channels))
-            return LayerStatistics(channels, moments, feed)
+            return super()._new_statistics(block, channels, feed)
         decompose = partial(
             DECOMPOSERS[self.decomposer],
             n_components=self.n_components,
             solver=self.solver,
             **self._solver_settings(),
         )
-        return LayerStatistics(
-            channels,
-            moments,
-            NetworkScorer(
-                block.width,
-                len(channels),
-                self.samples_per_group,
-                self.aggregate,
-                decompose,
-                n_rows=self._rows(),
-                max_bytes=self._max_bytes(),
-                min_stability=self.min_stability,
-            ),
+        networks = NetworkScorer(
+            block.width,
+            len(channels),
+            self.samples_per_group,
+            self.aggregate,
+            decompose,
+            n_rows=self._rows(),
+            max_bytes=self._max_bytes(),
+            min_stability=self.min_stability,
         )
+        return super()._new_statistics(block, channels, networks)
 
     def _new_global(self) -> GlobalNetworks:
         return GlobalNetworks(

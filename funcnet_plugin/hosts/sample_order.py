@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from compressed_tensors.distributed import is_distributed
 from torch.utils.data import DataLoader, RandomSampler, Sampler
 
 from funcnet_plugin.errors import CalibrationError, RecipeError
@@ -28,6 +29,20 @@ class _Positions(Sampler[int]):
 
     def __len__(self) -> int:
         return len(self._indices)
+
+
+def arrange(calibration: Any, samples_per_group: int, seed: int) -> Processes | None:
+    """Decide what this process reads: everything, or its share where there are several.
+
+    Returns:
+        the processes of the run; None for one.
+    """
+    if not is_distributed():
+        fix_order(calibration, seed)
+        return None
+    processes = Processes.current()
+    share_groups(calibration, processes, samples_per_group, seed)
+    return processes
 
 
 def fix_order(calibration: Any, seed: int) -> None:

@@ -12,11 +12,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from compressed_tensors.distributed import is_distributed
 from compressed_tensors.utils import match_name
 from llmcompressor.core import Event, State, active_session
 from llmcompressor.modifiers import Modifier
@@ -34,7 +34,7 @@ from funcnet_plugin.hosts.gradients import loss_gradients
 from funcnet_plugin.hosts.recorder import MLPRecorder
 from funcnet_plugin.hosts.requantize import renew_quantization
 from funcnet_plugin.hosts.resume import Record
-from funcnet_plugin.hosts.sample_order import fix_order, share_groups
+from funcnet_plugin.hosts.sample_order import arrange
 from funcnet_plugin.pruning.budget import Budget, LayerSize, plan_budget, select
 from funcnet_plugin.pruning.collect import LayerStatistics, MLPSample
 from funcnet_plugin.pruning.compensation import Moments
@@ -74,7 +74,8 @@ class WidthPruningModifier(PlainErrors, Modifier):
     :param ignore: MLPs left whole, by module path (`model.layers.3.mlp`) or `re:` pattern.
     :param compensation: `none`, `bias` (the mean of what was cut; only where the architecture has
         a bias there), or `least_squares`.
-    :param ridge: regularisation of least squares, relative to the mean second moment.
+    :param ridge: regularisation of least squares, relative to the mean second moment; or `auto`,
+        chosen for each layer on every eighth calibration sample, which that choice does not fit.
     :param resume_dir: a directory for what is finished; a run that finds its own there goes on
         after the last finished layer, with the same result. Empty: nothing is kept.
     :param seed: decides random starts, random scores and the order of shuffled samples.
@@ -100,7 +101,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
     skip_last: int = Field(default=0, ge=0)
     ignore: list[str] = Field(default_factory=list)
     compensation: Literal["none", "bias", "least_squares"] = "least_squares"
-    ridge: float = Field(default=0.02, gt=0.0)
+    ridge: Annotated[float, Field(gt=0.0)] | Literal["auto"] = 0.02
     resume_dir: str = ""
     seed: int = Field(default=0, ge=0)
 
@@ -147,13 +148,9 @@ class WidthPruningModifier(PlainErrors, Modifier):
         # the state holds a copy of the loader; the one that will be read comes as an argument
         calibration = kwargs.get("calib_data", state.data.calib)
         self._check_data(calibration)
-        if is_distributed():
-            if self.resume_dir:
-                raise RecipeError("resume_dir is for runs of one process; leave it out.")
-            self._processes = Processes.current()
-            share_groups(calibration, self._processes, self._samples_per_group(), self.seed)
-        else:
-            fix_order(calibration, self.seed)
+        self._processes = arrange(calibration, self._samples_per_group(), self.seed)
+        if self._processes is not None and self.resume_dir:
+            raise RecipeError("resume_dir is for runs of one process; leave it out.")
         if self.allocation == "uniform":
             self._planned = self._budget.uniform()
             reached = self._budget.removed(self._planned) / self._budget.scope_parameters
@@ -267,8 +264,14 @@ class WidthPruningModifier(PlainErrors, Modifier):
             raise
 
     # -- what a scorer decides ---------------------------------------------------------------
-    def _new_statistics(self, block: MLPBlock) -> LayerStatistics:
-        return LayerStatistics([], self._new_moments(block))
+    def _new_statistics(
+        self, block: MLPBlock, channels: Sequence[str] = (), networks: Any = None
+    ) -> LayerStatistics:
+        scored = any(scorer.needs_moments for scorer in self._scorers)
+        auto = self.compensation == "least_squares" and self.ridge == "auto"
+        new = partial(Moments, block.width, block.down.weight.device)
+        moments = new() if scored or self.compensation != "none" else None
+        return LayerStatistics(list(channels), moments, networks, new() if auto else None)
 
     def _score(self, block: MLPBlock, statistics: LayerStatistics) -> Scores:
         """The scores of one layer by name. Several names are combined by `_combine`."""
@@ -319,11 +322,6 @@ class WidthPruningModifier(PlainErrors, Modifier):
         position = next((i for i, m in enumerate(modifiers) if m is self), -1)
         return modifiers[position + 1 :]
 
-    def _new_moments(self, block: MLPBlock) -> Moments | None:
-        scored = any(scorer.needs_moments for scorer in self._scorers)
-        needed = scored or self.compensation != "none"
-        return Moments(block.width, block.down.weight.device) if needed else None
-
     def _scorer_names(self) -> list[str]:
         return [self.scorer, *([self.union_with] if self.union_with else [])]
 
@@ -342,7 +340,10 @@ class WidthPruningModifier(PlainErrors, Modifier):
             keep = select(score, width)
             if self._processes is not None:
                 keep = self._processes.from_first(keep)
-            cut_and_repair(block, keep, self.compensation, statistics.moments, self.ridge)
+            moments, held_out = statistics.moments, statistics.held_out
+            ridge = cut_and_repair(block, keep, self.compensation, moments, self.ridge, held_out)
+            if held_out is not None:
+                self._done[block.index]["ridge"] = ridge
             self._after_cut(block, keep)
         if self._record is not None and not self._waits_for_all_layers():
             self._record.save_pruned(block, keep, self._done[block.index])
@@ -379,7 +380,8 @@ class WidthPruningModifier(PlainErrors, Modifier):
 
     def _report(self, block: MLPBlock, statistics: LayerStatistics) -> dict[str, Any]:
         """What was measured in one layer, as saved in config.json: plain numbers only."""
-        return {"layer": block.index, "samples": statistics.n_samples}
+        report = {"layer": block.index, "samples": statistics.n_samples}
+        return report if statistics.held_out is None else report | {"ridge": None}  # until the cut
 
     def _describe(self, model: torch.nn.Module) -> dict[str, Any]:
         """The `functional_network` block of config.json."""

@@ -14,6 +14,7 @@ from funcnet_plugin.pruning.networks import NetworkScorer
 from funcnet_plugin.pruning.processes import Processes
 
 SIGNALS = ("act", "up")
+HOLD_OUT = 8
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,27 @@ class LayerStatistics:
     channels: list[str]
     moments: Moments | None = None
     networks: NetworkScorer | LayerFeed | None = None
+    held_out: Moments | None = None  # of every HOLD_OUT-th sample, which are in `moments` too
     n_samples: int = 0
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values of a layer that was seen to the end, but for its scores."""
         tensors, facts = {}, {"n_samples": self.n_samples}
         if self.moments is not None:
-            tensors = {f"moments/{key}": value for key, value in self.moments.state().items()}
+            tensors |= {f"moments/{key}": value for key, value in self.moments.state().items()}
+        if self.held_out is not None:
+            tensors |= {f"held_out/{key}": value for key, value in self.held_out.state().items()}
         if self.networks is not None:
             facts["networks"] = self.networks.state()
         return tensors, facts
 
     def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         self.n_samples = facts["n_samples"]
-        if self.moments is not None:
-            self.moments.load_state(
-                {key: tensors[f"moments/{key}"] for key in ("count", "sum", "gram")}
-            )
+        for name, moments in (("moments", self.moments), ("held_out", self.held_out)):
+            if moments is not None:
+                moments.load_state(
+                    {key: tensors[f"{name}/{key}"] for key in ("count", "sum", "gram")}
+                )
         if self.networks is not None:
             self.networks.load_state(facts["networks"])
 
@@ -67,6 +72,8 @@ class LayerStatistics:
         self.n_samples = sum(processes.gather(self.n_samples))
         if self.moments is not None:
             self.moments.merge(processes)
+        if self.held_out is not None:
+            self.held_out.merge(processes)
         if self.networks is not None:
             self.networks.merge(processes)
 
@@ -74,5 +81,7 @@ class LayerStatistics:
         self.n_samples += 1
         if self.moments is not None:
             self.moments.add(sample.hidden)
+        if self.held_out is not None and self.n_samples % HOLD_OUT == 0:
+            self.held_out.add(sample.hidden)
         if self.networks is not None:
             self.networks.add(sample.signals(self.channels))

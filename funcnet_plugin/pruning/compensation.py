@@ -104,6 +104,42 @@ def bias_repair(down_weight: Tensor, mean: Tensor, keep: Tensor) -> Tensor:
     return down_weight[:, pruned].double() @ mean[pruned].to(down_weight.device)
 
 
+RIDGES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+
+
+def choose_ridge(down_weight: Tensor, all_: Moments, held_out: Moments, keep: Tensor) -> float:
+    """The regularisation that reproduces the output best on tokens that the fit did not see.
+
+    Args:
+        down_weight: (hidden, width), the original weight.
+        all_: moments of all calibration tokens.
+        held_out: of those among them that are not fitted.
+        keep: (n_kept,), int64.
+
+    Returns:
+        the one of RIDGES with the smallest mean squared error of the output on the held-out tokens.
+    """
+    n_fitted = all_.count - held_out.count
+    fitted = (all_.second * all_.count - held_out.second * held_out.count) / n_fitted
+    keep = keep.to(fitted.device)
+    pruned = pruned_neurons(keep, len(fitted))
+    W_pruned = down_weight.to(fitted.device).double()[:, pruned]
+    values, axes = torch.linalg.eigh(fitted[keep][:, keep])
+    projected = axes.T @ fitted[keep][:, pruned]
+    scale = float(fitted.diagonal().mean())
+    S = held_out.second
+
+    def error(ridge: float) -> float:
+        damping = max(ridge * scale, torch.finfo(torch.float64).tiny)
+        # what stands in for the pruned: h_P is estimated by B' h_K
+        B = axes @ (projected / (values.clamp_min(0.0) + damping)[:, None])
+        cross = B.T @ S[keep][:, pruned]
+        left = S[pruned][:, pruned] - cross - cross.T + B.T @ S[keep][:, keep] @ B
+        return float(((W_pruned @ left) * W_pruned).sum())
+
+    return min(RIDGES, key=error)
+
+
 def least_squares_repair(down_weight: Tensor, second: Tensor, keep: Tensor, ridge: float) -> Tensor:
     """The down projection of the kept neurons that best reproduces the old output.
 

@@ -13,13 +13,23 @@ from torch.nn.functional import pad
 
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented, out_size, set_in_size, set_out_size
-from funcnet_plugin.pruning.compensation import Moments, bias_repair, least_squares_repair
+from funcnet_plugin.pruning.compensation import (
+    Moments,
+    bias_repair,
+    choose_ridge,
+    least_squares_repair,
+)
 
 
 @torch.no_grad()
 def cut_and_repair(
-    block: MLPBlock, keep: Tensor, compensation: str, moments: Moments | None, ridge: float
-) -> None:
+    block: MLPBlock,
+    keep: Tensor,
+    compensation: str,
+    moments: Moments | None,
+    ridge: float | str,
+    held_out: Moments | None = None,
+) -> float | str:
     """Cut an MLP down to `keep` and repair its output.
 
     Args:
@@ -28,6 +38,10 @@ def cut_and_repair(
         compensation: "none", "bias" or "least_squares".
         moments: of the uncut MLP's inner activations; None for "none".
         ridge: see `least_squares_repair`.
+        held_out: moments of some of the tokens, by which the ridge is chosen instead.
+
+    Returns:
+        the ridge that was taken.
     """
     weight = oriented(block.down, block.down.weight)
     keep = keep.to(weight.device)
@@ -36,10 +50,13 @@ def cut_and_repair(
         cut_neurons(block, keep)
         add_down_bias(block, bias)
     elif compensation == "least_squares":
+        if held_out is not None:
+            ridge = choose_ridge(weight, moments, held_out, keep)
         repaired = least_squares_repair(weight, moments.second, keep, ridge)
         cut_neurons(block, keep, repaired)
     else:
         cut_neurons(block, keep)
+    return ridge
 
 
 @torch.no_grad()
