@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from funcnet_plugin.errors import CalibrationError
+from funcnet_plugin.own_text import write_windows
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
     from transformers import PreTrainedTokenizerBase
 
+OWN_TEXT = "self"  # as a source: what the model writes, see `own_text`
+Source = list[str] | str  # documents, or OWN_TEXT
 _JSON = (".json", ".jsonl")
 _TEXT = (".txt", ".md", ".text")
 
@@ -91,23 +94,29 @@ def _read(source: str, text_column: str) -> list[str]:
 
 def load_sources(
     data: str | Path | Sequence[str] | Mapping[str, float], text_column: str = "text"
-) -> list[tuple[list[str], float]]:
+) -> list[tuple[Source, float]]:
     """Documents of every source, with its share of the samples.
 
     Args:
-        data: one source as in `load_texts`, or several with their shares, which need not sum to 1.
+        data: one source as in `load_texts` or OWN_TEXT, or several with their shares, which need
+            not sum to 1.
         text_column: see `load_texts`.
 
     Raises:
         CalibrationError: as `load_texts`; or a share that is not positive.
     """
     if not isinstance(data, Mapping):
-        return [(load_texts(data, text_column), 1.0)]
+        return [(load_source(data, text_column), 1.0)]
     for source, share in data.items():
         if not share > 0:
             raise CalibrationError(f"the share of {source} must be positive, got {share:g}.")
     total = sum(data.values())
-    return [(load_texts(source, text_column), share / total) for source, share in data.items()]
+    return [(load_source(source, text_column), share / total) for source, share in data.items()]
+
+
+def load_source(data: str | Path | Sequence[str], text_column: str = "text") -> Source:
+    """`load_texts`, or OWN_TEXT as it is."""
+    return OWN_TEXT if data == OWN_TEXT else load_texts(data, text_column)
 
 
 def parse_sources(values: Sequence[str]) -> dict[str, float]:
@@ -132,31 +141,40 @@ def parse_sources(values: Sequence[str]) -> dict[str, float]:
 
 
 def mixed_windows(
-    sources: Sequence[tuple[list[str], float]],
+    sources: Sequence[tuple[Source, float]],
     tokenizer: PreTrainedTokenizerBase,
     *,
     window: int,
     samples: int,
     seed: int,
+    model: str | Path | None = None,
 ) -> list[list[int]]:
     """`token_windows` of every source, as many as its share, in one random order.
 
     So every group of samples holds all sources.
 
+    Args:
+        model: who writes OWN_TEXT.
+
     Raises:
         CalibrationError: a source does not fill one window, or gets no sample.
     """
+
+    def draw(source: Source, count: int) -> list[list[int]]:
+        if source == OWN_TEXT:
+            return write_windows(model, tokenizer, window=window, samples=count, seed=seed)
+        return token_windows(source, tokenizer, window=window, samples=count, seed=seed)
+
     if len(sources) == 1:
-        texts = sources[0][0]
-        return token_windows(texts, tokenizer, window=window, samples=samples, seed=seed)
+        return draw(sources[0][0], samples)
     windows = []
-    for texts, share in sources:
+    for source, share in sources:
         count = round(samples * share)
         if count == 0:
             raise CalibrationError(
                 f"a share of {share:.3g} of {samples} samples is none; give more samples."
             )
-        windows += token_windows(texts, tokenizer, window=window, samples=count, seed=seed)
+        windows += draw(source, count)
     random.Random(seed).shuffle(windows)
     return windows
 

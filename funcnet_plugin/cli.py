@@ -28,8 +28,8 @@ app = typer.Typer(
 Calibration = Annotated[
     list[str],
     typer.Option(
-        help="Calibration text: .txt, .jsonl, .json, or NAME[:CONFIG[:SPLIT]]. Several are mixed, "
-        "each with its share: --data a.jsonl:0.5 --data b.jsonl:0.5"
+        help="Calibration text: .txt, .jsonl, .json, NAME[:CONFIG[:SPLIT]], or self (what the "
+        "model writes). Several are mixed, each with its share: --data a.jsonl:0.5 --data self:0.5"
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
@@ -235,48 +235,65 @@ def compare(
         list[str] | None,
         typer.Option("--set", help="Recipe field of all methods that have it, FIELD=VALUE."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 160,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(help="Several values of a recipe field, FIELD=VALUE,VALUE; may be repeated."),
+    ] = None,
+    samples: Annotated[
+        list[int] | None, typer.Option(min=1, help="Calibration windows (160); may be repeated.")
+    ] = None,
     window: Annotated[int, typer.Option(min=2, help="Tokens per window, both kinds.")] = 512,
     windows: Annotated[int, typer.Option(min=1, help="Test windows per text.")] = 64,
     text_column: Annotated[str, typer.Option(help="Field of a record with the text.")] = "text",
+    task: Annotated[
+        list[str] | None, typer.Option(help="lm-eval task to score as well; may be repeated.")
+    ] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(help="Directory of your own lm-eval tasks.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Documents per task.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Pruning methods side by side: perplexity in and out of the domain of calibration.
 
-    Writes rows.jsonl (one row at a time, so an interrupted comparison goes on), table.md and
-    table.csv.
+    Writes rows.jsonl (one row at a time, so an interrupted comparison goes on), table.md, table.csv
+    and a plot for every axis with several values: ratio.png, samples.png, FIELD.png.
 
     Example: `funcnet compare ./llama --data wiki.jsonl --text wiki=test.jsonl
     --text plays=plays.jsonl --method best --method flap --ratio 0.2 --out ./comparison`
     """
     from funcnet_plugin.calibration import parse_sources
-    from funcnet_plugin.compare import METHODS, Comparison, table
+    from funcnet_plugin.compare import METHODS, Comparison, table, write_plots
     from funcnet_plugin.compare import compare as run
 
-    texts = pairs_of(text, "--text")
     plan = Comparison(
         model=model,
         data=parse_sources(data),
-        texts=texts,
+        texts=pairs_of(text, "--text"),
         methods=method or list(METHODS),
         ratios=ratio or (0.1, 0.2, 0.3),
         compensations=compensation or ("",),
         seeds=seed or (0,),
         overrides=recipe_fields(set_ or []),
-        samples=samples,
+        sweeps=swept_fields(sweep or []),
+        samples=samples or (160,),
         window=window,
         windows=windows,
         text_column=text_column,
+        tasks=task or (),
+        include_path=None if include_path is None else str(include_path),
+        limit=limit,
     )
     console = Console(stderr=True)
     with _stdout_for_json(as_json):
         rows = run(plan, out, lambda row: console.print(_one_line(row), highlight=False))
-    (out / "table.md").write_text(table.markdown(rows, list(texts)))
-    (out / "table.csv").write_text(table.as_csv(rows, list(texts)))
+    (out / "table.md").write_text(table.markdown(rows, plan))
+    (out / "table.csv").write_text(table.as_csv(rows, plan))
+    write_plots(rows, plan, out)
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
-        print(table.markdown(rows, list(texts)))
+        print(table.markdown(rows, plan))
 
 
 def _one_line(row: dict[str, Any]) -> str:
@@ -343,6 +360,14 @@ def tasks(
 def recipe_fields(assignments: list[str]) -> dict[str, Any]:
     """FIELD=VALUE, the value read as YAML."""
     return {name: yaml.safe_load(value) for name, value in pairs_of(assignments, "--set").items()}
+
+
+def swept_fields(assignments: list[str]) -> dict[str, list[Any]]:
+    """FIELD=VALUE,VALUE, the values read as YAML."""
+    return {
+        name: [yaml.safe_load(value) for value in values.split(",")]
+        for name, values in pairs_of(assignments, "--sweep").items()
+    }
 
 
 def pairs_of(assignments: list[str], option: str) -> dict[str, str]:

@@ -73,6 +73,7 @@ def prune(
         window=min(window, shape.max_length or window),
         samples=samples,
         seed=int(fields.get("seed", 0)),
+        model=model,
     )
 
     from llmcompressor import oneshot

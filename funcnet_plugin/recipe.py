@@ -99,8 +99,18 @@ def override(recipe: Recipe, fields: dict[str, Any]) -> Recipe:
         RecipeError: the recipe has no pruning modifier, or more than one.
     """
     recipe = yaml.safe_load(yaml.safe_dump(recipe))  # a copy: the caller's stays
+    pruning_modifier(recipe)[1].update(fields)
+    return recipe
+
+
+def pruning_modifier(recipe: Recipe) -> tuple[str, dict[str, Any]]:
+    """Name and fields of the one pruning modifier of a recipe.
+
+    Raises:
+        RecipeError: the recipe has no pruning modifier, or more than one.
+    """
     ours = [
-        modifiers[name]
+        (name, modifiers[name])
         for stage in recipe.values()
         if isinstance(stage, dict)
         for modifiers in stage.values()
@@ -113,8 +123,7 @@ def override(recipe: Recipe, fields: dict[str, Any]) -> Recipe:
             f"the recipe has {len(ours)} pruning modifiers ({', '.join(sorted(MODIFIER_NAMES))}); "
             "exactly one is needed."
         )
-    ours[0].update(fields)
-    return recipe
+    return ours[0]
 
 
 def dump_recipe(recipe: Recipe) -> str:

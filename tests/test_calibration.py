@@ -1,8 +1,16 @@
 import json
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
-from funcnet_plugin.calibration import load_texts, make_loader, token_windows
+from funcnet_plugin.calibration import (
+    load_sources,
+    load_texts,
+    make_loader,
+    mixed_windows,
+    token_windows,
+)
 from funcnet_plugin.errors import CalibrationError
 from tests.conftest import make_tokenizer
 
@@ -64,3 +72,45 @@ def test_the_loader_keeps_the_order():
     batches = list(make_loader(windows, batch_size=2))
     assert [b["input_ids"][:, 0].tolist() for b in batches] == [[0, 1], [2, 3], [4]]
     assert batches[0]["attention_mask"].tolist() == [[1] * 4] * 2
+
+
+def test_a_model_writes_its_own_calibration_text(checkpoint):
+    options = {"window": 12, "samples": 5, "model": checkpoint}
+    tokenizer = make_tokenizer()
+    written = mixed_windows([("self", 1.0)], tokenizer, seed=0, **options)
+    assert len(written) == 5 and {len(w) for w in written} == {12}
+    assert all(w[0] == tokenizer.bos_token_id for w in written)
+    assert not {t for w in written for t in w[1:]} & set(tokenizer.all_special_ids)
+    assert len({w[1] for w in written}) > 1  # each begins with another token
+    assert mixed_windows([("self", 1.0)], tokenizer, seed=0, **options) == written
+    assert mixed_windows([("self", 1.0)], tokenizer, seed=1, **options) != written
+
+
+def test_own_text_is_likely_for_the_model(checkpoint):
+    """It samples its own distribution: far likelier than random tokens."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    options = {"window": 30, "samples": 8, "seed": 0, "model": checkpoint}
+    own = torch.tensor(mixed_windows([("self", 1.0)], make_tokenizer(), **options))
+    anything = torch.randint(3, 32, own.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert model(own, labels=own).loss < model(anything, labels=anything).loss - 0.5
+
+
+def test_own_text_is_mixed_with_files_by_share(checkpoint, texts):
+    sources = [*load_sources({"self": 1.0}), (texts, 1.0)]
+    assert sources[0] == ("self", 1.0)
+    windows = mixed_windows(
+        [("self", 0.25), (texts, 0.75)], make_tokenizer(), window=20, samples=8, seed=0,
+        model=checkpoint,
+    )  # fmt: skip
+    alone = mixed_windows(
+        [("self", 1.0)], make_tokenizer(), window=20, samples=2, seed=0, model=checkpoint
+    )
+    assert len(windows) == 8 and all(w in windows for w in alone)
+
+
+def test_a_window_that_is_too_short_to_write_is_refused(checkpoint):
+    with pytest.raises(CalibrationError, match="too short"):
+        mixed_windows(
+            [("self", 1.0)], make_tokenizer(), window=2, samples=1, seed=0, model=checkpoint
+        )

@@ -10,11 +10,13 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from funcnet_plugin.calibration import mixed_windows, parse_sources
-from funcnet_plugin.compare import METHODS, Comparison, compare, table
+from funcnet_plugin.compare import METHODS, Comparison, compare, table, write_plots
 from funcnet_plugin.compare import run as run_module
-from funcnet_plugin.errors import CalibrationError, RecipeError
+from funcnet_plugin.errors import CalibrationError, FuncnetError, RecipeError
 from funcnet_plugin.hosts.llm_compressor import register
 from funcnet_plugin.perplexity import perplexities, text_windows
+from funcnet_plugin.recipe import override
+from funcnet_plugin.tasks import write_local_tasks
 from tests.conftest import make_tokenizer
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
@@ -42,7 +44,7 @@ def plan(checkpoint, files, **changes):
             "ratios": (0.1, 0.2),
             "compensations": ("none",),
             "overrides": SMALL,
-            "samples": 16,
+            "samples": (16,),
             "window": 40,
         }
         | changes
@@ -85,17 +87,17 @@ def test_rows_hold_what_was_measured_and_an_old_one_goes_on(
     assert len(pruned) == 1 and pruned[0]["pruning_ratio"] == 0.2  # only what was cut short
     for key in ("method", "perplexity", "gm"):
         assert [row[key] for row in again] == [row[key] for row in rows]
-    compare(plan(checkpoint, files, samples=24), tmp_path / "out")
+    compare(plan(checkpoint, files, samples=(24,)), tmp_path / "out")
     assert len(pruned) == 7  # other data: nothing of it was known
+    assert all(row["peak_mb"] >= 0 and row["seconds"] > 0 for row in rows[1:])
 
 
 def test_tables_give_mean_and_spread_of_the_seeds(checkpoint, files, tmp_path):
-    rows = compare(
-        plan(checkpoint, files, methods=("random",), ratios=(0.2,), seeds=(0, 1)), tmp_path / "out"
-    )
-    text = table.markdown(rows, ["near", "far"])
+    seeds = plan(checkpoint, files, methods=("random",), ratios=(0.2,), seeds=(0, 1))
+    rows = compare(seeds, tmp_path / "out")
+    text = table.markdown(rows, seeds)
     assert "| random | 0.2 |" in text and "±" in text and text.count("\n") == 4
-    (first, second) = [row for row in csv.DictReader(table.as_csv(rows, ["near"]).splitlines())][1:]
+    (first, second) = [row for row in csv.DictReader(table.as_csv(rows, seeds).splitlines())][1:]
     assert first["seed"] == "0" and second["seed"] == "1"
     assert float(first["near"]) == rows[1]["perplexity"]["near"]
 
@@ -105,9 +107,57 @@ def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(checkpoint, files, 
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     chosen = ("best", f"mine={tmp_path / 'mine.yaml'}", "random")
     changes = {"methods": chosen, "compensations": ("",), "ratios": (0.9,)}
-    rows = compare(plan(checkpoint, files, **changes), tmp_path / "out")
+    refused = plan(checkpoint, files, **changes)
+    rows = compare(refused, tmp_path / "out")
     assert all("refused" in row for row in rows[1:])
-    assert "0.9" in table.markdown(rows, ["near", "far"])
+    assert "0.9" in table.markdown(rows, refused)
+    assert write_plots(rows, refused, tmp_path) == []
+
+
+def test_axes_with_several_values_become_lines_and_plots(checkpoint, files, tmp_path):
+    axes = plan(
+        checkpoint, files, methods=("deployable", "shortgpt"), ratios=(0.1, 0.3), samples=(16, 24),
+        sweeps={"n_components": [4, 6]}, compensations=("none", "least_squares"),
+        overrides={k: v for k, v in SMALL.items() if k != "n_components"},
+    )  # fmt: skip
+    rows = compare(axes, tmp_path / "out")
+    found = {
+        (r["method"], r["ratio"], r["samples"], r["compensation"], str(r["setting"]))
+        for r in rows[1:]
+    }
+    # shortgpt has neither the field nor a compensation: nothing is done twice
+    assert len(found) == len(rows) - 1 == 2 * 2 * 2 * 2 + 2 * 2
+    text = table.markdown(rows, axes)
+    assert "samples=24, n_components=6" in text and "| shortgpt | 0.1 |" in text
+    (first, *_) = csv.DictReader(table.as_csv(rows[1:], axes).splitlines())
+    assert first["n_components"] == "4" and first["samples"] == "16"
+    written = write_plots(rows, axes, tmp_path)
+    assert [path.name for path in written] == ["ratio.png", "samples.png", "n_components.png"]
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in written)
+
+
+def test_lm_eval_tasks_are_scored(checkpoint, files, tmp_path):
+    tasks = tmp_path / "tasks"
+    (name,) = write_local_tasks(tasks, {"near": files["near"]}, [], "text")
+    changes = {"tasks": (name,), "include_path": str(tasks), "limit": 2}
+    scored = plan(checkpoint, files, methods=("random",), ratios=(0.2,), **changes)
+    rows = compare(scored, tmp_path / "out")
+    assert all(row["tasks"][name] > 1 for row in rows)  # a perplexity
+    assert f"{rows[1]['tasks'][name]:,.4f}" in table.markdown(rows, scored)
+    with pytest.raises(FuncnetError, match="lm-eval knows no task 'no_such'"):
+        compare(plan(checkpoint, files, **changes | {"tasks": ("no_such",)}), tmp_path / "out2")
+    assert not (tmp_path / "out2").exists()
+
+
+def test_whole_models_are_peers(checkpoint, files, tmp_path):
+    peers = plan(
+        checkpoint, files, methods=("shortgpt", "shortened_llama", "slicegpt"), ratios=(0.3,),
+        overrides={"align": 2},
+    )  # fmt: skip
+    rows = compare(peers, tmp_path / "out")
+    for row in rows[1:]:
+        assert row["ratio_reached"] == pytest.approx(0.3, abs=0.05), row["method"]
+        assert row["compensation"] == "none" and row["gm"] > 0
 
 
 def test_measuring_on_the_calibration_text_is_said(checkpoint, files, tmp_path):
@@ -128,7 +178,7 @@ def test_every_named_method_is_a_valid_recipe():
 
     register()
     for name, recipe in METHODS.items():
-        text = yaml.safe_dump(run_module.override(recipe, {"pruning_ratio": 0.2}))
+        text = yaml.safe_dump(override(recipe, {"pruning_ratio": 0.2}))
         (modifier,) = Recipe.create_instance(text).modifiers
         assert modifier.pruning_ratio == 0.2, name
 

@@ -2,6 +2,8 @@
 
 from funcnet_plugin.compare import table
 from funcnet_plugin.compare.methods import METHODS
-from funcnet_plugin.compare.run import Comparison, compare
+from funcnet_plugin.compare.plan import Comparison
+from funcnet_plugin.compare.plots import write_plots
+from funcnet_plugin.compare.run import compare
 
-__all__ = ["METHODS", "Comparison", "compare", "table"]
+__all__ = ["METHODS", "Comparison", "compare", "table", "write_plots"]

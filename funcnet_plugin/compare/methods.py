@@ -9,8 +9,12 @@ from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.recipe import Recipe, load_recipe, recipe_path
 
 
+def _recipe(modifier: str, **fields: Any) -> Recipe:
+    return {"prune_stage": {"pruning_modifiers": {modifier: fields}}}
+
+
 def _width(**fields: Any) -> Recipe:
-    return {"prune_stage": {"pruning_modifiers": {"WidthPruningModifier": fields}}}
+    return _recipe("WidthPruningModifier", **fields)
 
 
 def _peer(scorer: str, **fields: Any) -> Recipe:
@@ -25,6 +29,8 @@ METHODS: dict[str, Recipe] = {
     # FLAP as published: WIFV standardised per layer, one cut, the bias
     "flap": _peer("flap", compensation="bias"),
     "effect": _peer("effect"),
+    "loss_effect": _peer("loss_effect"),
+    "surgeon": _peer("surgeon"),
     "wanda_sp": _width(scorer="wanda_sp"),  # its numbers cannot be compared across layers
     "taylor": _peer("taylor"),
     "obs": _width(scorer="obs"),  # an order within the layer
@@ -32,8 +38,13 @@ METHODS: dict[str, Recipe] = {
     # the controls that every claim must beat
     "random": _width(scorer="random"),
     "random-or-effect": _peer("random", union_with="effect"),
+    "random-or-loss_effect": _peer("random", union_with="loss_effect"),
     "effect-uniform": _width(scorer="effect"),
     "random-or-effect-uniform": _width(scorer="random", union_with="effect"),
+    # peers that cut something else than neurons, unrepaired as published
+    "shortgpt": _recipe("DepthPruningModifier", score="block_influence"),
+    "shortened_llama": _recipe("DepthPruningModifier", score="perplexity"),
+    "slicegpt": _recipe("HiddenSlicingModifier"),
 }
 
 

@@ -5,67 +5,88 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Iterable
 from typing import Any
 
+from funcnet_plugin.compare.plan import Comparison
+
 Row = dict[str, Any]
+Cells = list[str]
 
 
-def header(texts: Iterable[str]) -> list[str]:
-    return ["method", "ratio", "reached", "repair", "parameters", *texts, "gm", "worst", "seconds",
-            "tokens/s"]  # fmt: skip
+def cells(rows: list[Row], plan: Comparison) -> tuple[Cells, list[Cells]]:
+    """Header and lines: one line per method, ratio, repair and setting; several seeds as mean and
+    standard deviation."""
+    texts, tasks = list(plan.texts), list(plan.tasks)
+    with_setting = len(plan.samples) > 1 or bool(plan.sweeps)
+    header = ["method", "ratio", "reached", "repair", *(["setting"] if with_setting else []),
+              "parameters", *texts, *tasks, "gm", "worst", "seconds", "peak MB",
+              "tokens/s"]  # fmt: skip
+    lines = []
+    for same in grouped(rows):
+        row = same[0]
+        line = [row["method"], "-" if "ratio" not in row else f"{row['ratio']:g}"]
+        if "refused" in row:
+            line += ["-", row["compensation"], *(["-"] if with_setting else []), row["refused"]]
+            lines.append(line + [""] * (len(header) - len(line)))
+            continue
+        line += [_mean(same, "ratio_reached", 4), row.get("compensation", "-")]
+        line += [setting_text(row)] if with_setting else []
+        line += [_mean(same, "parameters", 0)]
+        line += [_spread([r["perplexity"][text] for r in same], 2) for text in texts]
+        line += [_spread([r["tasks"][task] for r in same], 4) for task in tasks]
+        line += [_spread([r["gm"] for r in same], 3), _spread([r["worst"] for r in same], 3)]
+        line += [_mean(same, key, 0) for key in ("seconds", "peak_mb", "tokens_per_second")]
+        lines.append(line)
+    return header, lines
 
 
-def cells(rows: list[Row], texts: list[str]) -> list[list[str]]:
-    """One line per method, ratio and repair; several seeds as mean and standard deviation."""
+def grouped(rows: list[Row]) -> list[list[Row]]:
+    """Rows that differ by the seed only, together, in order."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
-        key = (row["method"], row.get("ratio"), row.get("compensation"))
+        key = (row["method"], row.get("ratio"), row.get("compensation"), setting_text(row))
         groups.setdefault(key, []).append(row)
-    lines = []
-    for (name, ratio, repair), same in groups.items():
-        start = [name, "-" if ratio is None else f"{ratio:g}"]
-        if "refused" in same[0]:
-            lines.append([*start, "-", repair, same[0]["refused"], *[""] * (len(texts) + 4)])
-            continue
-        reached = [row.get("ratio_reached", 0.0) for row in same]
-        lines.append(
-            [
-                *start,
-                f"{statistics.mean(reached):.4f}",
-                repair or "-",
-                f"{statistics.mean(row['parameters'] for row in same):,.0f}",
-                *(_spread([row["perplexity"][text] for row in same], 2) for text in texts),
-                _spread([row["gm"] for row in same], 3),
-                _spread([row["worst"] for row in same], 3),
-                _spread([row.get("seconds", 0.0) for row in same], 0),
-                _spread([row["tokens_per_second"] for row in same], 0),
-            ]
-        )
-    return lines
+    return list(groups.values())
 
 
-def markdown(rows: list[Row], texts: list[str]) -> str:
-    names = header(texts)
-    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    lines += [f"| {' | '.join(line)} |" for line in cells(rows, texts)]
-    return "\n".join(lines) + "\n"
+def setting_text(row: Row) -> str:
+    if "samples" not in row:
+        return "-"
+    named = {"samples": row["samples"], **row["setting"]}
+    return ", ".join(f"{key}={value}" for key, value in named.items())
 
 
-def as_csv(rows: list[Row], texts: list[str]) -> str:
+def markdown(rows: list[Row], plan: Comparison) -> str:
+    header, lines = cells(rows, plan)
+    text = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    text += [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join(text) + "\n"
+
+
+def as_csv(rows: list[Row], plan: Comparison) -> str:
     """One line per row, seeds apart, unrounded."""
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
-    plain = ("method", "ratio", "ratio_reached", "compensation", "seed", "parameters")
-    last = ("gm", "worst", "seconds", "tokens_per_second", "refused")
-    writer.writerow([*plain, *texts, *last])
+    plain = ("method", "ratio", "ratio_reached", "compensation", "seed", "samples")
+    last = ("gm", "worst", "seconds", "peak_mb", "tokens_per_second", "refused")
+    swept = list(plan.sweeps)
+    writer.writerow([*plain, *swept, "parameters", *plan.texts, *plan.tasks, *last])
     for row in rows:
-        measured = row.get("perplexity", {})
         writer.writerow(
-            [*(row.get(key, "") for key in plain), *(measured.get(text, "") for text in texts),
+            [*(row.get(key, "") for key in plain),
+             *(row.get("setting", {}).get(key, "") for key in swept),
+             row.get("parameters", ""),
+             *(row.get("perplexity", {}).get(text, "") for text in plan.texts),
+             *(row.get("tasks", {}).get(task, "") for task in plan.tasks),
              *(row.get(key, "") for key in last)]
         )  # fmt: skip
     return written.getvalue()
+
+
+def _mean(rows: list[Row], key: str, digits: int) -> str:
+    if key not in rows[0]:
+        return "-"
+    return f"{statistics.mean(row[key] for row in rows):,.{digits}f}"
 
 
 def _spread(values: list[float], digits: int) -> str:

@@ -1,0 +1,160 @@
+"""What a comparison is made of, and what makes two of them the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from funcnet_plugin.calibration import load_source
+from funcnet_plugin.compare.methods import method
+from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.recipe import Recipe, dump_recipe, override, pruning_modifier
+
+
+@dataclass
+class Comparison:
+    """What is compared; `compare` runs it.
+
+    Attributes:
+        model: checkpoint directory or hub name.
+        data: calibration source -> share of the samples.
+        texts: name -> test file or dataset.
+        methods: see `methods.method`.
+        ratios, seeds: of every method.
+        compensations: instead of the recipe's own; "" leaves it.
+        overrides: recipe fields for all methods that know them.
+        sweeps: recipe field -> values, every one of them, for methods that know the field.
+        samples: numbers of calibration windows.
+        window: tokens per window, of calibration and test.
+        text_column: see `prune`.
+        windows: test windows per text.
+        tasks: lm-eval tasks.
+        include_path: where lm-eval looks for tasks besides its own.
+        limit: documents per task; None for all.
+    """
+
+    model: str
+    data: Mapping[str, float]
+    texts: Mapping[str, str]
+    methods: Sequence[str]
+    ratios: Sequence[float] = (0.1, 0.2, 0.3)
+    compensations: Sequence[str] = ("",)
+    seeds: Sequence[int] = (0,)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    sweeps: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    samples: Sequence[int] = (160,)
+    window: int = 512
+    windows: int = 64
+    text_column: str = "text"
+    tasks: Sequence[str] = ()
+    include_path: str | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pruning of a comparison.
+
+    Attributes:
+        key: what its row says about it; two runs with one key give one row.
+        recipe: YAML text.
+        fields: of its pruning modifier, instead of the recipe's.
+        samples: calibration windows.
+    """
+
+    key: dict[str, Any]
+    recipe: str
+    fields: dict[str, Any]
+    samples: int
+
+
+def runs(plan: Comparison) -> list[Run]:
+    """All prunings of a plan, the seed changing fastest.
+
+    Raises:
+        RecipeError: an unknown method or field.
+    """
+    found: dict[str, Run] = {}
+    for name, recipe in [method(name) for name in plan.methods]:
+        for run in _runs_of(plan, name, recipe):
+            found.setdefault(json.dumps(run.key, sort_keys=True), run)
+    return list(found.values())
+
+
+def _runs_of(plan: Comparison, name: str, recipe: Recipe) -> Iterator[Run]:
+    known = _fields_of(recipe, [*plan.overrides, *plan.sweeps])
+    base = {key: value for key, value in plan.overrides.items() if key in known}
+    swept = {key: values for key, values in plan.sweeps.items() if key in known}
+    for ratio, samples, compensation, *values, seed in product(
+        plan.ratios, plan.samples, plan.compensations, *swept.values(), plan.seeds
+    ):
+        setting = dict(zip(swept, values, strict=True))
+        fields = base | setting | {"pruning_ratio": ratio, "seed": seed}
+        if compensation and "compensation" in known:
+            fields["compensation"] = compensation
+        complete = override(recipe, fields)
+        key = {
+            "method": name,
+            "ratio": ratio,
+            "seed": seed,
+            "samples": samples,
+            "compensation": pruning_modifier(complete)[1].get(
+                "compensation", "least_squares" if "compensation" in known else "none"
+            ),
+            "setting": setting,
+            "recipe": digest(dump_recipe(complete)),
+        }
+        yield Run(key, dump_recipe(recipe), fields, samples)
+
+
+def _fields_of(recipe: Recipe, asked: Sequence[str]) -> set[str]:
+    """The fields of a recipe's pruning modifier.
+
+    Raises:
+        RecipeError: a field that is asked for belongs to no pruning modifier at all.
+    """
+    from funcnet_plugin.hosts.llm_compressor import MODIFIERS
+
+    everywhere = {name for modifier in MODIFIERS.values() for name in modifier.model_fields}
+    for name in asked:
+        if name not in everywhere:
+            raise RecipeError(f"no pruning modifier has the field {name!r}.")
+    return set(MODIFIERS[pruning_modifier(recipe)[0]].model_fields)
+
+
+def warn_of_overlap(plan: Comparison) -> None:
+    calibration = {_digest_of(source, plan.text_column): source for source in plan.data}
+    for name, source in plan.texts.items():
+        if _digest_of(source, plan.text_column) in calibration:
+            warnings.warn(
+                f"{name} is measured on the text that calibrates ({source}); its perplexity says "
+                "nothing about text that was not seen.",
+                stacklevel=3,
+            )
+
+
+def fingerprint(plan: Comparison, window: int) -> str:
+    """Of everything that all rows of a plan share."""
+    config = Path(plan.model) / "config.json"
+    model = config.read_text() if config.exists() else plan.model
+    facts = [
+        model, str(plan.model), window, plan.windows,
+        {_digest_of(s, plan.text_column): share for s, share in plan.data.items()},
+        {name: _digest_of(s, plan.text_column) for name, s in plan.texts.items()},
+        list(plan.tasks), plan.limit,
+    ]  # fmt: skip
+    return digest(json.dumps(facts, sort_keys=True))
+
+
+def _digest_of(source: str, column: str) -> str:
+    return digest(json.dumps(load_source(source, column)))
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
