@@ -1,9 +1,13 @@
 import pytest
 import torch
 
+from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.hosts.functional_network import FunctionalNetworkModifier
 from funcnet_plugin.ica import Decomposition, RunReport
 from funcnet_plugin.pruning.budget import select
 from funcnet_plugin.pruning.networks import NetworkScorer, map_scores
+from funcnet_plugin.pruning.scorers import union_of_ranks
+from tests.hosting import recipe, run
 
 WIDTH, K = 50, 6
 
@@ -87,3 +91,26 @@ def test_networks_that_are_not_found_again_do_not_count():
     score = run_scorer([maps], stability=stability, min_stability=0.5).score
     without = maps[:, [i for i in range(K) if i != 2]]
     assert torch.equal(score, map_scores(without, 2))
+
+
+def test_networks_may_decide_on_a_share_alone():
+    """The best third by networks stays, the rest goes by the other score; ranks over all layers."""
+    modifier = FunctionalNetworkModifier(
+        pruning_ratio=0.2, networks_share=1 / 3, union_with="loss_effect"
+    )
+    layers = [
+        {"networks": torch.tensor([9.0, 1.0, 2.0]), "loss_effect": torch.tensor([0.0, 5.0, 4.0])},
+        {"networks": torch.tensor([3.0, 8.0, 0.5]), "loss_effect": torch.tensor([3.0, 1.0, 6.0])},
+    ]
+    combined = torch.cat(modifier._combine(layers))
+    # networks: neurons 0 and 4; then by loss_effect 5, 1, 2, 3
+    assert combined.argsort(descending=True).tolist() == [0, 4, 5, 1, 2, 3]
+    assert torch.equal(
+        torch.cat(FunctionalNetworkModifier(pruning_ratio=0.2)._combine(layers)),
+        torch.cat(union_of_ranks([[s[n] for s in layers] for n in ("networks", "loss_effect")])),
+    )
+
+
+def test_a_share_for_networks_needs_another_scorer(fresh, texts, forget_the_session):
+    with pytest.raises(RecipeError, match="add union_with: loss_effect"):
+        run(fresh(), texts, recipe(networks_share=0.5))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from loguru import logger
 from pydantic import Field, PrivateAttr
+from torch import Tensor
 
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.errors import CalibrationError, RecipeError
@@ -16,6 +18,7 @@ from funcnet_plugin.ica import DECOMPOSERS, SOLVERS, least_bytes
 from funcnet_plugin.pruning.collect import LayerStatistics
 from funcnet_plugin.pruning.global_networks import GlobalNetworks
 from funcnet_plugin.pruning.networks import NetworkScorer
+from funcnet_plugin.pruning.scorers import union_of_ranks
 
 
 class FunctionalNetworkModifier(WidthPruningModifier):
@@ -42,6 +45,10 @@ class FunctionalNetworkModifier(WidthPruningModifier):
     :param score: `networks` (the paper), or `union`: a neuron goes only if neither the networks
         nor its own effect on the output needs it (the better of its two ranks).
     :param union_with: one more scorer that a neuron may be needed by, see `WidthPruningModifier`.
+    :param networks_share: share of the neurons for which the networks decide alone, in (0, 1]: the
+        first so many by their score are kept, and among the others the other scorers decide. 1: a
+        union of equals. A small share insures against calibration text that shows the other scorers
+        only a part of what the model is for.
     :param aggregate: over groups, `max` (the paper) or `mean` (depends less on the starts).
     :param min_stability: networks that the other starts do not find again at least this well (0 to
         1, see `ica.canica.stability`) do not count; needs `n_init` of 2 and more.
@@ -70,6 +77,7 @@ class FunctionalNetworkModifier(WidthPruningModifier):
     signals: list[Literal["act", "up"]] = Field(default=["act", "up"], min_length=1, max_length=2)
     strategy: Literal["local", "global"] = "local"
     score: Literal["networks", "union"] = "networks"
+    networks_share: float = Field(default=1.0, gt=0.0, le=1.0)
     aggregate: Literal["max", "mean"] = "mean"
     decomposer: Literal[tuple(DECOMPOSERS)] = "canica"
     solver: Literal[tuple(SOLVERS)] = "picard"
@@ -114,6 +122,11 @@ class FunctionalNetworkModifier(WidthPruningModifier):
             raise RecipeError(
                 "max_memory bounds strategy: local; with strategy: global lower n_components, "
                 "samples_per_group or the number of samples instead (see the modifier's docstring)."
+            )
+        if self.networks_share < 1 and not self._scorers:
+            raise RecipeError(
+                "networks_share leaves the other neurons to another scorer and none is named; add "
+                "union_with: loss_effect, or leave networks_share out."
             )
         if self.min_stability > 0 and self.n_init < 2:
             raise RecipeError(
@@ -196,6 +209,17 @@ class FunctionalNetworkModifier(WidthPruningModifier):
         if self._scorers:
             scores |= super()._score(block, statistics)
         return scores
+
+    def _combine(self, layers: list[Scores]) -> list[Tensor]:
+        if self.networks_share == 1.0:
+            return super()._combine(layers)
+        networks = union_of_ranks([[layer["networks"] for layer in layers]])
+        others = super()._combine([{n: s[n] for n in s if n != "networks"} for s in layers])
+        others = union_of_ranks([others])
+        return [
+            torch.where(ours > 1.0 - self.networks_share + 1e-9, 1.0 + ours, rank)
+            for ours, rank in zip(networks, others, strict=True)
+        ]
 
     def _report(self, block: MLPBlock, statistics: LayerStatistics) -> dict[str, Any]:
         report = super()._report(block, statistics)
