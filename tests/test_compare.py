@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import time
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from funcnet_plugin.calibration import mixed_windows, parse_sources
 from funcnet_plugin.compare import METHODS, Comparison, compare, table, write_plots
 from funcnet_plugin.compare import run as run_module
+from funcnet_plugin.compare.measure import Usage
 from funcnet_plugin.errors import CalibrationError, FuncnetError, RecipeError
 from funcnet_plugin.hosts.llm_compressor import register
 from funcnet_plugin.perplexity import perplexities, text_windows
@@ -200,3 +202,13 @@ def test_shares_are_read_from_the_command_line():
     assert parse_sources(["name:config:train:2"]) == {"name:config:train": 2.0}
     with pytest.raises(CalibrationError, match="given twice"):
         parse_sources(["a.jsonl", "a.jsonl:0.5"])
+
+
+def test_peak_memory_is_that_of_the_run_alone():
+    """Twice the same: what the first freed must not hide what the second needs."""
+    for _ in range(2):
+        with Usage() as usage:
+            block = [torch.ones(1000) for _ in range(25_000)]  # 100 MB in small pieces
+            time.sleep(0.05)
+        assert 80 < usage.peak_mb < 200 and usage.seconds >= 0.05
+        del block

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented, out_size
-from funcnet_plugin.pruning.batches import model_inputs
 from funcnet_plugin.pruning.processes import Processes
 from funcnet_plugin.pruning.scorers import LossGradients
+from funcnet_plugin.pruning.whole_model import model_inputs, on_gpu
 
 
 def loss_gradients(
@@ -28,16 +28,31 @@ def loss_gradients(
     """One forward and backward pass over all samples, through the whole model.
 
     Args:
-        model: dense, in memory; its parameters come back without gradients and as they were.
+        model: dense, in memory, on one device; its parameters come back without gradients and as
+            they were.
         calibration: batches as the run reads them. Padding is no target.
         blocks: which MLPs are asked about.
         processes: others that read other samples.
         of_weights, of_outputs: which parts of `LossGradients` are wanted.
 
     Returns:
-        layer -> gradients.
+        layer -> gradients, on the device that the weights had before.
     """
     logger.info("taking the loss's gradients over the calibration data")
+    home = next(model.parameters()).device
+    with on_gpu(model):
+        return _collect(model, calibration, blocks, processes, of_weights, of_outputs, home)
+
+
+def _collect(
+    model: nn.Module,
+    calibration: Iterable[dict[str, Any]],
+    blocks: Sequence[MLPBlock],
+    processes: Processes | None,
+    of_weights: bool,
+    of_outputs: bool,
+    home: torch.device,
+) -> dict[int, LossGradients]:
     wanted = {id(m.weight) for block in blocks for m in block.projections} if of_weights else set()
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     for parameter, _ in before:
@@ -59,12 +74,14 @@ def loss_gradients(
         return {
             block.index: LossGradients(
                 weights=tuple(
-                    oriented(module, total(module.weight.grad) / n_batches)
+                    oriented(module, total(module.weight.grad) / n_batches).to(home)
                     for module in block.projections
                 )
                 if of_weights
                 else None,
-                output_second=total(outputs[block.index].total) / n_tokens if of_outputs else None,
+                output_second=(total(outputs[block.index].total) / n_tokens).to(home)
+                if of_outputs
+                else None,
             )
             for block in blocks
         }

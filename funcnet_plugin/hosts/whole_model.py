@@ -23,6 +23,7 @@ from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.description import pruning_block
 from funcnet_plugin.hosts.fields import PlainErrors
 from funcnet_plugin.hosts.sample_order import fix_order
+from funcnet_plugin.pruning.whole_model import on_gpu
 
 
 class WholeModelModifier(PlainErrors, Modifier):
@@ -52,7 +53,8 @@ class WholeModelModifier(PlainErrors, Modifier):
         self._before = count_parameters(model)
         was_training = model.training
         model.eval()
-        self._report = self._prune(model, calibration)
+        with on_gpu(model):
+            self._report = self._prune(model, calibration)
         model.train(was_training)
         after = count_parameters(model)
         logger.info(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from funcnet_plugin.pruning.batches import model_inputs
+from funcnet_plugin.pruning.whole_model import model_inputs
 
 # Settings of a transformers config that list one entry per decoder layer.
 PER_LAYER_KEYS = ("layer_types", "no_rope_layers", "attention_layers", "attention_types")

@@ -114,7 +114,9 @@ def taylor(evidence: LayerEvidence) -> Tensor:
     gathered over the channel."""
     block = evidence.block
     products = [
-        (oriented(module, module.weight.detach()).double() * gradient.double()).abs()
+        (
+            oriented(module, module.weight.detach()).double() * gradient.to(module.weight).double()
+        ).abs()
         for module, gradient in zip(block.projections, evidence.gradients.weights, strict=True)
     ]
     rows = sum(product.sum(1) for product in products[:-1])

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from funcnet_plugin.pruning.batches import model_inputs
+from funcnet_plugin.pruning.whole_model import model_inputs
 from funcnet_plugin.sliced_llama.modeling import make_sliced
 
 

@@ -1,0 +1,61 @@
+"""Passes through a whole model over the calibration data, outside llm-compressor's pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from compressed_tensors.offload import OffloadCache
+from loguru import logger
+from torch import Tensor, nn
+
+_ROOM = 1.5  # of the weights' size: activations, and gradients of some weights
+
+
+@contextmanager
+def on_gpu(model: nn.Module) -> Iterator[None]:
+    """Bring a model that waits on the CPU to the GPU, and back afterwards.
+
+    llm-compressor leaves a model on the CPU until it calibrates layer by layer. Nothing happens
+    without CUDA, to a model that is placed already, or where the GPU has no room for all of it.
+    """
+    parameters = list(model.parameters())
+    placed = any(isinstance(m._parameters, OffloadCache) for m in model.modules()) or any(
+        p.device.type != "cpu" for p in parameters
+    )
+    if placed or not torch.cuda.is_available():
+        yield
+        return
+    needed = _ROOM * sum(p.numel() * p.element_size() for p in parameters)
+    free, _ = torch.cuda.mem_get_info()
+    if needed > free:
+        logger.warning(
+            f"the GPU has {free / 2**30:.1f} GB free and this pass through the whole model needs "
+            f"about {needed / 2**30:.1f} GB; it runs on the CPU, which may take long."
+        )
+        yield
+        return
+    model.to("cuda")
+    try:
+        yield
+    finally:
+        model.to("cpu")
+        torch.cuda.empty_cache()
+
+
+def model_inputs(
+    model: nn.Module, calibration: Iterable[dict[str, Any]]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """What the model is called with, batch after batch, on its device.
+
+    Yields:
+        ids, mask, labels, each (batch, length) int64; mask is 1 where a token is no padding, and
+        padding is -100 in labels.
+    """
+    for batch in calibration:
+        ids = batch["input_ids"].to(model.device)
+        mask = batch.get("attention_mask")
+        mask = torch.ones_like(ids) if mask is None else mask.to(ids)
+        yield ids, mask, ids.masked_fill(mask == 0, -100)

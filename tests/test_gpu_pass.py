@@ -1,0 +1,63 @@
+"""Passes through the whole model go to the GPU where there is one with room."""
+
+import pytest
+import torch
+
+from funcnet_plugin.pruning.whole_model import on_gpu
+from tests.conftest import make_llama
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """A GPU of some free memory; what the model is moved to is noted and not done."""
+    moved = []
+
+    def install(free: int):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, free))
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+        model = make_llama()
+        monkeypatch.setattr(model, "to", moved.append)
+        return model, moved
+
+    return install
+
+
+def test_a_model_that_fits_goes_there_and_comes_back(pretend):
+    model, moved = pretend(10**9)
+    with pytest.raises(KeyError), on_gpu(model):
+        assert moved == ["cuda"]
+        raise KeyError  # also then
+    assert moved == ["cuda", "cpu"]
+
+
+def test_a_model_without_room_stays(pretend):
+    model, moved = pretend(1000)
+    with on_gpu(model):
+        pass
+    assert moved == []
+
+
+def test_without_cuda_nothing_moves(monkeypatch):
+    model = make_llama()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(model, "to", lambda device: pytest.fail("moved"))
+    with on_gpu(model):
+        pass
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_gradients_taken_on_the_gpu_are_those_of_the_cpu(texts, monkeypatch):
+    from funcnet_plugin.adapters import bind
+    from funcnet_plugin.hosts.gradients import loss_gradients
+    from tests.hosting import loader
+
+    model = make_llama()
+    there = loss_gradients(model, loader(texts), bind(model).blocks)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    here = loss_gradients(model, loader(texts), bind(model).blocks)
+    for index, found in there.items():
+        assert found.output_second.device.type == "cpu"
+        torch.testing.assert_close(
+            found.output_second, here[index].output_second, rtol=1e-3, atol=1e-8
+        )
