@@ -145,6 +145,17 @@ def test_width_pruning_follows_dropping_layers(fresh, texts, tmp_path):
     assert len(json.loads((tmp_path / "out" / "kept_neurons.json").read_text())["kept"]) == 2
 
 
+def test_quantization_follows_dropping_layers(fresh, texts, tmp_path):
+    gptq = {"GPTQModifier": {"scheme": "W8A8", "targets": "Linear", "ignore": ["lm_head"]}}
+    text = peer("DepthPruningModifier", gptq, pruning_ratio=0.3)
+    model = run(fresh(), texts, text, output_dir=str(tmp_path / "out"))
+    block = read_block(tmp_path / "out")
+    layer = sum(p.numel() for p in make_llama().model.layers[0].parameters())
+    assert block["parameters_after"] == block["parameters_before"] - layer  # scales do not count
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.allclose(logits(loaded), logits(model), atol=1e-4)
+
+
 # -- SliceGPT ------------------------------------------------------------------------------------
 
 

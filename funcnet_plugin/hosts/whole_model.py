@@ -40,6 +40,7 @@ class WholeModelModifier(PlainErrors, Modifier):
     seed: int = Field(default=0, ge=0)
 
     _before: int = PrivateAttr()
+    _after: int = PrivateAttr()
     _report: dict[str, Any] = PrivateAttr()
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:
@@ -56,21 +57,19 @@ class WholeModelModifier(PlainErrors, Modifier):
         with on_gpu(model):
             self._report = self._prune(model, calibration)
         model.train(was_training)
-        after = count_parameters(model)
+        self._after = count_parameters(model)  # here: quantization adds scales, width pruning cuts
         logger.info(
-            f"pruned {self._before:,} -> {after:,} parameters: {1 - after / self._before:.4f} of "
-            f"the model (asked: {self.pruning_ratio})"
+            f"pruned {self._before:,} -> {self._after:,} parameters: "
+            f"{1 - self._after / self._before:.4f} of the model (asked: {self.pruning_ratio})"
         )
         return True
 
     def on_finalize(self, state: State, **kwargs: Any) -> bool:
-        config = state.model.config
-        after = count_parameters(state.model)
-        block = pruning_block(self, state.model, self._before, after, self._before, **self._report)
-        setattr(config, checkpoint.BLOCK_KEY, block)
+        model = state.model
+        block = pruning_block(self, model, self._before, self._after, self._before, **self._report)
+        setattr(model.config, checkpoint.BLOCK_KEY, block)
         checkpoint.patch_save_pretrained(
-            state.model,
-            lambda: checkpoint.saved_keys(state.model.config, self._changed_keys()),
+            model, lambda: checkpoint.saved_keys(model.config, self._changed_keys())
         )
         return True
 
