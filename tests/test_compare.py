@@ -154,7 +154,7 @@ def test_lm_eval_tasks_are_scored(checkpoint, files, tmp_path):
 def test_whole_models_are_peers(checkpoint, files, tmp_path):
     peers = plan(
         checkpoint, files, methods=("shortgpt", "shortened_llama", "slicegpt"), ratios=(0.3,),
-        overrides={"align": 2},
+        overrides={"multiple_of": 2},
     )  # fmt: skip
     rows = compare(peers, tmp_path / "out")
     for row in rows[1:]:

@@ -240,7 +240,10 @@ def _count(model):
 
 def test_a_sliced_model_is_saved_and_loaded(fresh, texts, tmp_path):
     model = run(
-        fresh(), texts, peer("HiddenSlicingModifier", align=2), output_dir=str(tmp_path / "out")
+        fresh(),
+        texts,
+        peer("HiddenSlicingModifier", multiple_of=2),
+        output_dir=str(tmp_path / "out"),
     )
     block = read_block(tmp_path / "out")
     assert block["parameters_after"] == _count(model)
@@ -256,7 +259,12 @@ def test_a_sliced_model_is_saved_and_loaded(fresh, texts, tmp_path):
 def test_without_this_package_a_sliced_model_is_refused(fresh, texts, tmp_path, capfd):
     import subprocess
 
-    run(fresh(), texts, peer("HiddenSlicingModifier", align=2), output_dir=str(tmp_path / "out"))
+    run(
+        fresh(),
+        texts,
+        peer("HiddenSlicingModifier", multiple_of=2),
+        output_dir=str(tmp_path / "out"),
+    )
     with pytest.raises(subprocess.CalledProcessError):
         reload_without_us(tmp_path / "out")
     assert "sliced_llama" in capfd.readouterr().err
@@ -268,7 +276,7 @@ def test_quantization_and_width_pruning_follow_slicing(fresh, texts, tmp_path):
     text = peer(
         "HiddenSlicingModifier",
         {"WidthPruningModifier": width, "GPTQModifier": gptq},
-        align=2,
+        multiple_of=2,
     )
     model = run(fresh(), texts, text, output_dir=str(tmp_path / "out"))
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -283,7 +291,7 @@ def test_quantization_and_width_pruning_follow_slicing(fresh, texts, tmp_path):
     [
         (peer("DepthPruningModifier", pruning_ratio=0.95), BudgetError, "dropping layers"),
         (peer("DepthPruningModifier", skip_first=3), BudgetError, "at most 0.0000"),
-        (peer("HiddenSlicingModifier", align=24), BudgetError, "steps of 24"),
+        (peer("HiddenSlicingModifier", multiple_of=24), BudgetError, "steps of 24"),
         (peer("HiddenSlicingModifier", pruning_ratio=1.5), RecipeError, "less than 1"),
         (peer("DepthPruningModifier", layers=3), RecipeError, "unknown field 'layers'"),
     ],

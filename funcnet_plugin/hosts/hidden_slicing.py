@@ -27,7 +27,7 @@ class HiddenSlicingModifier(WholeModelModifier):
     come in addition and are counted, so small ratios cost many axes. The checkpoint is of model
     type `sliced_llama`, which loads where this package is installed and is refused elsewhere.
 
-    :param align: the hidden size that is left is a multiple of this.
+    :param multiple_of: the hidden size that is left is a multiple of this.
 
     Example recipe::
 
@@ -37,7 +37,7 @@ class HiddenSlicingModifier(WholeModelModifier):
               pruning_ratio: 0.2
     """
 
-    align: int = Field(default=8, ge=1)
+    multiple_of: int = Field(default=8, ge=1)
 
     def _prune(self, model: nn.Module, calibration: Any) -> dict[str, Any]:
         if type(model).__name__ != "LlamaForCausalLM":
@@ -47,12 +47,12 @@ class HiddenSlicingModifier(WholeModelModifier):
             )
         hidden, before = model.config.hidden_size, count_parameters(model)
         target = (1 - self.pruning_ratio) * before
-        sizes = range(self.align, hidden, self.align)
+        sizes = range(self.multiple_of, hidden, self.multiple_of)
         counts = {size: parameters_after(model, size) for size in sizes}
         if not counts or min(counts.values()) > target:
             raise BudgetError(
                 f"pruning_ratio={self.pruning_ratio} cannot be reached by slicing hidden states "
-                f"of {hidden} in steps of {self.align}; lower the ratio or align."
+                f"of {hidden} in steps of {self.multiple_of}; lower the ratio or multiple_of."
             )
         size = min(counts, key=lambda s: abs(counts[s] - target))
         # The head dimension is the quotient of two sizes unless it is said.
