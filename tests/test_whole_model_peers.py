@@ -4,6 +4,7 @@ its paper's formula computed another way."""
 import copy
 import json
 import math
+import subprocess
 
 import pytest
 import torch
@@ -257,8 +258,6 @@ def test_a_sliced_model_is_saved_and_loaded(fresh, texts, tmp_path):
 
 
 def test_without_this_package_a_sliced_model_is_refused(fresh, texts, tmp_path, capfd):
-    import subprocess
-
     run(
         fresh(),
         texts,
