@@ -63,7 +63,8 @@ def test_the_paper_recipe_states_every_setting_of_the_method():
         "ignore",  # none
         "max_memory",  # no part of the method
         "resume_dir",
-        "union_with",  # of another modifier
+        "networks_share",  # of runs with another scorer, as the next
+        "union_with",
     }
 
 
