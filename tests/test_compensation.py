@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.pruning.compensation import (
     RIDGES,
     Moments,
@@ -105,3 +106,10 @@ def test_the_ridge_is_the_best_on_tokens_that_were_not_fitted():
     errors = {ridge: error(ridge) for ridge in RIDGES}
     assert choose_ridge(W, everything, held_out, keep) == min(errors, key=errors.get)
     assert RIDGES[0] < min(errors, key=errors.get)  # the choice is one
+
+
+def test_a_ridge_is_not_chosen_without_samples_held_out():
+    everything = Moments(4)
+    everything.add(torch.randn(9, 4, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(CalibrationError, match="fewer than eight"):
+        choose_ridge(torch.ones(2, 4), everything, Moments(4), torch.tensor([0, 1]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.pruning.processes import Processes
 
 # Tokens that are multiplied at once; a product of few is slower, and each ends in float64.
@@ -118,7 +119,15 @@ def choose_ridge(down_weight: Tensor, all_: Moments, held_out: Moments, keep: Te
 
     Returns:
         the one of RIDGES with the smallest mean squared error of the output on the held-out tokens.
+
+    Raises:
+        CalibrationError: no tokens were held out: every ridge would look perfect.
     """
+    if held_out.count == 0:
+        raise CalibrationError(
+            "ridge: auto holds every eighth calibration sample out and there were fewer than "
+            "eight; give more samples, or a number for ridge."
+        )
     n_fitted = all_.count - held_out.count
     fitted = (all_.second * all_.count - held_out.second * held_out.count) / n_fitted
     keep = keep.to(fitted.device)
