@@ -8,7 +8,9 @@ from llmcompressor.core import active_session
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import CheckpointError
+from funcnet_plugin.hosts import gradients
 from funcnet_plugin.hosts.functional_network import FunctionalNetworkModifier
+from funcnet_plugin.pruning.global_networks import GlobalNetworks
 from tests.hosting import as_dataset, loader, recipe, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
@@ -127,3 +129,42 @@ def test_damaged_and_foreign_directories_are_named(fresh, texts, tmp_path, monke
     (tmp_path / "mine" / "notes.json").write_text(json.dumps({}))
     with pytest.raises(CheckpointError, match="holds other files"):
         run(fresh(), texts, recipe(resume_dir=str(tmp_path / "mine")))
+
+
+@pytest.mark.parametrize("kind", ["one cut", "global", "gradients"])
+def test_another_ratio_of_one_cut_measures_nothing_again(fresh, texts, tmp_path, monkeypatch, kind):
+    kinds = KINDS | {
+        "gradients": {
+            "strategy": "global",
+            "allocation": "threshold",
+            "union_with": "loss_effect",
+            "networks_share": 0.1,
+            "compensation": "least_squares",
+        }
+    }
+    other = {"pruning_ratio": 0.3, "align": 2, "ratio_scope": "mlp"}
+    expected = run(fresh(), texts, recipe(**kinds[kind] | other))
+    text = recipe(**kinds[kind], resume_dir=str(tmp_path / "progress"))
+    run(fresh(), texts, text)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(FunctionalNetworkModifier, "_score", refuse)
+    monkeypatch.setattr(GlobalNetworks, "_decompose", refuse)
+    monkeypatch.setattr(gradients, "loss_gradients", refuse)
+    again = run(
+        fresh(), texts, recipe(**kinds[kind] | other, resume_dir=str(tmp_path / "progress"))
+    )
+    blocks = [m.config.functional_network for m in (expected, again)]
+    assert blocks[0]["measured"] == blocks[1]["measured"]
+    assert blocks[0]["kept_widths"] == blocks[1]["kept_widths"]
+    parameters = dict(expected.named_parameters())
+    assert all(torch.equal(p, parameters[name]) for name, p in again.named_parameters())
+
+
+def test_another_ratio_is_another_run_where_layers_see_pruned_ones(fresh, texts, tmp_path):
+    text = recipe(resume_dir=str(tmp_path / "progress"))
+    run(fresh(), texts, text)
+    with pytest.raises(CheckpointError, match="holds another run: settings differ"):
+        run(fresh(), texts, recipe(pruning_ratio=0.3, resume_dir=str(tmp_path / "progress")))

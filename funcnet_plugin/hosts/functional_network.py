@@ -184,6 +184,8 @@ class FunctionalNetworkModifier(WidthPruningModifier):
         logger.info("all layers were measured; finding networks across them")
         for index, score in self._global.scores(self._processes).items():
             self._scores[index]["networks"] = score
+        if self._record is not None:
+            self._record.save_networks(self._global)
 
     def _rows(self) -> int:
         """What truncation leaves: enough that the networks' space does not depend on the order."""

@@ -12,8 +12,25 @@ from torch import Tensor, nn
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented, out_size
 from funcnet_plugin.pruning.processes import Processes
-from funcnet_plugin.pruning.scorers import LossGradients
+from funcnet_plugin.pruning.scorers import LossGradients, Scorer
 from funcnet_plugin.pruning.whole_model import model_inputs, on_gpu
+
+
+def gradients_for(
+    scorers: Sequence[Scorer],
+    model: nn.Module,
+    calibration: Iterable[dict[str, Any]],
+    blocks: Sequence[MLPBlock],
+    processes: Processes | None = None,
+) -> dict[int, LossGradients]:
+    """What these scorers need of `loss_gradients`; empty if that is nothing."""
+    of_weights = any(scorer.needs_gradients for scorer in scorers)
+    of_outputs = any(scorer.needs_output_gradients for scorer in scorers)
+    if not blocks or not (of_weights or of_outputs):
+        return {}
+    return loss_gradients(
+        model, calibration, blocks, processes, of_weights=of_weights, of_outputs=of_outputs
+    )
 
 
 def loss_gradients(

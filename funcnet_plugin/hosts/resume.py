@@ -1,4 +1,4 @@
-"""Going on where an interrupted run stopped, bit for bit."""
+"""Going on where an interrupted run stopped, bit for bit; and other ratios of what one measured."""
 
 from __future__ import annotations
 
@@ -22,12 +22,20 @@ from funcnet_plugin.pruning.progress import (
 )
 from funcnet_plugin.pruning.surgery import add_down_bias, cut_neurons
 
+# Where all layers are measured on the dense model, what is measured does not depend on these.
+_OF_THE_CUT = ("pruning_ratio", "ratio_scope", "align")
+_NETWORKS = "networks"
+
 
 class Record:
     """What a pruning run has done, layer by layer, in a directory.
 
     A layer is `pruned` where layers are cut one after another, and `measured` where the cut waits
-    for all of them.
+    for all of them; what was measured serves every ratio.
+
+    Args:
+        settings: see `description.settings_of`.
+        waits: whether the cut waits for all layers.
 
     Raises:
         CheckpointError: the directory holds another run.
@@ -39,7 +47,10 @@ class Record:
         settings: dict[str, Any],
         blocks: Iterable[MLPBlock],
         calibration: Any,
+        waits: bool,
     ) -> None:
+        if waits:
+            settings = {k: v for k, v in settings.items() if k not in _OF_THE_CUT}
         run = {
             "version": __version__,
             "settings": settings,
@@ -48,6 +59,9 @@ class Record:
         }
         self._progress = Progress(Path(directory), run)
         self._last_groups: str | None = None
+
+    def finished(self, block: MLPBlock) -> bool:
+        return self._progress.holds(_name(block))
 
     def save_pruned(self, block: MLPBlock, keep: Tensor | None, report: dict[str, Any]) -> None:
         """keep: None for a layer that stays whole."""
@@ -102,15 +116,22 @@ class Record:
         statistics.load_state(tensors, facts["statistics"])
         if networks is not None:
             self._last_groups = f"groups-{block.index:04d}"
-            groups = self._progress.load(self._last_groups)
-            if groups is not None:  # only the last layer's are still there
-                networks.load_state(*groups)
+            # only the last layer's groups are still there, and none once their networks are found
+            found = self._progress.load(_NETWORKS) or self._progress.load(self._last_groups)
+            if found is not None:
+                networks.load_state(*found)
         logger.info(f"layer {block.index}: taken over from the interrupted run")
         return {
             key.removeprefix("score/"): tensor
             for key, tensor in tensors.items()
             if key.startswith("score/")
         }
+
+    def save_networks(self, networks: GlobalNetworks) -> None:
+        """Networks across layers, once they are found."""
+        if not self._progress.holds(_NETWORKS):
+            self._progress.save(_NETWORKS, *networks.state())
+            self._progress.forget(self._last_groups)
 
 
 def _name(block: MLPBlock) -> str:

@@ -30,7 +30,7 @@ from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.description import pruning_block, settings_of
 from funcnet_plugin.hosts.fields import PlainErrors
-from funcnet_plugin.hosts.gradients import loss_gradients
+from funcnet_plugin.hosts.gradients import gradients_for
 from funcnet_plugin.hosts.recorder import MLPRecorder
 from funcnet_plugin.hosts.requantize import renew_quantization
 from funcnet_plugin.hosts.resume import Record
@@ -77,7 +77,8 @@ class WidthPruningModifier(PlainErrors, Modifier):
     :param ridge: regularisation of least squares, relative to the mean second moment; or `auto`,
         chosen for each layer on every eighth calibration sample, which that choice does not fit.
     :param resume_dir: a directory for what is finished; a run that finds its own there goes on
-        after the last finished layer, with the same result. Empty: nothing is kept.
+        after the last finished layer, with the same result. Where all layers are measured before
+        the cut, a run with another ratio measures nothing again. Empty: nothing is kept.
     :param seed: decides random starts, random scores and the order of shuffled samples.
 
     Example recipe::
@@ -158,16 +159,13 @@ class WidthPruningModifier(PlainErrors, Modifier):
                 f"widths will be {self._planned}: {reached:.4f} of the {self.ratio_scope} removed "
                 f"(asked: {self.pruning_ratio})"
             )
-        of_weights = any(scorer.needs_gradients for scorer in self._scorers)
-        of_outputs = any(scorer.needs_output_gradients for scorer in self._scorers)
-        if of_weights or of_outputs:
-            self._gradients = loss_gradients(
-                model, calibration, self._prunable(), self._processes,
-                of_weights=of_weights, of_outputs=of_outputs,
-            )  # fmt: skip
-        if self.resume_dir:
-            self._record = Record(self.resume_dir, settings_of(self), blocks, calibration)
         checks.check_group_sizes(self._later_modifiers(), self._prunable(), self._possible_widths)
+        todo = self._prunable()
+        if self.resume_dir:
+            waits = self._waits_for_all_layers()
+            self._record = Record(self.resume_dir, settings_of(self), blocks, calibration, waits)
+            todo = [block for block in todo if not self._record.finished(block)]
+        self._gradients = gradients_for(self._scorers, model, calibration, todo, self._processes)
         return True
 
     def on_calibration_start(self, state: State, event: Event, **kwargs: Any) -> None:

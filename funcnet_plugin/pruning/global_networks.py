@@ -8,7 +8,7 @@ last layer was seen: every layer is measured on the dense model, and pruning fol
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -53,13 +53,14 @@ class GlobalNetworks:
         self._groups[number].add(layer, standardise(blocks))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The groups as far as the layers have come."""
-        tensors, facts = {}, []
+        """The groups as far as the layers have come, and what was found in those that are done."""
+        tensors = {f"score/{layer}": score for layer, score in self._scores.items()}
+        facts = []
         for number, group in enumerate(self._groups):
             mine, variance = group.state()
             tensors |= {f"{number}/{key}": value for key, value in mine.items()}
             facts.append(variance)
-        return tensors, {"variances": facts}
+        return tensors, {"variances": facts, "reports": [asdict(r) for r in self.reports]}
 
     def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         self._groups = []
@@ -69,6 +70,12 @@ class GlobalNetworks:
             mine = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             group.load_state(mine, variance)
             self._groups.append(group)
+        self._scores = {
+            int(key.removeprefix("score/")): tensor
+            for key, tensor in tensors.items()
+            if key.startswith("score/")
+        }
+        self.reports = [GroupReport.from_state(report) for report in facts["reports"]]
 
     def scores(self, processes: Processes | None = None) -> dict[int, Tensor]:
         """layer -> (width,), float64, comparable across layers. Runs the ICA of all groups.

@@ -40,6 +40,11 @@ class GroupReport:
     # of networks across layers: share of a map's energy outside its strongest layer, mean
     outside_strongest_layer: float | None = None
 
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> GroupReport:
+        """Of what `dataclasses.asdict` made of it."""
+        return cls(**state | {"runs": tuple(RunReport(**run) for run in state["runs"])})
+
 
 def map_scores(maps: Tensor, channels: int, counted: Tensor | None = None) -> Tensor:
     """Score of each neuron in one group.
@@ -143,10 +148,7 @@ class NetworkScorer:
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.leftover_samples = state["leftover_samples"]
-        self.reports = [
-            GroupReport(**report | {"runs": tuple(RunReport(**run) for run in report["runs"])})
-            for report in state["reports"]
-        ]
+        self.reports = [GroupReport.from_state(report) for report in state["reports"]]
 
     def merge(self, processes: Processes) -> None:
         """Take the groups of the other processes in."""

@@ -54,6 +54,9 @@ class Progress:
         metadata = {"facts": json.dumps(facts)}
         self._replace(self._path(name), lambda part: save_file(held, part, metadata=metadata))
 
+    def holds(self, name: str) -> bool:
+        return self._path(name).exists()
+
     def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """One part, or None if it was not finished.
 
@@ -61,7 +64,7 @@ class Progress:
             CheckpointError: the file is damaged.
         """
         path = self._path(name)
-        if not path.exists():
+        if not self.holds(name):
             return None
         try:
             with safe_open(path, framework="pt") as file:
