@@ -252,6 +252,10 @@ def compare(
         Path | None, typer.Option(help="Directory of your own lm-eval tasks.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Documents per task.")] = None,
+    measure_once: Annotated[
+        bool,
+        typer.Option(help="Ratios share what is measured before the cut (kept in OUT meanwhile)."),
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Pruning methods side by side: perplexity in and out of the domain of calibration.
@@ -283,6 +287,7 @@ def compare(
         tasks=task or (),
         include_path=None if include_path is None else str(include_path),
         limit=limit,
+        measure_once=measure_once,
     )
     console = Console(stderr=True)
     with _stdout_for_json(as_json):

@@ -15,6 +15,7 @@ from funcnet_plugin.compare import METHODS, Comparison, compare, table, write_pl
 from funcnet_plugin.compare import run as run_module
 from funcnet_plugin.compare.measure import Usage
 from funcnet_plugin.errors import CalibrationError, FuncnetError, RecipeError
+from funcnet_plugin.hosts import gradients
 from funcnet_plugin.hosts.llm_compressor import register
 from funcnet_plugin.perplexity import perplexities, text_windows
 from funcnet_plugin.recipe import override
@@ -91,7 +92,7 @@ def test_rows_hold_what_was_measured_and_an_old_one_goes_on(
         assert [row[key] for row in again] == [row[key] for row in rows]
     compare(plan(checkpoint, files, samples=(24,)), tmp_path / "out")
     assert len(pruned) == 7  # other data: nothing of it was known
-    assert all(row["peak_mb"] >= 0 and row["seconds"] > 0 for row in rows[1:])
+    assert all(row["peak_mb"] >= 0 and row["seconds"] > 0 for row in rows[1::2])
 
 
 def test_tables_give_mean_and_spread_of_the_seeds(checkpoint, files, tmp_path):
@@ -114,6 +115,26 @@ def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(checkpoint, files, 
     assert all("refused" in row for row in rows[1:])
     assert "0.9" in table.markdown(rows, refused)
     assert write_plots(rows, refused, tmp_path) == []
+
+
+def test_ratios_share_what_is_measured_before_the_cut(checkpoint, files, tmp_path, monkeypatch):
+    """One backward pass and one ICA serve all ratios, with the rows that each would have alone."""
+    changes = {"methods": ("best", "deployable"), "compensations": ("",)}
+    passes = []
+    taken = gradients.loss_gradients
+    monkeypatch.setattr(
+        gradients, "loss_gradients", lambda *a, **k: passes.append(a) or taken(*a, **k)
+    )
+    shared = compare(plan(checkpoint, files, **changes), tmp_path / "once")
+    assert len(passes) == 1
+    alone = compare(plan(checkpoint, files, **changes, measure_once=False), tmp_path / "each")
+    assert len(passes) == 3
+    for key in ("method", "ratio", "recipe", "perplexity", "ratio_reached"):
+        assert [row.get(key) for row in shared] == [row.get(key) for row in alone]
+    assert ["seconds" in row for row in shared] == [False, True, False, True, True]
+    assert all("seconds" in row for row in alone[1:])
+    assert not [path for path in (tmp_path / "once").iterdir() if path.is_dir()]
+    assert "| - |" in table.markdown(shared, plan(checkpoint, files, **changes))
 
 
 def test_axes_with_several_values_become_lines_and_plots(checkpoint, files, tmp_path):

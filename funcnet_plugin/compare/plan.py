@@ -37,6 +37,8 @@ class Comparison:
         tasks: lm-eval tasks.
         include_path: where lm-eval looks for tasks besides its own.
         limit: documents per task; None for all.
+        measure_once: ratios of one method share what was measured, where the method measures before
+            it cuts. The results are the same; on disk it takes `width ** 2 * 8` bytes per layer.
     """
 
     model: str
@@ -55,6 +57,7 @@ class Comparison:
     tasks: Sequence[str] = ()
     include_path: str | None = None
     limit: int | None = None
+    measure_once: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,19 +69,22 @@ class Run:
         recipe: YAML text.
         fields: of its pruning modifier, instead of the recipe's.
         samples: calibration windows.
+        measures: equal for runs that measure the same and cut at another ratio; None for a run that
+            measures for itself.
     """
 
     key: dict[str, Any]
     recipe: str
     fields: dict[str, Any]
     samples: int
+    measures: str | None
 
 
 def runs(plan: Comparison) -> list[Run]:
     """All prunings of a plan, the seed changing fastest.
 
     Raises:
-        RecipeError: an unknown method or field.
+        RecipeError: an unknown method or field, or a value that a field does not take.
     """
     found: dict[str, Run] = {}
     for name, recipe in [method(name) for name in plan.methods]:
@@ -99,6 +105,8 @@ def _runs_of(plan: Comparison, name: str, recipe: Recipe) -> Iterator[Run]:
         if compensation and "compensation" in known:
             fields["compensation"] = compensation
         complete = override(recipe, fields)
+        # What is measured, in the words of a recipe: that of the first ratio.
+        measures = dump_recipe(override(complete, {"pruning_ratio": plan.ratios[0]}))
         key = {
             "method": name,
             "ratio": ratio,
@@ -110,7 +118,18 @@ def _runs_of(plan: Comparison, name: str, recipe: Recipe) -> Iterator[Run]:
             "setting": setting,
             "recipe": digest(dump_recipe(complete)),
         }
-        yield Run(key, dump_recipe(recipe), fields, samples)
+        shared = plan.measure_once and len(plan.ratios) > 1 and _waits_for_all_layers(complete)
+        yield Run(
+            key, dump_recipe(recipe), fields, samples, f"{samples} {measures}" if shared else None
+        )
+
+
+def _waits_for_all_layers(recipe: Recipe) -> bool:
+    from funcnet_plugin.hosts.llm_compressor import MODIFIERS, WidthPruningModifier
+
+    name, fields = pruning_modifier(recipe)
+    modifier = MODIFIERS[name](**fields)
+    return isinstance(modifier, WidthPruningModifier) and modifier.waits_for_all_layers()
 
 
 def _fields_of(recipe: Recipe, asked: Sequence[str]) -> set[str]:

@@ -32,12 +32,14 @@ def compare(
 
     Returns:
         the rows of this plan, the dense model first. Ratios of perplexity are to the dense model;
-        `gm` is their geometric mean over all texts, `worst` the largest.
+        `gm` is their geometric mean over all texts, `worst` the largest. `seconds` and `peak_mb`
+        are those of the whole pruning; a row that used what another ratio had measured has none.
 
     Raises:
         FuncnetError: one sentence on what cannot be compared, before anything is pruned.
     """
     todo = runs(plan)
+    together = _together(todo)
     shape = inspect_model(plan.model)
     window = min(plan.window, shape.max_length or plan.window)
     tokenizer = load_tokenizer(plan.model)
@@ -50,15 +52,16 @@ def compare(
     common = fingerprint(plan, window)
     out.mkdir(parents=True, exist_ok=True)
     done = _read(out / "rows.jsonl")
-    rows: list[Row] = []
+
+    def mark_of(key: Row) -> str:
+        return json.dumps(key | {"common": common}, sort_keys=True)
 
     def once(key: Row, measured: Callable[[], Row]) -> Row:
-        mark = json.dumps(key | {"common": common}, sort_keys=True)
+        mark = mark_of(key)
         if mark not in done:
             done[mark] = key | measured()
             with (out / "rows.jsonl").open("a") as file:
                 file.write(json.dumps({"mark": mark, "row": done[mark]}) + "\n")
-        rows.append(done[mark])
         progress(done[mark])
         return done[mark]
 
@@ -68,33 +71,48 @@ def compare(
 
     dense = once({"method": "dense"}, dense_row)
 
-    def pruned_row(run: Run) -> Row:
+    def pruned_row(run: Run, measured: Path | None) -> Row:
+        fields, of_the_cut_alone = run.fields, False
+        if measured is not None:
+            fields = fields | {"resume_dir": str(measured)}
+            of_the_cut_alone = measured.exists()
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = Path(folder) / "pruned"
             with Usage() as usage:
                 block = prune(
-                    plan.model, plan.data, checkpoint, recipe=run.recipe, overrides=run.fields,
+                    plan.model, plan.data, checkpoint, recipe=run.recipe, overrides=fields,
                     samples=run.samples, window=window, text_column=plan.text_column,
                 )  # fmt: skip
             found = measure(checkpoint, texts, plan)
+        cost = {"seconds": usage.seconds, "peak_mb": usage.peak_mb}
         relative = [found["perplexity"][name] / dense["perplexity"][name] for name in texts]
         return {
             "parameters": block["parameters_after"],
             "ratio_reached": block["pruning_ratio_reached"],
             "gm": math.exp(sum(map(math.log, relative)) / len(relative)),
             "worst": max(relative),
-            "seconds": usage.seconds,
-            "peak_mb": usage.peak_mb,
+            **({} if of_the_cut_alone else cost),
             **found,
         }
 
-    for run in todo:
-        try:
-            once(run.key, lambda run=run: pruned_row(run))
-        except FuncnetError as error:
-            # One method may not fit this model; the others are still worth having.
-            once(run.key, lambda error=error: {"refused": str(error)})
-    return rows
+    for same in together:
+        with tempfile.TemporaryDirectory(dir=out, prefix="measured-") as folder:
+            measured = Path(folder) / "layers" if len(same) > 1 else None
+            for run in same:
+                try:
+                    once(run.key, lambda run=run, at=measured: pruned_row(run, at))
+                except FuncnetError as error:
+                    # One method may not fit this model; the others are still worth having.
+                    once(run.key, lambda error=error: {"refused": str(error)})
+    return [dense, *(done[mark_of(run.key)] for run in todo)]
+
+
+def _together(todo: list[Run]) -> list[list[Run]]:
+    """Runs that measure the same, one after another."""
+    groups: dict[object, list[Run]] = {}
+    for number, run in enumerate(todo):
+        groups.setdefault(number if run.measures is None else run.measures, []).append(run)
+    return list(groups.values())
 
 
 def _read(path: Path) -> dict[str, Row]:

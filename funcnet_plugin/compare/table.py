@@ -84,9 +84,8 @@ def as_csv(rows: list[Row], plan: Comparison) -> str:
 
 
 def _mean(rows: list[Row], key: str, digits: int) -> str:
-    if key not in rows[0]:
-        return "-"
-    return f"{statistics.mean(row[key] for row in rows):,.{digits}f}"
+    values = [row[key] for row in rows if key in row]
+    return f"{statistics.mean(values):,.{digits}f}" if values else "-"
 
 
 def _spread(values: list[float], digits: int) -> str:

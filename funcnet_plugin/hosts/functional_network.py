@@ -172,8 +172,8 @@ class FunctionalNetworkModifier(WidthPruningModifier):
         names = ("contrast", "tol", "max_iter", "n_init", "seed")
         return {name: getattr(self, name) for name in names}
 
-    def _waits_for_all_layers(self) -> bool:
-        return self.strategy == "global" or super()._waits_for_all_layers()
+    def waits_for_all_layers(self) -> bool:
+        return self.strategy == "global" or super().waits_for_all_layers()
 
     def _across_layers(self) -> GlobalNetworks | None:
         return self._global

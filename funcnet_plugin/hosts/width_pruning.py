@@ -122,6 +122,10 @@ class WidthPruningModifier(PlainErrors, Modifier):
     _processes: Processes | None = PrivateAttr(default=None)  # None: one process
     _record: Record | None = PrivateAttr(default=None)
 
+    def waits_for_all_layers(self) -> bool:
+        """Whether all layers are measured, on the dense model, before any is cut."""
+        return self.allocation == "threshold"
+
     # -- lifecycle ---------------------------------------------------------------------------
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:
@@ -162,7 +166,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
         checks.check_group_sizes(self._later_modifiers(), self._prunable(), self._possible_widths)
         todo = self._prunable()
         if self.resume_dir:
-            waits = self._waits_for_all_layers()
+            waits = self.waits_for_all_layers()
             self._record = Record(self.resume_dir, settings_of(self), blocks, calibration, waits)
             todo = [block for block in todo if not self._record.finished(block)]
         self._gradients = gradients_for(self._scorers, model, calibration, todo, self._processes)
@@ -200,7 +204,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
                 if self._processes is not None:
                     measured.merge(self._processes)
                 scores = self._score(block, measured)
-                if self._waits_for_all_layers():
+                if self.waits_for_all_layers():
                     self._scores[block.index] = scores
                     if self._record is not None:
                         self._record.save_measured(block, measured, scores, self._across_layers())
@@ -210,7 +214,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
     @torch.no_grad()
     def on_calibration_end(self, state: State, event: Event, **kwargs: Any) -> None:
         self.remove_hooks()
-        if self._waits_for_all_layers() and len(self._scores) == len(self._prunable()):
+        if self.waits_for_all_layers() and len(self._scores) == len(self._prunable()):
             self._complete_scores()
             layers = [self._scores[b.index] for b in self._prunable()]
             if self._planned is None:
@@ -278,10 +282,6 @@ class WidthPruningModifier(PlainErrors, Modifier):
         )
         return {scorer.name: scorer.score(evidence) for scorer in self._scorers}
 
-    def _waits_for_all_layers(self) -> bool:
-        """Whether all layers are measured, on the dense model, before any is cut."""
-        return self.allocation == "threshold"
-
     def _across_layers(self) -> GlobalNetworks | None:
         """What the layers share while they are measured."""
         return None
@@ -343,7 +343,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
             if held_out is not None:
                 self._done[block.index]["ridge"] = ridge
             self._after_cut(block, keep)
-        if self._record is not None and not self._waits_for_all_layers():
+        if self._record is not None and not self.waits_for_all_layers():
             self._record.save_pruned(block, keep, self._done[block.index])
 
     def _after_cut(self, block: MLPBlock, keep: Tensor) -> None:
@@ -356,7 +356,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
 
     def _replay(self, block: MLPBlock) -> bool:
         """Prune a layer as the interrupted run did."""
-        if self._record is None or self._waits_for_all_layers():
+        if self._record is None or self.waits_for_all_layers():
             return False
         found = self._record.replay(block)
         if found is None:
@@ -368,7 +368,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
 
     def _restore(self, block: MLPBlock) -> bool:
         """Take over what the interrupted run measured of a layer."""
-        if self._record is None or not self._waits_for_all_layers():
+        if self._record is None or not self.waits_for_all_layers():
             return False
         statistics = self._statistics[block.index]
         scores = self._record.restore(block, statistics, self._across_layers())
