@@ -63,7 +63,8 @@ def test_the_paper_recipe_states_every_setting_of_the_method():
         "ignore",  # none
         "max_memory",  # no part of the method
         "resume_dir",
-        "networks_share",  # of runs with another scorer, as the next
+        "networks_share",  # of runs with another scorer, as the next two
+        "token_share",
         "union_with",
     }
 

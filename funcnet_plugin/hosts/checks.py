@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from compressed_tensors.utils import is_match, match_name
+from llmcompressor.core import active_session
+from llmcompressor.modifiers import Modifier
 from torch import nn
 
 from funcnet_plugin.adapters import MLPAdapter, MLPBlock
@@ -44,7 +46,7 @@ def refuse_quantized(model: nn.Module) -> None:
 
 
 def check_group_sizes(
-    modifiers: Iterable[Any],
+    pruning: Modifier,
     blocks: Sequence[MLPBlock],
     possible_widths: Callable[[MLPBlock], Sequence[int]],
 ) -> None:
@@ -53,14 +55,16 @@ def check_group_sizes(
     Otherwise it fails when the whole pruning pass is over.
 
     Args:
-        modifiers: those that follow pruning in the recipe.
+        pruning: ours; those that follow it in the recipe are looked at.
         blocks: the MLPs that will be cut.
         possible_widths: the widths that an MLP may end up with.
 
     Raises:
         RecipeError: a width is no multiple of its group size.
     """
-    for modifier in modifiers:
+    modifiers = active_session().lifecycle.recipe.modifiers
+    position = next((i for i, m in enumerate(modifiers) if m is pruning), -1)
+    for modifier in modifiers[position + 1 :]:
         resolved = getattr(modifier, "resolved_config", None)
         for group in getattr(resolved, "config_groups", {}).values():
             size = getattr(group.weights, "group_size", None)
@@ -145,11 +149,11 @@ def check_ignore(patterns: Sequence[str], blocks: Sequence[MLPBlock]) -> None:
             )
 
 
-def find_scorers(names: Sequence[str]) -> list[Scorer]:
+def find_scorers(names: Sequence[str], token_share: float) -> list[Scorer]:
     """The scorers that a recipe names.
 
     Raises:
-        RecipeError: one is not there, or is named twice.
+        RecipeError: one is not there, is named twice, or none looks at what `token_share` changes.
     """
     known = get_scorers()
     for name in names:
@@ -160,7 +164,14 @@ def find_scorers(names: Sequence[str]) -> list[Scorer]:
             )
     if len(set(names)) < len(names):
         raise RecipeError(f"union_with names the scorer itself: {names[0]}.")
-    return [known[name] for name in names]
+    found = [known[name] for name in names]
+    if token_share and not any(scorer.needs_moments for scorer in found):
+        looking = [name for name, scorer in known.items() if scorer.needs_moments]
+        raise RecipeError(
+            "token_share is for scorers that look at activations and the recipe has none; leave it "
+            f"out, or add one of {', '.join(looking)}."
+        )
+    return found
 
 
 def check_bias(adapter: MLPAdapter, blocks: Sequence[MLPBlock]) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from llmcompressor.modifiers import Modifier
 from loguru import logger
 from torch import Tensor
 
 from funcnet_plugin import __version__
 from funcnet_plugin.adapters import MLPBlock
+from funcnet_plugin.hosts.description import settings_of
 from funcnet_plugin.pruning.collect import LayerStatistics
 from funcnet_plugin.pruning.global_networks import GlobalNetworks
 from funcnet_plugin.pruning.progress import (
@@ -34,22 +36,19 @@ class Record:
     for all of them; what was measured serves every ratio.
 
     Args:
-        settings: see `description.settings_of`.
-        waits: whether the cut waits for all layers.
+        modifier: a `WidthPruningModifier`; `resume_dir` is where.
+        blocks: all MLPs.
+        calibration: batches as the run reads them.
 
     Raises:
         CheckpointError: the directory holds another run.
     """
 
     def __init__(
-        self,
-        directory: str,
-        settings: dict[str, Any],
-        blocks: Iterable[MLPBlock],
-        calibration: Any,
-        waits: bool,
+        self, modifier: Modifier, blocks: Iterable[MLPBlock], calibration: Iterable[dict[str, Any]]
     ) -> None:
-        if waits:
+        settings = settings_of(modifier)
+        if modifier.waits_for_all_layers():
             settings = {k: v for k, v in settings.items() if k not in _OF_THE_CUT}
         run = {
             "version": __version__,
@@ -57,7 +56,7 @@ class Record:
             "model": fingerprint_model(blocks),
             "data": _fingerprint(calibration),
         }
-        self._progress = Progress(Path(directory), run)
+        self._progress = Progress(Path(modifier.resume_dir), run)
         self._last_groups: str | None = None
 
     def finished(self, block: MLPBlock) -> bool:

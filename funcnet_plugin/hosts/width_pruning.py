@@ -28,7 +28,7 @@ from funcnet_plugin import checkpoint
 from funcnet_plugin.adapters import MLPBlock, ModelLayout, bind, count_parameters
 from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts import checks
-from funcnet_plugin.hosts.description import pruning_block, settings_of
+from funcnet_plugin.hosts.description import pruning_block
 from funcnet_plugin.hosts.fields import PlainErrors
 from funcnet_plugin.hosts.gradients import gradients_for
 from funcnet_plugin.hosts.recorder import MLPRecorder
@@ -47,6 +47,7 @@ from funcnet_plugin.pruning.scorers import (
     union_of_ranks,
 )
 from funcnet_plugin.pruning.surgery import cut_and_repair
+from funcnet_plugin.pruning.vocabulary import strongest_answers
 
 Scores = dict[str, Tensor]  # name -> (width,), see `pruning.scorers`
 
@@ -66,6 +67,10 @@ class WidthPruningModifier(PlainErrors, Modifier):
         `random` (the control), or one that a plugin brings.
     :param union_with: a second scorer: a neuron goes only if neither needs it (the better of its
         two ranks).
+    :param token_share: how often any token of the vocabulary may come where the model is used, as a
+        share of the tokens, 0.003 for instance: scorers that look at activations see the first
+        layer's neurons, which answer to single tokens, as if each also met its strongest token so
+        often. 0: only what the calibration text shows.
     :param allocation: `uniform`, the same width in every layer, decided layer by layer; or
         `threshold`, one cut over all layers, decided when all are measured (on the dense model).
     :param align: kept widths are multiples of this; 128 suits quantization groups and GPU kernels.
@@ -96,6 +101,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
     ratio_scope: Literal["model", "mlp"] = "model"
     scorer: str = "effect"
     union_with: str = ""
+    token_share: float = Field(default=0.0, ge=0.0, lt=1.0)
     allocation: Literal["uniform", "threshold"] = "uniform"
     align: int = Field(default=128, ge=1)
     skip_first: int = Field(default=0, ge=0)
@@ -119,6 +125,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
 
     _scorers: list[Scorer] = PrivateAttr(default_factory=list)
     _gradients: dict[int, LossGradients] = PrivateAttr(default_factory=dict)
+    _unseen: Tensor | None = PrivateAttr(default=None)  # of the first layer, see `token_share`
     _processes: Processes | None = PrivateAttr(default=None)  # None: one process
     _record: Record | None = PrivateAttr(default=None)
 
@@ -131,7 +138,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
     def on_initialize(self, state: State, **kwargs: Any) -> bool:
         model = state.model
         checks.refuse_quantized(model)
-        self._scorers = checks.find_scorers(self._scorer_names())
+        self._scorers = checks.find_scorers(self._scorer_names(), self.token_share)
         self._layout = bind(model)
         self._original = self._layout.widths
         blocks = self._layout.blocks
@@ -163,13 +170,14 @@ class WidthPruningModifier(PlainErrors, Modifier):
                 f"widths will be {self._planned}: {reached:.4f} of the {self.ratio_scope} removed "
                 f"(asked: {self.pruning_ratio})"
             )
-        checks.check_group_sizes(self._later_modifiers(), self._prunable(), self._possible_widths)
+        checks.check_group_sizes(self, self._prunable(), self._possible_widths)
         todo = self._prunable()
         if self.resume_dir:
-            waits = self.waits_for_all_layers()
-            self._record = Record(self.resume_dir, settings_of(self), blocks, calibration, waits)
+            self._record = Record(self, blocks, calibration)
             todo = [block for block in todo if not self._record.finished(block)]
         self._gradients = gradients_for(self._scorers, model, calibration, todo, self._processes)
+        if self.token_share and any(b.index == 0 for b in todo):
+            self._unseen = self.token_share * strongest_answers(model, blocks[0])
         return True
 
     def on_calibration_start(self, state: State, event: Event, **kwargs: Any) -> None:
@@ -277,9 +285,10 @@ class WidthPruningModifier(PlainErrors, Modifier):
 
     def _score(self, block: MLPBlock, statistics: LayerStatistics) -> Scores:
         """The scores of one layer by name. Several names are combined by `_combine`."""
-        evidence = LayerEvidence(
-            block, statistics.moments, self._gradients.get(block.index), self.seed
-        )
+        moments = statistics.moments
+        if block.index == 0 and self._unseen is not None and moments is not None:
+            moments = moments.with_own_activity(self._unseen)
+        evidence = LayerEvidence(block, moments, self._gradients.get(block.index), self.seed)
         return {scorer.name: scorer.score(evidence) for scorer in self._scorers}
 
     def _across_layers(self) -> GlobalNetworks | None:
@@ -297,7 +306,6 @@ class WidthPruningModifier(PlainErrors, Modifier):
         return union_of_ranks([[layer[n] for layer in layers] for n in names])
 
     # -- steps -------------------------------------------------------------------------------
-
     def _prunable(self) -> list[MLPBlock]:
         return [
             block
@@ -314,11 +322,6 @@ class WidthPruningModifier(PlainErrors, Modifier):
         if self._planned is not None:
             return [self._planned[block.index]]
         return [*range(self.align, block.width, self.align), block.width]
-
-    def _later_modifiers(self) -> list[Modifier]:
-        modifiers = active_session().lifecycle.recipe.modifiers
-        position = next((i for i, m in enumerate(modifiers) if m is self), -1)
-        return modifiers[position + 1 :]
 
     def _scorer_names(self) -> list[str]:
         return [self.scorer, *([self.union_with] if self.union_with else [])]

@@ -61,6 +61,17 @@ class Moments:
         self.count = int(state["count"])
         self._sum, self._total = state["sum"].to(self._sum), state["gram"].to(self._total)
 
+    def with_own_activity(self, extra: Tensor) -> Moments:
+        """Of neurons that act by themselves too, besides what was seen.
+
+        Args:
+            extra: (width,), float64: what that adds to E[h_j^2]; nothing to means and correlations.
+        """
+        found = Moments(len(self._sum), self._sum.device)
+        found.count, found._sum = self.count, self._sum
+        found._total = self._gram + torch.diag(extra.to(self._sum) * self.count)
+        return found
+
     def merge(self, processes: Processes) -> None:
         """Take the tokens of the other processes in."""
         self.count = sum(processes.gather(self.count))
