@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 from funcnet_plugin.adapters import bind, hookimpl, manager
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.hosts.gradients import loss_gradients
+from funcnet_plugin.pruning import scorers
 from funcnet_plugin.pruning.compensation import Moments
 from funcnet_plugin.pruning.scorers import SCORERS, LayerEvidence, Scorer, get_scorers
 from tests.conftest import make_llama
@@ -96,8 +97,10 @@ def test_gradients_leave_the_model_as_it_was(texts):
     assert not model.lm_head.weight.requires_grad and model.model.norm.weight.requires_grad
 
 
-def test_obs_goes_by_the_exact_loss_of_the_best_repair(measured):
+@pytest.mark.parametrize("at_once", [3, 64])
+def test_obs_goes_by_the_exact_loss_of_the_best_repair(measured, monkeypatch, at_once):
     """By brute force for the first removals: the least loss with all others refitted."""
+    monkeypatch.setattr(scorers, "_AT_ONCE", at_once)  # matrices are brought up to date in between
     block, h, evidence = measured
     ridge = 0.02
     S = h.T @ h / len(h)
@@ -117,6 +120,13 @@ def test_obs_goes_by_the_exact_loss_of_the_best_repair(measured):
         assert order[gone] == step
         left.remove(gone)
     assert sorted(order.tolist()) == list(range(block.width))
+
+
+def test_elimination_does_not_depend_on_when_matrices_are_brought_up_to_date(measured, monkeypatch):
+    _, _, evidence = measured
+    at_the_end = score("surgeon", evidence)
+    monkeypatch.setattr(scorers, "_AT_ONCE", 1)
+    np.testing.assert_allclose(score("surgeon", evidence), at_the_end, rtol=1e-8)
 
 
 @pytest.mark.parametrize("name", [s.name for s in SCORERS])

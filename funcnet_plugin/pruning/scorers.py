@@ -20,6 +20,8 @@ from funcnet_plugin.adapters.projection import oriented
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.pruning.compensation import Moments
 
+_AT_ONCE = 64  # eliminations between two updates of whole matrices
+
 
 @dataclass(frozen=True)
 class LossGradients:
@@ -163,6 +165,12 @@ def _in_loss_units(evidence: LayerEvidence) -> Tensor:
 def _eliminate(weight: Tensor, second: Tensor, ridge: float = 0.02) -> tuple[Tensor, Tensor]:
     """Greedy elimination of columns, the others updated by least squares after each.
 
+    With A the inverse second moment of what is left and H = W'W of the updated weights, removing
+    column j at cost ``H_jj / A_jj`` takes ``c = A_:j / A_jj`` with it: A loses ``A_jj c c'``, and W
+    loses ``w_j c'``. What a step needs of both is their diagonals and one column, so the updates of
+    `_AT_ONCE` steps wait for one matrix product: 2 * width^2 * 8 bytes, about 4 * width^3
+    multiplications.
+
     Args:
         weight: (out, width), float64.
         second: (width, width), float64; `ridge` of its mean diagonal is added.
@@ -170,27 +178,37 @@ def _eliminate(weight: Tensor, second: Tensor, ridge: float = 0.02) -> tuple[Ten
     Returns:
         per column (width,), float64: the step at which it went, and the largest cost up to then.
     """
-    weight = weight.clone()
     S = second.to(weight.device).clone()
-    n = len(S)
     S.diagonal().add_(max(ridge * float(S.diagonal().mean()), torch.finfo(S.dtype).tiny))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(S))
-    removed = torch.zeros(n, dtype=torch.bool, device=weight.device)
+    A = torch.cholesky_inverse(torch.linalg.cholesky(S))
+    del S
+    H = weight.T @ weight
+    n = len(A)
+    A_diagonal, H_diagonal = A.diagonal().clone(), H.diagonal().clone()
     order = torch.empty(n, dtype=torch.float64, device=weight.device)
     cost = torch.empty_like(order)
-    highest = 0.0
-    # Of the inverse of what is left, and of the updated weights, only these two are looked at.
-    for step in range(n):
-        loss = weight.square().sum(0) / inverse.diagonal().clamp_min(1e-300)
-        j = int(torch.where(removed, torch.inf, loss).argmin())
-        highest = max(highest, float(loss[j]))
-        removed[j], order[j], cost[j] = True, step, highest
-        column = inverse[:, j] / inverse[j, j]
-        weight -= weight[:, j : j + 1] * column
-        inverse -= torch.outer(column, inverse[j].clone())
-        weight[:, j] = 0.0
-        inverse[:, j] = inverse[j, :] = 0.0
-        inverse[j, j] = 1.0
+    removed = torch.zeros(n, dtype=torch.bool, device=weight.device)
+    highest = torch.zeros((), dtype=torch.float64, device=weight.device)
+    for start in range(0, n, _AT_ONCE):
+        steps = min(_AT_ONCE, n - start)
+        # A is A - C' diag(a) C by now, and H is H - C'U - U'C
+        C = torch.zeros(steps, n, dtype=torch.float64, device=weight.device)
+        U, a = torch.zeros_like(C), torch.zeros_like(C[:, 0])
+        for i in range(steps):
+            loss = H_diagonal.clamp_min(0.0) / A_diagonal.clamp_min(1e-300)
+            j = int(loss.masked_fill_(removed, torch.inf).argmin())
+            highest = torch.maximum(highest, loss[j])
+            removed[j], order[j], cost[j] = True, start + i, highest
+            A_column = A[j] - (a * C[:, j]) @ C
+            H_column = H[j] - C[:, j] @ U - U[:, j] @ C
+            a[i] = A_column[j]
+            C[i] = A_column / A_column[j]
+            U[i] = H_column - 0.5 * H_column[j] * C[i]
+            A_diagonal -= a[i] * C[i].square()
+            H_diagonal -= 2.0 * C[i] * U[i]
+        A -= C.T @ (a[:, None] * C)
+        H -= C.T @ U + U.T @ C
+        A_diagonal, H_diagonal = A.diagonal().clone(), H.diagonal().clone()
     return order, cost
 
 
