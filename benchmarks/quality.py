@@ -21,10 +21,12 @@ from funcnet_plugin.calibration import load_texts
 
 DOMAINS = ("shakespeare", "speeches", "bible")
 WINDOW, TEST_WINDOWS = 128, 64
-MAIN = ("best", "loss_effect", "surgeon", "taylor", "flap", "random-or-loss_effect")
+MAIN = (
+    "best", "surgeon", "loss_effect", "taylor", "flap", "random-or-surgeon", "random-or-loss_effect",
+)  # fmt: skip
 OTHERS = (
-    "deployable", "effect", "wanda_sp", "obs", "magnitude", "random", "random-or-effect",
-    "shortgpt", "shortened_llama", "slicegpt",
+    "surgeon-tokens", "deployable", "effect", "wanda_sp", "obs", "magnitude", "random",
+    "random-or-effect", "shortgpt", "shortened_llama", "slicegpt",
 )  # fmt: skip
 
 
@@ -51,7 +53,9 @@ def main() -> None:
     parser.add_argument("--model", action="append", required=True, metavar="NAME=DIR")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--text", choices=["wiki", "mixed", "own"], action="append", required=True)
-    parser.add_argument("--method", action="append", help="those of the main table if not given")
+    parser.add_argument(
+        "--method", action="append", help="a method, or others: what the main table leaves out"
+    )
     parser.add_argument("--ratio", action="append", type=float)
     parser.add_argument("--seed", action="append", type=int)
     parser.add_argument("--set", action="append", default=["align=32", "n_init=4"])
@@ -74,7 +78,7 @@ def main() -> None:
                 "--data": [f"{source}:1" for source in sources[text]],
                 "--text": [f"wiki={wiki / 'test_a.jsonl'}"]
                 + [f"{domain}={file}" for domain, file in test.items()],
-                "--method": args.method or MAIN,
+                "--method": OTHERS if args.method == ["others"] else args.method or MAIN,
                 "--ratio": args.ratio or (0.1, 0.2, 0.3),
                 "--seed": args.seed or (0,),
                 "--set": args.set,

@@ -31,6 +31,7 @@ METHODS: dict[str, Recipe] = {
     "effect": _peer("effect"),
     "loss_effect": _peer("loss_effect"),
     "surgeon": _peer("surgeon"),
+    "surgeon-tokens": _peer("surgeon", token_share=0.001),  # `best` without its networks
     "wanda_sp": _width(scorer="wanda_sp"),  # its numbers cannot be compared across layers
     "taylor": _peer("taylor"),
     "obs": _width(scorer="obs"),  # an order within the layer
@@ -39,6 +40,7 @@ METHODS: dict[str, Recipe] = {
     "random": _width(scorer="random"),
     "random-or-effect": _peer("random", union_with="effect"),
     "random-or-loss_effect": _peer("random", union_with="loss_effect"),
+    "random-or-surgeon": _peer("random", union_with="surgeon", token_share=0.001),
     "effect-uniform": _width(scorer="effect"),
     "random-or-effect-uniform": _width(scorer="random", union_with="effect"),
     # peers that cut something else than neurons, unrepaired as published
