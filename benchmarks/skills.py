@@ -3,8 +3,9 @@
     python benchmarks/skills.py --out OUT [--method NAME ...] [--ratio R ...] [--seed S ...]
 
 Calibrated on documents of the training split, 160 windows of 128 characters. Skills are lm-eval's
-`acc` of 100 questions each (facts: 96) with four choices; "mean" is their unweighted mean in percent,
-and "lost" what that is below the dense model's. Runs `funcnet compare`, so an interrupted run goes on.
+`acc` of 100 questions each (facts: 96) with four choices; "mean" is their unweighted mean in
+percent, and "lost" what that is below the dense model's. Runs `funcnet compare`, so an interrupted
+run goes on.
 """
 
 from __future__ import annotations
