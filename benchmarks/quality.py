@@ -22,12 +22,12 @@ from funcnet_plugin.calibration import load_texts
 DOMAINS = ("shakespeare", "speeches", "bible")
 WINDOW, TEST_WINDOWS = 128, 64
 MAIN = (
-    "best", "surgeon", "loss_effect", "taylor", "flap",
+    "best", "networks", "surgeon", "loss_effect", "taylor", "flap",
     "random-or-surgeon", "random-or-loss_effect",
 )  # fmt: skip
 OTHERS = (
-    "surgeon-tokens", "deployable", "effect", "wanda_sp", "obs", "magnitude", "random",
-    "random-or-effect", "shortgpt", "shortened_llama", "slicegpt",
+    "deployable", "effect", "wanda_sp", "obs", "magnitude", "random",
+    "random-or-effect", "random-or-effect-uniform", "shortgpt", "shortened_llama", "slicegpt",
 )  # fmt: skip
 
 

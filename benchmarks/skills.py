@@ -21,8 +21,8 @@ from funcnet_plugin.demo.run import MODEL, OVERRIDES
 from funcnet_plugin.demo.skills import documents
 
 METHODS = (
-    "best", "deployable", "surgeon", "loss_effect", "taylor", "flap", "obs", "effect", "wanda_sp",
-    "magnitude", "random", "random-or-surgeon", "shortgpt", "slicegpt",
+    "best", "networks", "deployable", "surgeon", "loss_effect", "taylor", "flap", "obs", "effect",
+    "wanda_sp", "magnitude", "random", "random-or-surgeon", "shortgpt", "slicegpt",
 )  # fmt: skip
 
 

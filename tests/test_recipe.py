@@ -10,6 +10,7 @@ from funcnet_plugin.recipe import (
     dump_recipe,
     load_recipe,
     override,
+    pruning_modifier,
     recipe_path,
 )
 
@@ -24,6 +25,7 @@ def test_the_names_that_autoload_knows_are_the_modifiers():
     ("name", "then"),
     [
         ("ica_prune", []),
+        ("ica_prune_best", []),
         ("ica_prune_paper", []),
         ("ica_prune_gptq", ["GPTQModifier"]),
         ("ica_prune_fp8", ["QuantizationModifier"]),
@@ -39,6 +41,18 @@ def test_packaged_recipes_are_read_by_llm_compressor(name, then):
     assert [type(other).__name__ for other in others] == then
     again = Recipe.create_instance(Recipe(modifiers=[modifier]).yaml())
     assert again.modifiers[0].model_dump() == modifier.model_dump()
+
+
+def test_the_two_best_recipes_differ_by_the_networks_alone():
+    width, networks = (
+        MODIFIERS[name](**fields).model_dump()
+        for name, fields in map(
+            pruning_modifier, map(load_recipe, map(recipe_path, ("prune_best", "ica_prune_best")))
+        )
+    )
+    same = set(width) - {"scorer", "union_with"}
+    assert {key: width[key] for key in same} == {key: networks[key] for key in same}
+    assert width["scorer"] == networks["union_with"]
 
 
 def test_the_recipes_with_quantization_prune_like_the_plain_one():

@@ -24,14 +24,14 @@ def _peer(scorer: str, **fields: Any) -> Recipe:
 # The peers with one cut over all layers, as the best of ours; `-uniform`: one width for all layers.
 METHODS: dict[str, Recipe] = {
     "deployable": load_recipe(recipe_path("ica_prune")),
-    "best": load_recipe(recipe_path("ica_prune_best")),
+    "best": load_recipe(recipe_path("prune_best")),
+    "networks": load_recipe(recipe_path("ica_prune_best")),
     "paper": load_recipe(recipe_path("ica_prune_paper")),
     # FLAP as published: WIFV standardised per layer, one cut, the bias
     "flap": _peer("flap", compensation="bias"),
     "effect": _peer("effect"),
     "loss_effect": _peer("loss_effect"),
     "surgeon": _peer("surgeon"),
-    "surgeon-tokens": _peer("surgeon", token_share=0.001),  # `best` without its networks
     "wanda_sp": _width(scorer="wanda_sp"),  # its numbers cannot be compared across layers
     "taylor": _peer("taylor"),
     "obs": _width(scorer="obs"),  # an order within the layer
