@@ -40,7 +40,7 @@ METHODS: dict[str, Recipe] = {
     "random": _width(scorer="random"),
     "random-or-effect": _peer("random", union_with="effect"),
     "random-or-loss_effect": _peer("random", union_with="loss_effect"),
-    "random-or-surgeon": _peer("random", union_with="surgeon", token_share=0.001),
+    "random-or-surgeon": _peer("random", union_with="surgeon", token_share=0.003),
     "effect-uniform": _width(scorer="effect"),
     "random-or-effect-uniform": _width(scorer="random", union_with="effect"),
     # peers that cut something else than neurons, unrepaired as published
