@@ -254,7 +254,7 @@ def compare(
     limit: Annotated[int | None, typer.Option(help="Documents per task.")] = None,
     measure_once: Annotated[
         bool,
-        typer.Option(help="Ratios share what is measured before the cut (kept in OUT meanwhile)."),
+        typer.Option(help="Ratios share what is measured; only the first has seconds, peak MB."),
     ] = True,
     as_json: AsJson = False,
 ) -> None:
