@@ -19,6 +19,14 @@ KINDS = {
     "bias": {"compensation": "bias"},
     "one cut": {"allocation": "threshold", "compensation": "least_squares", "score": "union"},
     "global": {"strategy": "global", "compensation": "least_squares"},
+    "gradients": {
+        "strategy": "global",
+        "allocation": "threshold",
+        "union_with": "loss_effect",
+        "networks_share": 0.1,
+        "token_share": 0.01,
+        "compensation": "least_squares",
+    },
 }
 
 
@@ -133,18 +141,9 @@ def test_damaged_and_foreign_directories_are_named(fresh, texts, tmp_path, monke
 
 @pytest.mark.parametrize("kind", ["one cut", "global", "gradients"])
 def test_another_ratio_of_one_cut_measures_nothing_again(fresh, texts, tmp_path, monkeypatch, kind):
-    kinds = KINDS | {
-        "gradients": {
-            "strategy": "global",
-            "allocation": "threshold",
-            "union_with": "loss_effect",
-            "networks_share": 0.1,
-            "compensation": "least_squares",
-        }
-    }
     other = {"pruning_ratio": 0.3, "align": 2, "ratio_scope": "mlp"}
-    expected = run(fresh(), texts, recipe(**kinds[kind] | other))
-    text = recipe(**kinds[kind], resume_dir=str(tmp_path / "progress"))
+    expected = run(fresh(), texts, recipe(**KINDS[kind] | other))
+    text = recipe(**KINDS[kind], resume_dir=str(tmp_path / "progress"))
     run(fresh(), texts, text)
 
     def refuse(*args, **kwargs):
@@ -154,7 +153,7 @@ def test_another_ratio_of_one_cut_measures_nothing_again(fresh, texts, tmp_path,
     monkeypatch.setattr(GlobalNetworks, "_decompose", refuse)
     monkeypatch.setattr(gradients, "loss_gradients", refuse)
     again = run(
-        fresh(), texts, recipe(**kinds[kind] | other, resume_dir=str(tmp_path / "progress"))
+        fresh(), texts, recipe(**KINDS[kind] | other, resume_dir=str(tmp_path / "progress"))
     )
     blocks = [m.config.functional_network for m in (expected, again)]
     assert blocks[0]["measured"] == blocks[1]["measured"]

@@ -105,8 +105,6 @@ def _runs_of(plan: Comparison, name: str, recipe: Recipe) -> Iterator[Run]:
         if compensation and "compensation" in known:
             fields["compensation"] = compensation
         complete = override(recipe, fields)
-        # What is measured, in the words of a recipe: that of the first ratio.
-        measures = dump_recipe(override(complete, {"pruning_ratio": plan.ratios[0]}))
         key = {
             "method": name,
             "ratio": ratio,
@@ -118,10 +116,12 @@ def _runs_of(plan: Comparison, name: str, recipe: Recipe) -> Iterator[Run]:
             "setting": setting,
             "recipe": digest(dump_recipe(complete)),
         }
-        shared = plan.measure_once and len(plan.ratios) > 1 and _waits_for_all_layers(complete)
-        yield Run(
-            key, dump_recipe(recipe), fields, samples, f"{samples} {measures}" if shared else None
-        )
+        measures = None
+        if plan.measure_once and len(plan.ratios) > 1 and _waits_for_all_layers(complete):
+            # in the words of a recipe: that of the first ratio
+            first = override(complete, {"pruning_ratio": plan.ratios[0]})
+            measures = f"{samples} samples\n{dump_recipe(first)}"
+        yield Run(key, dump_recipe(recipe), fields, samples, measures)
 
 
 def _waits_for_all_layers(recipe: Recipe) -> bool:
