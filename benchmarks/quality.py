@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 from transformers import AutoTokenizer
 
 from funcnet_plugin.calibration import load_texts
 
+FUNCNET = str(Path(sys.executable).with_name("funcnet"))  # of this environment
 DOMAINS = ("shakespeare", "speeches", "bible")
 WINDOW, TEST_WINDOWS = 128, 64
 MAIN = (
@@ -72,7 +74,7 @@ def main() -> None:
             "own": [wiki / "valid.jsonl", "self"],
         }
         for text in args.text:
-            command = ["funcnet", "compare", path, "--out", str(args.out / f"{name}-{text}")]
+            command = [FUNCNET, "compare", path, "--out", str(args.out / f"{name}-{text}")]
             command += ["--text-column", "page", "--window", str(WINDOW)]
             command += ["--windows", str(TEST_WINDOWS), "--samples", str(args.samples)]
             for flag, values in {

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 from pathlib import Path
 from statistics import mean
 
@@ -20,6 +21,7 @@ from funcnet_plugin.demo.evaluate import TASK, write_tasks
 from funcnet_plugin.demo.run import MODEL, OVERRIDES
 from funcnet_plugin.demo.skills import documents
 
+FUNCNET = str(Path(sys.executable).with_name("funcnet"))  # of this environment
 METHODS = (
     "best", "networks", "deployable", "surgeon", "loss_effect", "taylor", "flap", "obs", "effect",
     "wanda_sp", "magnitude", "random", "random-or-surgeon", "shortgpt", "slicegpt",
@@ -42,7 +44,7 @@ def main() -> None:
     folder = args.out / "tasks"
     folder.mkdir(exist_ok=True)
     skills = [name for name in write_tasks(folder, limit=100) if name != f"{TASK}_text"]
-    command = ["funcnet", "compare", str(MODEL), "--out", str(args.out), "--window", "128"]
+    command = [FUNCNET, "compare", str(MODEL), "--out", str(args.out), "--window", "128"]
     command += ["--data", str(texts["train"]), "--text", f"documents={texts['test']}", "--json"]
     command += ["--include-path", str(folder)]
     for flag, values in {
