@@ -20,7 +20,7 @@ from funcnet_plugin.hosts.llm_compressor import register
 from funcnet_plugin.perplexity import perplexities, text_windows
 from funcnet_plugin.recipe import override
 from funcnet_plugin.tasks import write_local_tasks
-from tests.conftest import make_tokenizer
+from tests.conftest import make_llama, make_tokenizer
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 SMALL = {"n_components": 6, "samples_per_group": 8, "align": 8, "n_init": 1}
@@ -92,6 +92,13 @@ def test_rows_hold_what_was_measured_and_an_old_one_goes_on(
         assert [row[key] for row in again] == [row[key] for row in rows]
     compare(plan(checkpoint, files, samples=(24,)), tmp_path / "out")
     assert len(pruned) == 7  # other data: nothing of it was known
+    trained_on = make_llama()
+    with torch.no_grad():
+        trained_on.lm_head.weight.mul_(2.0)
+    trained_on.save_pretrained(checkpoint)
+    anew = compare(plan(checkpoint, files, methods=("random",)), tmp_path / "out")
+    assert len(pruned) == 9  # other weights in the same place
+    assert anew[0]["perplexity"] != rows[0]["perplexity"]
     assert all(row["peak_mb"] >= 0 and row["seconds"] > 0 for row in rows[1::2])
 
 

@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from funcnet_plugin import __version__
 from funcnet_plugin.calibration import load_source
 from funcnet_plugin.compare.methods import method
 from funcnet_plugin.errors import RecipeError
@@ -160,15 +161,26 @@ def warn_of_overlap(plan: Comparison) -> None:
 
 def fingerprint(plan: Comparison, window: int) -> str:
     """Of everything that all rows of a plan share."""
-    config = Path(plan.model) / "config.json"
-    model = config.read_text() if config.exists() else plan.model
     facts = [
-        model, str(plan.model), window, plan.windows,
+        __version__, str(plan.model), _digest_of_files(Path(plan.model)), window, plan.windows,
         {_digest_of(s, plan.text_column): share for s, share in plan.data.items()},
         {name: _digest_of(s, plan.text_column) for name, s in plan.texts.items()},
         list(plan.tasks), plan.limit,
     ]  # fmt: skip
     return digest(json.dumps(facts, sort_keys=True))
+
+
+def _digest_of_files(model: Path) -> list[str]:
+    """Of config and weights of a checkpoint directory; nothing of a hub name."""
+    found = []
+    for pattern in ("config.json", "*.safetensors", "*.bin"):
+        for path in sorted(model.glob(pattern)):
+            digest_so_far = hashlib.sha256()
+            with path.open("rb") as file:
+                while part := file.read(2**24):
+                    digest_so_far.update(part)
+            found.append(digest_so_far.hexdigest())
+    return found
 
 
 def _digest_of(source: str, column: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from llmcompressor.modifiers import Modifier
 from loguru import logger
-from torch import Tensor
+from torch import Tensor, nn
 
 from funcnet_plugin import __version__
 from funcnet_plugin.adapters import MLPBlock
@@ -37,7 +37,7 @@ class Record:
 
     Args:
         modifier: a `WidthPruningModifier`; `resume_dir` is where.
-        blocks: all MLPs.
+        model: dense, in memory.
         calibration: batches as the run reads them.
 
     Raises:
@@ -45,7 +45,7 @@ class Record:
     """
 
     def __init__(
-        self, modifier: Modifier, blocks: Iterable[MLPBlock], calibration: Iterable[dict[str, Any]]
+        self, modifier: Modifier, model: nn.Module, calibration: Iterable[dict[str, Any]]
     ) -> None:
         settings = settings_of(modifier)
         if modifier.waits_for_all_layers():
@@ -53,7 +53,7 @@ class Record:
         run = {
             "version": __version__,
             "settings": settings,
-            "model": fingerprint_model(blocks),
+            "model": fingerprint_model(model),
             "data": _fingerprint(calibration),
         }
         self._progress = Progress(Path(modifier.resume_dir), run)

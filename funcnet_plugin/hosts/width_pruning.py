@@ -173,7 +173,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
         checks.check_group_sizes(self, self._prunable(), self._possible_widths)
         todo = self._prunable()
         if self.resume_dir:
-            self._record = Record(self, blocks, calibration)
+            self._record = Record(self, model, calibration)
             todo = [block for block in todo if not self._record.finished(block)]
         self._gradients = gradients_for(self._scorers, model, calibration, todo, self._processes)
         if self.token_share and any(b.index == 0 for b in todo):

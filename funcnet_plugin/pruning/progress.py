@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented
@@ -102,16 +102,18 @@ class Progress:
             )
 
 
-def fingerprint_model(blocks: Iterable[MLPBlock]) -> str:
-    """Tells models apart by a thousand weights of every projection; the weights stay where they
+def fingerprint_model(model: nn.Module) -> str:
+    """Tells models apart by a thousand weights of every parameter; the weights stay where they
     are, but for one at a time."""
     digest = hashlib.sha256()
-    for block in blocks:
-        for module in block.projections:
-            weight = module.weight.detach().flatten()
-            sample = weight[:: max(1, len(weight) // 1000)].float().cpu()
-            digest.update(f"{block.name} {tuple(module.weight.shape)}".encode())
-            digest.update(sample.numpy().tobytes())
+    for name, module in model.named_modules():
+        for key in module._parameters:
+            weight = getattr(module, key)  # not from the dictionary: it may have to be onloaded
+            if weight is not None:
+                flat = weight.detach().flatten()
+                digest.update(f"{name}.{key} {tuple(weight.shape)}".encode())
+                sample = flat[:: max(1, len(flat) // 1000)].float().cpu()
+                digest.update(sample.numpy().tobytes())
     return digest.hexdigest()
 
 
