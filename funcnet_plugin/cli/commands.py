@@ -1,76 +1,26 @@
-"""The `funcnet` command. Exit code 0: done; 2: a mistake that the message says how to mend."""
+"""The commands that do one thing with one model. Heavy imports wait until a command runs."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-from funcnet_plugin import __version__
+from funcnet_plugin.cli.arguments import (
+    AsJson,
+    Calibration,
+    pairs_of,
+    recipe_fields,
+    stdout_for_json,
+)
 from funcnet_plugin.errors import FuncnetError
 
-app = typer.Typer(
-    name="funcnet",
-    help="Functional-network pruning of large language models.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode="markdown",
-)
-Calibration = Annotated[
-    list[str],
-    typer.Option(
-        help="Calibration text: .txt, .jsonl, .json, NAME[:CONFIG[:SPLIT]], or self (what the "
-        "model writes). Several are mixed, each with its share: --data a.jsonl:0.5 --data self:0.5"
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 
-
-def main(arguments: list[str] | None = None, program: str = "funcnet") -> None:
-    """Entry point of the console script, and of hosts that pass a command on.
-
-    Args:
-        arguments: those of the process if None.
-        program: how the user called it, for the help texts.
-    """
-    try:
-        app(arguments, prog_name=program)
-    except FuncnetError as error:
-        sys.exit(_fail(str(error)))
-
-
-def _fail(message: str) -> int:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"[bold red]error:[/] {message.replace('[', chr(92) + '[')}"
-    )
-    return 2
-
-
-def _version(value: bool) -> None:
-    if value:
-        print(f"funcnet {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
-
-
-@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Directory for checkpoint, plots and page.")] = Path(
         "demo-output"
@@ -87,14 +37,13 @@ def demo(
     """
     from funcnet_plugin.demo.run import run_demo
 
-    with _stdout_for_json(as_json):
+    with stdout_for_json(as_json):
         console = Console(stderr=as_json)
         results = run_demo(out, ratio=ratio, recipe=recipe, console=console)
     if as_json:
         print(json.dumps(results, indent=2))
 
 
-@app.command()
 def inspect(
     model: Annotated[
         str | None, typer.Argument(help="Checkpoint directory or hub name.", show_default=False)
@@ -119,7 +68,7 @@ def inspect(
         raise FuncnetError("name a MODEL to inspect, or ask for --adapters.")
     from funcnet_plugin.inspect import inspect_model
 
-    with _stdout_for_json(as_json):
+    with stdout_for_json(as_json):
         shape = inspect_model(model, tuple(ratio or (0.1, 0.2, 0.3)), align)
     if as_json:
         print(json.dumps(asdict(shape), indent=2))
@@ -161,7 +110,6 @@ def _list_adapters(as_json: bool) -> None:
     Console().print(table)
 
 
-@app.command()
 def prune(
     model: Annotated[str, typer.Argument(help="Checkpoint directory or hub name.")],
     data: Calibration,
@@ -191,7 +139,7 @@ def prune(
     from funcnet_plugin.calibration import parse_sources
     from funcnet_plugin.prune import prune as run
 
-    with _stdout_for_json(as_json):
+    with stdout_for_json(as_json):
         block = run(
             model,
             parse_sources(data),
@@ -215,100 +163,6 @@ def prune(
     )
 
 
-@app.command()
-def compare(
-    model: Annotated[str, typer.Argument(help="Checkpoint directory or hub name.")],
-    data: Calibration,
-    text: Annotated[
-        list[str], typer.Option(help="NAME=FILE, a text to measure on; may be repeated.")
-    ],
-    out: Annotated[Path, typer.Option(help="Directory for the results; an old one goes on.")],
-    method: Annotated[
-        list[str] | None, typer.Option(help="Known name or NAME=RECIPE.yaml; may be repeated.")
-    ] = None,
-    ratio: Annotated[list[float] | None, typer.Option(help="May be repeated.")] = None,
-    compensation: Annotated[
-        list[str] | None, typer.Option(help="Instead of the recipes' own; may be repeated.")
-    ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="May be repeated.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Recipe field of all methods that have it, FIELD=VALUE."),
-    ] = None,
-    sweep: Annotated[
-        list[str] | None,
-        typer.Option(help="Several values of a recipe field, FIELD=VALUE,VALUE; may be repeated."),
-    ] = None,
-    samples: Annotated[
-        list[int] | None, typer.Option(min=1, help="Calibration windows (160); may be repeated.")
-    ] = None,
-    window: Annotated[int, typer.Option(min=2, help="Tokens per window, both kinds.")] = 512,
-    windows: Annotated[int, typer.Option(min=1, help="Test windows per text.")] = 64,
-    text_column: Annotated[str, typer.Option(help="Field of a record with the text.")] = "text",
-    task: Annotated[
-        list[str] | None, typer.Option(help="lm-eval task to score as well; may be repeated.")
-    ] = None,
-    include_path: Annotated[
-        Path | None, typer.Option(help="Directory of your own lm-eval tasks.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Documents per task.")] = None,
-    measure_once: Annotated[
-        bool,
-        typer.Option(help="Ratios share what is measured; only the first has seconds, peak MB."),
-    ] = True,
-    as_json: AsJson = False,
-) -> None:
-    """Pruning methods side by side: perplexity in and out of the domain of calibration.
-
-    Writes rows.jsonl (one row at a time, so an interrupted comparison goes on), table.md, table.csv
-    and a plot for every axis with several values: ratio.png, samples.png, FIELD.png.
-
-    Example: `funcnet compare ./llama --data wiki.jsonl --text wiki=test.jsonl
-    --text plays=plays.jsonl --method best --method flap --ratio 0.2 --out ./comparison`
-    """
-    from funcnet_plugin.calibration import parse_sources
-    from funcnet_plugin.compare import METHODS, Comparison, table, write_plots
-    from funcnet_plugin.compare import compare as run
-
-    plan = Comparison(
-        model=model,
-        data=parse_sources(data),
-        texts=pairs_of(text, "--text"),
-        methods=method or list(METHODS),
-        ratios=ratio or (0.1, 0.2, 0.3),
-        compensations=compensation or ("",),
-        seeds=seed or (0,),
-        overrides=recipe_fields(set_ or []),
-        sweeps=swept_fields(sweep or []),
-        samples=samples or (160,),
-        window=window,
-        windows=windows,
-        text_column=text_column,
-        tasks=task or (),
-        include_path=None if include_path is None else str(include_path),
-        limit=limit,
-        measure_once=measure_once,
-    )
-    console = Console(stderr=True)
-    with _stdout_for_json(as_json):
-        rows = run(plan, out, lambda row: console.print(_one_line(row), highlight=False))
-    (out / "table.md").write_text(table.markdown(rows, plan))
-    (out / "table.csv").write_text(table.as_csv(rows, plan))
-    write_plots(rows, plan, out)
-    if as_json:
-        print(json.dumps(rows, indent=2))
-    else:
-        print(table.markdown(rows, plan))
-
-
-def _one_line(row: dict[str, Any]) -> str:
-    if "refused" in row:
-        return f"{row['method']} at {row['ratio']:g}: {row['refused']}"
-    where = f" at {row['ratio']:g}, seed {row['seed']}" if "ratio" in row else ""
-    return f"{row['method']}{where}: gm {row['gm']:.3f}, worst {row['worst']:.3f}"
-
-
-@app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="Checkpoint directory, not quantized.")],
     out: Annotated[Path, typer.Option(help="New directory.")],
@@ -333,7 +187,6 @@ def export(
     Console(soft_wrap=True).print(f"[bold]{out}[/]")
 
 
-@app.command()
 def tasks(
     out: Annotated[Path | None, typer.Option(help="Directory for the tasks to write.")] = None,
     text: Annotated[
@@ -360,41 +213,3 @@ def tasks(
     files = [f for p in pairs or [] for f in (sorted(p.glob("*.jsonl")) if p.is_dir() else [p])]
     named = {name: Path(path) for name, path in pairs_of(text or [], "--text").items()}
     print(",".join(write_local_tasks(out, named, files, text_column)))
-
-
-def recipe_fields(assignments: list[str]) -> dict[str, Any]:
-    """FIELD=VALUE, the value read as YAML."""
-    return {name: yaml.safe_load(value) for name, value in pairs_of(assignments, "--set").items()}
-
-
-def swept_fields(assignments: list[str]) -> dict[str, list[Any]]:
-    """FIELD=VALUE,VALUE, the values read as YAML."""
-    return {
-        name: [yaml.safe_load(value) for value in values.split(",")]
-        for name, values in pairs_of(assignments, "--sweep").items()
-    }
-
-
-def pairs_of(assignments: list[str], option: str) -> dict[str, str]:
-    """NAME=VALUE, split."""
-    pairs = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals or not name:
-            raise FuncnetError(f"{option} takes NAME=VALUE, got {assignment!r}.")
-        pairs[name] = value
-    return pairs
-
-
-@contextlib.contextmanager
-def _stdout_for_json(as_json: bool):
-    """Send what the hosts print to stderr, so that stdout is one JSON document."""
-    if not as_json:
-        yield
-        return
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
-
-
-if __name__ == "__main__":
-    main()

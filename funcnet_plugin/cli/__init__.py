@@ -1,0 +1,60 @@
+"""The `funcnet` command. Exit code 0: done; 2: a mistake that the message says how to mend."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from funcnet_plugin import __version__
+from funcnet_plugin.cli.commands import demo, export, inspect, prune, tasks
+from funcnet_plugin.cli.compare import compare
+from funcnet_plugin.errors import FuncnetError
+
+app = typer.Typer(
+    name="funcnet",
+    help="Functional-network pruning of large language models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",
+)
+for command in (demo, inspect, prune, compare, export, tasks):
+    app.command()(command)
+
+
+def main(arguments: list[str] | None = None, program: str = "funcnet") -> None:
+    """Entry point of the console script, and of hosts that pass a command on.
+
+    Args:
+        arguments: those of the process if None.
+        program: how the user called it, for the help texts.
+    """
+    try:
+        app(arguments, prog_name=program)
+    except FuncnetError as error:
+        sys.exit(_fail(str(error)))
+
+
+def _fail(message: str) -> int:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"[bold red]error:[/] {message.replace('[', chr(92) + '[')}"
+    )
+    return 2
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"funcnet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,3 @@
+from funcnet_plugin.cli import main
+
+main()

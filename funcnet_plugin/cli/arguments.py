@@ -1,0 +1,55 @@
+"""What several commands take, and how their arguments are read."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from funcnet_plugin.errors import FuncnetError
+
+Calibration = Annotated[
+    list[str],
+    typer.Option(
+        help="Calibration text: .txt, .jsonl, .json, NAME[:CONFIG[:SPLIT]], or self (what the "
+        "model writes). Several are mixed, each with its share: --data a.jsonl:0.5 --data self:0.5"
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
+
+
+def recipe_fields(assignments: list[str]) -> dict[str, Any]:
+    """FIELD=VALUE, the value read as YAML."""
+    return {name: yaml.safe_load(value) for name, value in pairs_of(assignments, "--set").items()}
+
+
+def swept_fields(assignments: list[str]) -> dict[str, list[Any]]:
+    """FIELD=VALUE,VALUE, the values read as YAML."""
+    return {
+        name: [yaml.safe_load(value) for value in values.split(",")]
+        for name, values in pairs_of(assignments, "--sweep").items()
+    }
+
+
+def pairs_of(assignments: list[str], option: str) -> dict[str, str]:
+    """NAME=VALUE, split."""
+    pairs = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name:
+            raise FuncnetError(f"{option} takes NAME=VALUE, got {assignment!r}.")
+        pairs[name] = value
+    return pairs
+
+
+@contextlib.contextmanager
+def stdout_for_json(as_json: bool):
+    """Send what the hosts print to stderr, so that stdout is one JSON document."""
+    if not as_json:
+        yield
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
