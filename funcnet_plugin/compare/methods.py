@@ -42,7 +42,7 @@ METHODS: dict[str, Recipe] = {
     "random-or-loss_effect": _peer("random", union_with="loss_effect"),
     "random-or-surgeon": _peer("random", union_with="surgeon", token_share=0.003),
     "effect-uniform": _width(scorer="effect"),
-    "random-or-effect-uniform": _width(scorer="random", union_with="effect"),
+    "random-or-effect-uniform": _width(scorer="random", union_with="effect", token_share=0.003),
     # peers that cut something else than neurons, unrepaired as published
     "shortgpt": _recipe("DepthPruningModifier", score="block_influence"),
     "shortened_llama": _recipe("DepthPruningModifier", score="perplexity"),
