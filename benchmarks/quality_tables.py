@@ -1,0 +1,217 @@
+"""The tables of docs/quality.md, from the rows that benchmarks/quality.py measured.
+
+    python benchmarks/quality_tables.py [--out OUT]
+
+OUT is the directory that quality.py wrote: its rows, without times (several ran side by side), go
+into benchmarks/results/quality.jsonl first. tests/test_documents.py checks that the page is what
+the rows give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from funcnet_plugin.compare import METHODS
+from funcnet_plugin.recipe import pruning_modifier
+
+ROOT = Path(__file__).parent.parent
+ROWS = ROOT / "benchmarks" / "results" / "quality.jsonl"
+PAGE = ROOT / "docs" / "quality.md"
+
+RATIOS = (0.1, 0.2, 0.3)
+TEXTS = {"wiki": "WikiText alone", "mixed": "mixed"}
+MODELS = {
+    "ref-llama": "LLaMA, 6 layers of width 704, 5.5M parameters",
+    "deep": "LLaMA, 10 layers of width 320, 5.5M parameters",
+    "ungated": "GPT-NeoX, ungated, 6 layers of width 1024, 5.8M parameters",
+}
+CONTROLS = ("random", "random-or-")
+Row = dict[str, Any]
+Seeds = dict[int, Row]  # one method at one ratio
+
+
+def collect(out: Path) -> list[Row]:
+    """The rows of all comparisons under `out`, but for what the machine's load decides."""
+    hidden = {"seconds", "peak_mb", "tokens_per_second", "tasks", "refused"}
+    found = []
+    for path in sorted(out.glob("*/rows.jsonl")):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)["row"]
+            if "gm" in row:
+                row = {key: value for key, value in row.items() if key not in hidden}
+                found.append({"comparison": path.parent.name} | row)
+    return found
+
+
+def merge(old: list[Row], new: list[Row]) -> list[Row]:
+    """A row that was measured again replaces the old one; sorted, so that a change can be read."""
+
+    def key(row: Row) -> tuple:
+        facts = (row.get(k) for k in ("ratio", "seed", "samples", "compensation", "setting"))
+        return (row["comparison"], row["method"], *map(json.dumps, facts))
+
+    return [row for _, row in sorted({key(row): row for row in old + new}.items())]
+
+
+def page(rows: list[Row]) -> str:
+    """The whole of docs/quality.md."""
+    cells = _cells(rows)
+    dense = {r["comparison"]: r["perplexity"] for r in rows if r["method"] == "dense"}
+    parts = [_INTRODUCTION, "## The geometric mean of all\n", _overview(cells)]
+    for model, what in MODELS.items():
+        parts += [f"## {model}: {what}\n", _of_model(model, cells), _in_domain(model, cells, dense)]
+        parts += [_share_of_flap(model, cells)]
+    return "\n".join(parts)
+
+
+def _cells(rows: list[Row]) -> dict[tuple[str, str, float], Seeds]:
+    cells: dict[tuple[str, str, float], Seeds] = defaultdict(dict)
+    for row in rows:
+        if row["method"] in METHODS and not row.get("setting"):
+            cells[row["comparison"], row["method"], row["ratio"]][row["seed"]] = row
+    return cells
+
+
+def _of_model(model: str, cells: dict) -> str:
+    """gm and worst text of every method that was measured on a model."""
+    header = ["method", "what it cuts", "seeds"]
+    header += [f"{text}, {100 * ratio:.0f}%" for text in TEXTS.values() for ratio in RATIOS]
+    keys = [(f"{model}-{text}", ratio) for text in TEXTS for ratio in RATIOS]
+    lines = []
+    for name in _order(model, cells):
+        seeds = [cells.get((where, name, ratio), {}) for where, ratio in keys]
+        counts = sorted({len(found) for found in seeds if found})
+        number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        lines.append([f"`{name}`", _what(name), number, *map(_gm_and_worst, seeds)])
+    return _table(header, lines)
+
+
+def _order(model: str, cells: dict) -> list[str]:
+    """Methods by what they lose on average; `best` first."""
+    lost = defaultdict(list)
+    for (where, name, _), seeds in cells.items():
+        if where.removesuffix("-wiki").removesuffix("-mixed") == model and seeds:
+            lost[name].append(_mean_gm(seeds))
+    return sorted(lost, key=lambda name: (name != "best", statistics.median(lost[name])))
+
+
+def _overview(cells: dict) -> str:
+    """`best`, and what comes nearest: of its peers, and of the controls."""
+    lines = []
+    for model in MODELS:
+        for text, title in TEXTS.items():
+            for ratio in RATIOS:
+                of = {
+                    name: _mean_gm(seeds)
+                    for (where, name, r), seeds in cells.items()
+                    if where == f"{model}-{text}" and r == ratio and seeds
+                }
+                controls = {n: gm for n, gm in of.items() if n.startswith(CONTROLS)}
+                peers = {n: gm for n, gm in of.items() if n != "best" and n not in controls}
+                where = f"{model}, {title}, {100 * ratio:.0f}%"
+                best = cells[f"{model}-{text}", "best", ratio]
+                lines.append([where, _gm(best), *map(_first_of, (peers, controls))])
+    return _table(["model, calibration", "`best`", "first peer", "first control"], lines)
+
+
+def _in_domain(model: str, cells: dict, dense: dict) -> str:
+    """Perplexity on WikiText, calibrated on it."""
+    where = f"{model}-wiki"
+    lines = [
+        [f"`{name}`"]
+        + [
+            f"{statistics.mean(row['perplexity']['wiki'] for row in seeds.values()):.1f}"
+            if (seeds := cells.get((where, name, ratio)))
+            else "-"
+            for ratio in RATIOS
+        ]
+        for name in _order(model, cells)
+    ]
+    header = [f"perplexity of WikiText ({dense[where]['wiki']:.1f} dense), calibrated on it"]
+    return _table([*header, *(f"{100 * ratio:.0f}%" for ratio in RATIOS)], lines)
+
+
+def _share_of_flap(model: str, cells: dict) -> str:
+    """The increase of gm over dense, against that of FLAP as published."""
+    lines = []
+    for text, title in TEXTS.items():
+        shares = []
+        for ratio in RATIOS:
+            best, flap = (
+                _mean_gm(cells[f"{model}-{text}", name, ratio]) - 1.0 for name in ("best", "flap")
+            )
+            shares.append(f"{100 * best / flap:.0f}%")
+        lines.append([title, *shares])
+    header = ["increase of `best` as a share of FLAP's"]
+    return _table([*header, *(f"{100 * ratio:.0f}%" for ratio in RATIOS)], lines)
+
+
+def _what(name: str) -> str:
+    modifier, fields = pruning_modifier(METHODS[name])
+    if modifier == "DepthPruningModifier":
+        return "layers"
+    if modifier == "HiddenSlicingModifier":
+        return "hidden axes"
+    widths = "one cut" if fields.get("allocation") == "threshold" else "equal widths"
+    repair = fields.get("compensation", "least_squares")
+    return widths + {"bias": ", bias", "none": ", unrepaired"}.get(repair, "")
+
+
+def _mean_gm(seeds: Seeds) -> float:
+    return statistics.mean(row["gm"] for row in seeds.values())
+
+
+def _gm(seeds: Seeds) -> str:
+    values = [row["gm"] for row in seeds.values()]
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
+
+
+def _gm_and_worst(seeds: Seeds) -> str:
+    if not seeds:
+        return "-"
+    return f"{_gm(seeds)} / {statistics.mean(row['worst'] for row in seeds.values()):.2f}"
+
+
+def _first_of(found: dict[str, float]) -> str:
+    name = min(found, key=found.__getitem__)
+    return f"{found[name]:.3f} `{name}`"
+
+
+def _table(header: list[str], lines: list[list[str]]) -> str:
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+_INTRODUCTION = """# Quality after pruning, all methods
+
+Written by `benchmarks/quality_tables.py` from `benchmarks/results/quality.jsonl`.
+
+Token perplexity relative to the dense model, on WikiText-2 test, Shakespeare, speeches and the
+Bible (64 windows of 128 tokens each): geometric mean over the four texts, ± standard deviation over
+seeds / worst text. Calibrated on 320 windows of 128 tokens, of WikiText-2 valid alone or of
+WikiText-2 and other pages of the three domains in equal parts ("mixed"). Percent of all parameters;
+kept widths are multiples of 32; four ICA starts. What cuts neurons is repaired by least squares
+unless it says otherwise. A seed decides which windows calibrate, in which order, and all random
+numbers. What each method is: `funcnet_plugin/compare/methods.py`.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
+    if args.out is not None:
+        rows = merge(rows, collect(args.out))
+        ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    PAGE.write_text(page(rows))
+
+
+if __name__ == "__main__":
+    main()

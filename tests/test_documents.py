@@ -1,0 +1,51 @@
+"""What the documents say of measurements is what the rows of the measurements give."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def tables():
+    path = ROOT / "benchmarks" / "quality_tables.py"
+    spec = importlib.util.spec_from_file_location("quality_tables", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def page(tables):
+    rows = [json.loads(line) for line in tables.ROWS.read_text().splitlines()]
+    return tables.page(rows)
+
+
+def test_the_page_is_what_the_rows_give(tables, page):
+    assert tables.PAGE.read_text() == page
+
+
+def test_the_readme_repeats_lines_of_the_page(page):
+    lines = (ROOT / "README.md").read_text().splitlines()
+    measured = [line for line in lines if line.startswith("|") and "±" in line]
+    assert len(measured) > 20
+    for line in measured:
+        assert line in page.splitlines(), f"not what was measured: {line}"
+
+
+def test_rows_measured_again_replace_old_ones(tables, tmp_path):
+    old = [
+        {"comparison": "m-wiki", "method": "best", "ratio": 0.1, "seed": seed, "gm": 1.5}
+        for seed in (0, 1)
+    ]
+    new = {"method": "best", "ratio": 0.1, "seed": 1, "gm": 1.2, "seconds": 3.0}
+    (tmp_path / "m-wiki").mkdir()
+    lines = [{"row": new}, {"row": {"method": "flap", "refused": "why"}}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "m-wiki" / "rows.jsonl").write_text(text)
+    merged = tables.merge(old, tables.collect(tmp_path))
+    assert [(row["seed"], row["gm"]) for row in merged] == [(0, 1.5), (1, 1.2)]
+    assert all("seconds" not in row for row in merged)
