@@ -110,6 +110,9 @@ def test_tables_give_mean_and_spread_of_the_seeds(checkpoint, files, tmp_path):
     (first, second) = [row for row in csv.DictReader(table.as_csv(rows, seeds).splitlines())][1:]
     assert first["seed"] == "0" and second["seed"] == "1"
     assert float(first["near"]) == rows[1]["perplexity"]["near"]
+    key = {name: rows[2][name] for name in ("method", "ratio", "seed", "compensation")}
+    one_refused = table.markdown([*rows[:2], key | {"refused": "too narrow"}], seeds)
+    assert "too narrow" in one_refused and "±" not in one_refused
 
 
 def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(checkpoint, files, tmp_path):

@@ -41,10 +41,11 @@ def cells(rows: list[Row], plan: Comparison) -> tuple[Cells, list[Cells]]:
 
 
 def grouped(rows: list[Row]) -> list[list[Row]]:
-    """Rows that differ by the seed only, together, in order."""
+    """Rows that differ by the seed only, together, in order; those that were refused apart."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
-        key = (row["method"], row.get("ratio"), row.get("compensation"), setting_text(row))
+        named = (row.get(name) for name in ("ratio", "compensation", "refused"))
+        key = (row["method"], *named, setting_text(row))
         groups.setdefault(key, []).append(row)
     return list(groups.values())
 
