@@ -101,14 +101,14 @@ class FunctionalNetworkModifier(WidthPruningModifier):
         checks.check_samples(calibration, self.samples_per_group)
         if len(set(self.signals)) != len(self.signals):
             raise RecipeError(f"signals names one signal twice: {self.signals}.")
-        narrowest = min(len(self._channels(block)) * block.width for block in self._prunable())
+        narrowest = min(len(self._channels(block)) * block.width for block in self._plan.prunable)
         if self.n_components >= narrowest:
             raise RecipeError(
                 f"n_components={self.n_components} needs more than {self.n_components} signals per "
                 f"layer and the model has {narrowest} (signals x width); lower n_components."
             )
 
-        widest = max(len(self._channels(block)) * block.width for block in self._prunable())
+        widest = max(len(self._channels(block)) * block.width for block in self._plan.prunable)
         needed = least_bytes(widest, self._rows())
         if (self._max_bytes() or needed) < needed:
             raise RecipeError(

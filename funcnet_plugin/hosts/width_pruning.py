@@ -17,7 +17,6 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
-from compressed_tensors.utils import match_name
 from llmcompressor.core import Event, State, active_session
 from llmcompressor.modifiers import Modifier
 from loguru import logger
@@ -25,7 +24,7 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from funcnet_plugin import checkpoint
-from funcnet_plugin.adapters import MLPBlock, ModelLayout, bind, count_parameters
+from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.description import pruning_block
@@ -35,7 +34,8 @@ from funcnet_plugin.hosts.recorder import MLPRecorder
 from funcnet_plugin.hosts.requantize import renew_quantization
 from funcnet_plugin.hosts.resume import Record
 from funcnet_plugin.hosts.sample_order import arrange
-from funcnet_plugin.pruning.budget import Budget, LayerSize, plan_budget, select
+from funcnet_plugin.hosts.width_plan import WidthPlan
+from funcnet_plugin.pruning.budget import select
 from funcnet_plugin.pruning.collect import LayerStatistics, MLPSample
 from funcnet_plugin.pruning.compensation import Moments
 from funcnet_plugin.pruning.global_networks import GlobalNetworks
@@ -112,12 +112,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
     resume_dir: str = ""
     seed: int = Field(default=0, ge=0)
 
-    _layout: ModelLayout = PrivateAttr()
-    _budget: Budget = PrivateAttr()
-    _planned: list[int] | None = PrivateAttr(default=None)  # kept widths, known at once if uniform
-    _original: list[int] = PrivateAttr()
-    _parameters: int = PrivateAttr()  # before pruning
-    _other_parameters: int = PrivateAttr()  # outside the MLPs
+    _plan: WidthPlan = PrivateAttr()
     _statistics: dict[int, LayerStatistics] = PrivateAttr(default_factory=dict)
     _scores: dict[int, Scores] = PrivateAttr(default_factory=dict)  # waiting for one cut
     _done: dict[int, dict[str, Any]] = PrivateAttr(default_factory=dict)  # layer -> its report
@@ -139,24 +134,17 @@ class WidthPruningModifier(PlainErrors, Modifier):
         model = state.model
         checks.refuse_quantized(model)
         self._scorers = checks.find_scorers(self._scorer_names(), self.token_share)
-        self._layout = bind(model)
-        self._original = self._layout.widths
-        blocks = self._layout.blocks
-        self._parameters = count_parameters(model)
-        self._other_parameters = self._parameters - sum(block.parameters for block in blocks)
-        self._budget = plan_budget(
-            [
-                LayerSize(block.width, block.parameters_per_neuron, self._may_be_cut(block))
-                for block in blocks
-            ],
+        self._plan = plan = WidthPlan(
+            model,
             ratio=self.pruning_ratio,
-            align=self.align,
-            total_parameters=self._parameters,
             scope=self.ratio_scope,
+            align=self.align,
+            skip_first=self.skip_first,
+            skip_last=self.skip_last,
+            ignore=self.ignore,
         )
-        checks.check_ignore(self.ignore, blocks)
         if self.compensation == "bias":
-            checks.check_bias(self._layout.adapter, self._prunable())
+            checks.check_bias(plan.layout.adapter, plan.prunable)
         # the state holds a copy of the loader; the one that will be read comes as an argument
         calibration = kwargs.get("calib_data", state.data.calib)
         self._check_data(calibration)
@@ -164,20 +152,19 @@ class WidthPruningModifier(PlainErrors, Modifier):
         if self._processes is not None and self.resume_dir:
             raise RecipeError("resume_dir is for runs of one process; leave it out.")
         if self.allocation == "uniform":
-            self._planned = self._budget.uniform()
-            reached = self._budget.removed(self._planned) / self._budget.scope_parameters
+            reached = plan.decide_uniform()
             logger.info(
-                f"widths will be {self._planned}: {reached:.4f} of the {self.ratio_scope} removed "
+                f"widths will be {plan.kept}: {reached:.4f} of the {self.ratio_scope} removed "
                 f"(asked: {self.pruning_ratio})"
             )
-        checks.check_group_sizes(self, self._prunable(), self._possible_widths)
-        todo = self._prunable()
+        checks.check_group_sizes(self, plan.prunable, plan.possible_widths)
+        todo = plan.prunable
         if self.resume_dir:
             self._record = Record(self, model, calibration)
             todo = [block for block in todo if not self._record.finished(block)]
         self._gradients = gradients_for(self._scorers, model, calibration, todo, self._processes)
         if self.token_share and any(b.index == 0 for b in todo):
-            self._unseen = self.token_share * strongest_answers(model, blocks[0])
+            self._unseen = self.token_share * strongest_answers(model, plan.layout.blocks[0])
         return True
 
     def on_calibration_start(self, state: State, event: Event, **kwargs: Any) -> None:
@@ -187,7 +174,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
                 "pruning must be calibrated on the pruned model; use oneshot's default, "
                 "pipeline='independent'."
             )
-        for block in self._prunable():
+        for block in self._plan.prunable:
             if self._replay(block):
                 continue
             self._statistics[block.index] = self._new_statistics(block)
@@ -200,7 +187,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
         self, state: State, event: Event, modules: list[torch.nn.Module], **kwargs: Any
     ) -> None:
         present = set(modules)
-        for block in self._prunable():
+        for block in self._plan.prunable:
             waiting = block.index in self._statistics and block.index not in self._scores
             if waiting and set(block.projections) <= present:
                 measured = self._statistics[block.index]
@@ -217,37 +204,35 @@ class WidthPruningModifier(PlainErrors, Modifier):
                     if self._record is not None:
                         self._record.save_measured(block, measured, scores, self._across_layers())
                 else:
-                    self._prune(block, self._combine([scores])[0], self._planned[block.index])
+                    self._prune(block, self._combine([scores])[0])
 
     @torch.no_grad()
     def on_calibration_end(self, state: State, event: Event, **kwargs: Any) -> None:
         self.remove_hooks()
-        if self.waits_for_all_layers() and len(self._scores) == len(self._prunable()):
+        blocks = self._plan.prunable
+        if self.waits_for_all_layers() and len(self._scores) == len(blocks):
             self._complete_scores()
-            layers = [self._scores[b.index] for b in self._prunable()]
-            if self._planned is None:
+            layers = [self._scores[block.index] for block in blocks]
+            if self._plan.kept is None:
                 combined = self._combine(layers)
-                by_layer: list[Tensor | None] = [None] * len(self._original)
-                for block, score in zip(self._prunable(), combined, strict=True):
-                    by_layer[block.index] = score
-                self._planned = self._budget.threshold(by_layer)
+                self._plan.decide_by_threshold(combined)
             else:
                 combined = [self._combine([layer])[0] for layer in layers]
-            for block, score in zip(self._prunable(), combined, strict=True):
-                self._prune(block, score, self._planned[block.index])
+            for block, score in zip(blocks, combined, strict=True):
+                self._prune(block, score)
         self._scores.clear()
 
     def on_finalize(self, state: State, **kwargs: Any) -> bool:
         self.remove_hooks()
-        missing = [b.index for b in self._prunable() if b.index not in self._done]
+        missing = [b.index for b in self._plan.prunable if b.index not in self._done]
         if missing:  # also when a failed run is cleaned up: the config must not change then
             raise CalibrationError(
                 f"layers {missing} were not calibrated, so the model is not pruned and its config "
                 "is left as it was; use oneshot's default pipeline and sequential_targets."
             )
-        config, adapter = state.model.config, self._layout.adapter
-        block = self._describe(state.model)
-        checkpoint.set_widths(config, adapter.width_key, self._layout.widths)
+        config, layout = state.model.config, self._plan.layout
+        adapter, block = layout.adapter, self._describe(state.model)
+        checkpoint.set_widths(config, adapter.width_key, layout.widths)
         setattr(config, checkpoint.BLOCK_KEY, block)
         keys = [adapter.width_key]
         if self.compensation == "bias" and adapter.bias_key is not None:
@@ -257,12 +242,12 @@ class WidthPruningModifier(PlainErrors, Modifier):
             state.model,
             # not `config`: saving may give the model another one (a quantized ChatGLM)
             lambda: checkpoint.saved_keys(state.model.config, keys),
-            [self._kept.get(i) for i in range(len(self._original))],
+            [self._kept.get(i) for i in range(len(layout.blocks))],
         )
         logger.info(
             f"pruned {block['parameters_before']:,} -> {block['parameters_after']:,} parameters: "
             f"{block['pruning_ratio_reached']:.4f} of the {self.ratio_scope} "
-            f"(asked: {self.pruning_ratio}); widths {self._layout.widths}"
+            f"(asked: {self.pruning_ratio}); widths {layout.widths}"
         )
         return True
 
@@ -306,23 +291,6 @@ class WidthPruningModifier(PlainErrors, Modifier):
         return union_of_ranks([[layer[n] for layer in layers] for n in names])
 
     # -- steps -------------------------------------------------------------------------------
-    def _prunable(self) -> list[MLPBlock]:
-        return [
-            block
-            for block, size in zip(self._layout.blocks, self._budget.layers, strict=True)
-            if size.prunable
-        ]
-
-    def _may_be_cut(self, block: MLPBlock) -> bool:
-        last = len(self._original) - self.skip_last
-        ignored = any(match_name(block.name, pattern) for pattern in self.ignore)
-        return self.skip_first <= block.index < last and not ignored
-
-    def _possible_widths(self, block: MLPBlock) -> list[int]:
-        if self._planned is not None:
-            return [self._planned[block.index]]
-        return [*range(self.align, block.width, self.align), block.width]
-
     def _scorer_names(self) -> list[str]:
         return [self.scorer, *([self.union_with] if self.union_with else [])]
 
@@ -333,7 +301,8 @@ class WidthPruningModifier(PlainErrors, Modifier):
     def _check_data(self, calibration: Any) -> None:
         checks.check_samples(calibration, None)
 
-    def _prune(self, block: MLPBlock, score: Tensor, width: int) -> None:
+    def _prune(self, block: MLPBlock, score: Tensor) -> None:
+        width = self._plan.kept[block.index]
         statistics = self._statistics.pop(block.index)
         self._done[block.index] = self._report(block, statistics)
         keep = None
@@ -354,7 +323,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
         for module in block.projections:
             renew_quantization(module)
         logger.info(
-            f"layer {block.index}: kept {len(keep)} of {self._original[block.index]} neurons"
+            f"layer {block.index}: kept {len(keep)} of {self._plan.original[block.index]} neurons"
         )
 
     def _replay(self, block: MLPBlock) -> bool:
@@ -386,15 +355,14 @@ class WidthPruningModifier(PlainErrors, Modifier):
 
     def _describe(self, model: torch.nn.Module) -> dict[str, Any]:
         """The `functional_network` block of config.json."""
-        # Counted through the MLPs: offloading may have split tied embeddings in two by now.
-        after = self._other_parameters + sum(b.parameters for b in self._layout.blocks)
+        plan = self._plan
         return pruning_block(
             self,
             model,
-            self._parameters,
-            after,
-            self._budget.scope_parameters,
-            original_widths=self._original,
-            kept_widths=self._layout.widths,
+            plan.parameters,
+            plan.parameters_now(),
+            plan.budget.scope_parameters,
+            original_widths=plan.original,
+            kept_widths=plan.layout.widths,
             measured=checkpoint.by_figure([self._done[i] for i in sorted(self._done)]),
         )

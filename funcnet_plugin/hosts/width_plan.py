@@ -1,0 +1,93 @@
+"""Which layers a run cuts, and to which widths: known or not yet, but never out of reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compressed_tensors.utils import match_name
+from torch import Tensor, nn
+
+from funcnet_plugin.adapters import MLPBlock, bind, count_parameters
+from funcnet_plugin.hosts import checks
+from funcnet_plugin.pruning.budget import LayerSize, plan_budget
+
+
+class WidthPlan:
+    """The widths of a model's MLPs before and after.
+
+    Args:
+        model: before pruning.
+        ratio, scope, align: see `plan_budget`.
+        skip_first, skip_last: how many layers are left whole at the ends.
+        ignore: MLPs left whole: module paths or ``re:`` patterns.
+
+    Attributes:
+        layout: the model's MLPs, which follow when they are cut.
+        original: widths before pruning.
+        parameters: of the model before pruning.
+        budget: what the ratio asks for.
+        kept: widths after pruning; None until they are decided.
+        prunable: the MLPs that may be cut.
+
+    Raises:
+        AdapterError, BudgetError, RecipeError: the model is not known, the ratio cannot be reached,
+            or a pattern names nothing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        ratio: float,
+        scope: str,
+        align: int,
+        skip_first: int,
+        skip_last: int,
+        ignore: Sequence[str],
+    ) -> None:
+        self.layout = bind(model)
+        blocks = self.layout.blocks
+        self.original = self.layout.widths
+        self.parameters = count_parameters(model)
+        self._other_parameters = self.parameters - sum(block.parameters for block in blocks)
+        last = len(blocks) - skip_last
+        self.prunable = [
+            block
+            for block in blocks
+            if skip_first <= block.index < last
+            and not any(match_name(block.name, pattern) for pattern in ignore)
+        ]
+        self.budget = plan_budget(
+            [LayerSize(b.width, b.parameters_per_neuron, b in self.prunable) for b in blocks],
+            ratio=ratio,
+            align=align,
+            total_parameters=self.parameters,
+            scope=scope,
+        )
+        checks.check_ignore(ignore, blocks)
+        self.kept: list[int] | None = None
+
+    def decide_uniform(self) -> float:
+        """One width for all layers. Returns the ratio that this reaches."""
+        self.kept = self.budget.uniform()
+        return self.budget.removed(self.kept) / self.budget.scope_parameters
+
+    def decide_by_threshold(self, scores: Sequence[Tensor]) -> None:
+        """One cut over all layers: per prunable layer (width,), comparable across layers."""
+        by_layer: list[Tensor | None] = [None] * len(self.original)
+        for block, score in zip(self.prunable, scores, strict=True):
+            by_layer[block.index] = score
+        self.kept = self.budget.threshold(by_layer)
+
+    def possible_widths(self, block: MLPBlock) -> list[int]:
+        """What may be left of an MLP, as far as it is decided."""
+        if self.kept is not None:
+            return [self.kept[block.index]]
+        return [*range(self.budget.align, block.width, self.budget.align), block.width]
+
+    def parameters_now(self) -> int:
+        """Of the model as it is cut by now.
+
+        Counted through the MLPs: offloading may have split tied embeddings in two.
+        """
+        return self._other_parameters + sum(block.parameters for block in self.layout.blocks)
