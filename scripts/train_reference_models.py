@@ -7,8 +7,9 @@
 `deep`: a LLaMA of ten narrow layers. `ungated`: a GPT-NeoX of six layers, whose MLPs have no gate
 and run beside the attention. Both learn from a teacher with the same tokenizer: half of the
 text is what the teacher writes, half is read from files, and the targets are the teacher's
-probabilities. The embeddings start as the teacher's. A card says what was reached. Same seed, same
-machine: the same weights.
+probabilities and what stands there, in equal parts. The embeddings start as the teacher's. `same`:
+the teacher itself, taught new text so. A card says what was reached. Same seed, same machine: the
+same weights.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -37,6 +39,8 @@ WRITTEN_AT_ONCE = 256  # sequences
 
 
 def new_model(shape: str, teacher: PreTrainedModel) -> PreTrainedModel:
+    if shape == "same":
+        return deepcopy(teacher).train()
     vocabulary, hidden = teacher.get_input_embeddings().weight.shape
     common = {
         "vocab_size": vocabulary,
@@ -133,7 +137,7 @@ def save(model: PreTrainedModel, args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("shape", choices=["deep", "ungated"])
+    parser.add_argument("shape", choices=["deep", "ungated", "same"])
     parser.add_argument("--teacher", required=True, help="checkpoint with its tokenizer")
     parser.add_argument("--text", action="append", required=True, help="may be repeated")
     parser.add_argument("--text-column", default="text")
