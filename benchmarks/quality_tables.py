@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ MODELS = {
     "deep": "LLaMA, 10 layers of width 320, 5.5M parameters",
     "ungated": "GPT-NeoX, ungated, 6 layers of width 1024, 5.8M parameters",
 }
+SETTINGS = tuple(product(MODELS, TEXTS, RATIOS))
 CONTROL = "random"  # how their names begin
+# networks; random numbers in their place
+WITH_CONTROL = ("deployable", "random-or-effect-uniform")
 Row = dict[str, Any]
 Seeds = dict[int, Row]  # one method at one ratio
 
@@ -63,6 +67,8 @@ def page(rows: list[Row]) -> str:
     cells = _cells(rows)
     dense = {r["comparison"]: r["perplexity"] for r in rows if r["method"] == "dense"}
     parts = [_INTRODUCTION, "## The geometric mean of all\n", _overview(cells)]
+    parts += ["## How far behind the first\n", _behind_the_first(cells)]
+    parts += ["## Networks, and random numbers in their place\n", _against_control(cells)]
     for model, what in MODELS.items():
         parts += [f"## {model}: {what}\n", _of_model(model, cells), _in_domain(model, cells, dense)]
         parts += [_share_of_flap(model, cells)]
@@ -104,20 +110,50 @@ def _order(model: str, cells: dict) -> list[str]:
 def _overview(cells: dict) -> str:
     """`best`, the first of all other methods, and the first of the controls."""
     lines = []
-    for model in MODELS:
-        for text, title in TEXTS.items():
-            for ratio in RATIOS:
-                of = {
-                    name: _mean_gm(seeds)
-                    for (where, name, r), seeds in cells.items()
-                    if where == f"{model}-{text}" and r == ratio and seeds
-                }
-                controls = {n: gm for n, gm in of.items() if n.startswith(CONTROL)}
-                others = {n: gm for n, gm in of.items() if n != "best" and n not in controls}
-                where = f"{model}, {title}, {100 * ratio:.0f}%"
-                best = cells[f"{model}-{text}", "best", ratio]
-                lines.append([where, _gm(best), *map(_first_of, (others, controls))])
+    for model, text, ratio in SETTINGS:
+        of = _all_at(f"{model}-{text}", ratio, cells)
+        controls = {n: gm for n, gm in of.items() if n.startswith(CONTROL)}
+        others = {n: gm for n, gm in of.items() if n != "best" and n not in controls}
+        where = f"{model}, {TEXTS[text]}, {100 * ratio:.0f}%"
+        best = cells[f"{model}-{text}", "best", ratio]
+        lines.append([where, _gm(best), *map(_first_of, (others, controls))])
     return _table(["model, calibration", "`best`", "first other", "first control"], lines)
+
+
+def _behind_the_first(cells: dict) -> str:
+    """Of every method, what its gm is above the lowest of all methods, over the settings."""
+    behind = defaultdict(list)
+    for model, text, ratio in SETTINGS:
+        of = _all_at(f"{model}-{text}", ratio, cells)
+        for name, gm in of.items():
+            behind[name].append(gm / min(of.values()) - 1.0)
+    lines = [
+        [f"`{name}`", f"{len(found)}", *(f"{100 * f(found):.1f}%" for f in (statistics.mean, max))]
+        for name, found in sorted(behind.items(), key=lambda item: max(item[1]))
+    ]
+    header = ["method", f"settings, of {len(SETTINGS)}", "behind the first, mean", "at worst"]
+    return _table(header, lines)
+
+
+def _against_control(cells: dict) -> str:
+    lines = [
+        [f"{model}, {title}", f"`{name}`"]
+        + [_gm(cells.get((f"{model}-{text}", name, ratio), {})) for ratio in RATIOS]
+        for model in MODELS
+        for text, title in TEXTS.items()
+        for name in WITH_CONTROL
+    ]
+    header = ["model, calibration", "method", *(f"{100 * ratio:.0f}%" for ratio in RATIOS)]
+    return _table(header, lines)
+
+
+def _all_at(where: str, ratio: float, cells: dict) -> dict[str, float]:
+    """The mean gm of every method in one setting."""
+    return {
+        name: _mean_gm(seeds)
+        for (comparison, name, r), seeds in cells.items()
+        if comparison == where and r == ratio and seeds
+    }
 
 
 def _in_domain(model: str, cells: dict, dense: dict) -> str:
@@ -168,6 +204,8 @@ def _mean_gm(seeds: Seeds) -> float:
 
 
 def _gm(seeds: Seeds) -> str:
+    if not seeds:
+        return "-"
     values = [row["gm"] for row in seeds.values()]
     spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.3f}{spread}"
