@@ -24,8 +24,8 @@ FUNCNET = str(Path(sys.executable).with_name("funcnet"))  # of this environment
 DOMAINS = ("shakespeare", "speeches", "bible")
 WINDOW, TEST_WINDOWS = 128, 64
 MAIN = (
-    "best", "networks", "surgeon", "loss_effect", "taylor", "flap",
-    "random-or-surgeon", "random-or-loss_effect",
+    "best", "best-without-own-text", "networks", "surgeon", "loss_effect", "taylor", "flap",
+    "random-or-best", "random-or-surgeon", "random-or-loss_effect",
 )  # fmt: skip
 OTHERS = (
     "deployable", "effect", "wanda_sp", "obs", "magnitude", "random",

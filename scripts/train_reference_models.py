@@ -105,7 +105,7 @@ def train(args: argparse.Namespace) -> tuple[PreTrainedModel, list[str]]:
     for step in range(1, args.steps + 1):
         half = args.batch // 2
         ids = torch.cat([s[torch.randint(len(s), (half,))] for s in sources])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.autocast):
             with torch.no_grad():
                 target = teacher(ids[:, :-1]).logits.float().flatten(0, 1)
             logits = model(ids[:, :-1]).logits.float().flatten(0, 1)
@@ -147,6 +147,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--autocast", action="store_true", help="bfloat16, for CPUs that multiply it"
+    )
     parser.add_argument("--report", type=int, default=100)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)

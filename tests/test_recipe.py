@@ -77,8 +77,10 @@ def test_the_paper_recipe_states_every_setting_of_the_method():
         "ignore",  # none
         "max_memory",  # no part of the method
         "resume_dir",
-        "networks_share",  # of runs with another scorer, as the next two
+        "networks_share",  # of runs with another scorer, as the next four
         "token_share",
+        "own_text",
+        "fisher_labels",
         "union_with",
     }
 

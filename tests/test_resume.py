@@ -25,6 +25,8 @@ KINDS = {
         "union_with": "loss_effect",
         "networks_share": 0.1,
         "token_share": 0.01,
+        "fisher_labels": "model",
+        "own_text": 0.25,
         "compensation": "least_squares",
     },
 }

@@ -1,5 +1,7 @@
 """Each scorer against its paper's formula, computed another way."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from funcnet_plugin.adapters import bind, hookimpl, manager
 from funcnet_plugin.errors import RecipeError
-from funcnet_plugin.hosts.gradients import loss_gradients
+from funcnet_plugin.hosts.gradients import gradients_for, loss_gradients
 from funcnet_plugin.pruning import scorers
 from funcnet_plugin.pruning.compensation import Moments
 from funcnet_plugin.pruning.scorers import SCORERS, LayerEvidence, Scorer, get_scorers
@@ -279,3 +281,75 @@ def test_surgeon_costs_are_those_of_refitting_in_the_metric_of_the_loss(measured
         before = errors[gone]
         kept.remove(gone)
     assert min(found[kept]) >= highest * 0.99
+
+
+@pytest.fixture(scope="module")
+def true_fisher():
+    """E[g g'] of one layer's output over all futures that the model may write after one token, each
+    as likely as the model says: two more tokens of a vocabulary of six, enumerated."""
+    model = make_llama(vocab_size=6)
+    block = bind(model).blocks[1]
+    total = torch.zeros(24, 24, dtype=torch.float64)
+    ids = torch.tensor([[3, 5, 4]])
+    for y in itertools.product(range(6), repeat=2):
+        added = torch.zeros(1, 3, 24, requires_grad=True)
+        hook = block.mlp.register_forward_hook(lambda m, a, out, added=added: out + added)
+        logs = model(ids).logits[0, :-1].log_softmax(-1)[range(2), list(y)]
+        g = torch.autograd.grad(-logs.sum(), added)[0][0].double()
+        hook.remove()
+        total += float(logs.detach().sum().exp()) * g.T @ g / 3
+    return model, block, ids, total
+
+
+def test_drawn_labels_give_the_true_fisher_in_the_mean(true_fisher):
+    model, block, ids, expected = true_fisher
+    batch = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}]
+    draws = [
+        loss_gradients(model, batch, [block], of_weights=False, drawn_by=seed)[1].output_second
+        for seed in range(400)
+    ]
+    found, spread = torch.stack(draws).mean(0), torch.stack(draws).std(0) / 20
+    assert ((found - expected).abs() <= 4.5 * spread + 1e-9).all()
+    # the text's own labels are another matrix
+    text = loss_gradients(model, batch, [block], of_weights=False)[1].output_second
+    assert ((text - expected).abs() > 4.5 * spread).any()
+
+
+def test_drawn_labels_depend_on_the_sample_alone(texts):
+    model = make_llama()
+    blocks = bind(model).blocks
+    options = {"of_weights": False, "drawn_by": 7}
+    one = loss_gradients(model, loader(texts, samples=4), blocks, **options)
+    padded = []
+    for batch in reversed(list(loader(texts, samples=4, batch_size=2))):
+        pad = torch.zeros(2, 7, dtype=torch.long)
+        padded.append({key: torch.cat([value, pad], 1) for key, value in batch.items()})
+    same = loss_gradients(model, padded, blocks, **options)
+    other = loss_gradients(model, loader(texts, samples=4), blocks, of_weights=False, drawn_by=8)
+    for i in range(3):
+        near = {"rtol": 1e-3, "atol": 1e-8}
+        torch.testing.assert_close(same[i].output_second, one[i].output_second, **near)
+        assert not torch.allclose(other[i].output_second, one[i].output_second, **near)
+
+
+def test_weights_keep_the_gradients_of_the_text_beside_a_true_fisher(texts):
+    model = make_llama()
+    blocks = bind(model).blocks
+    wanted = [get_scorers()[name] for name in ("taylor", "surgeon")]
+
+    def found(drawn_by):
+        return gradients_for(wanted, model, lambda: loader(texts), blocks, None, drawn_by=drawn_by)
+
+    text, drawn = found(None), found(0)
+    for i in range(3):
+        for a, b in zip(text[i].weights, drawn[i].weights, strict=True):
+            torch.testing.assert_close(a, b)
+        assert not torch.allclose(text[i].output_second, drawn[i].output_second)
+
+
+def test_a_true_fisher_that_no_scorer_looks_at_is_refused(fresh, texts):
+    text = recipe("WidthPruningModifier", scorer="effect", fisher_labels="model")
+    with pytest.raises(
+        RecipeError, match=r"fisher_labels: model is for .* of loss_effect, surgeon"
+    ):
+        run(fresh(), texts, text)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from funcnet_plugin.errors import RecipeError
-from funcnet_plugin.recipe import Recipe, load_recipe, recipe_path
+from funcnet_plugin.recipe import Recipe, load_recipe, override, recipe_path
 
 
 def _recipe(modifier: str, **fields: Any) -> Recipe:
@@ -25,6 +25,7 @@ def _peer(scorer: str, **fields: Any) -> Recipe:
 METHODS: dict[str, Recipe] = {
     "deployable": load_recipe(recipe_path("ica_prune")),
     "best": load_recipe(recipe_path("prune_best")),
+    "best-without-own-text": override(load_recipe(recipe_path("prune_best")), {"own_text": 0.0}),
     "networks": load_recipe(recipe_path("ica_prune_best")),
     "paper": load_recipe(recipe_path("ica_prune_paper")),
     # FLAP as published: WIFV standardised per layer, one cut, the bias
@@ -41,6 +42,9 @@ METHODS: dict[str, Recipe] = {
     "random-or-effect": _peer("random", union_with="effect"),
     "random-or-loss_effect": _peer("random", union_with="loss_effect"),
     "random-or-surgeon": _peer("random", union_with="surgeon", token_share=0.003),
+    "random-or-best": _peer(
+        "random", union_with="surgeon", token_share=0.003, own_text=0.5, fisher_labels="model"
+    ),
     "effect-uniform": _width(scorer="effect"),
     "random-or-effect-uniform": _width(scorer="random", union_with="effect", token_share=0.003),
     # peers that cut something else than neurons, unrepaired as published

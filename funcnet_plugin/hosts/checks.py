@@ -149,11 +149,12 @@ def check_ignore(patterns: Sequence[str], blocks: Sequence[MLPBlock]) -> None:
             )
 
 
-def find_scorers(names: Sequence[str], token_share: float) -> list[Scorer]:
+def find_scorers(names: Sequence[str], token_share: float, fisher_labels: str) -> list[Scorer]:
     """The scorers that a recipe names.
 
     Raises:
-        RecipeError: one is not there, is named twice, or none looks at what `token_share` changes.
+        RecipeError: one is not there, is named twice, or none looks at what `token_share` or
+            `fisher_labels` changes.
     """
     known = get_scorers()
     for name in names:
@@ -171,7 +172,27 @@ def find_scorers(names: Sequence[str], token_share: float) -> list[Scorer]:
             "token_share is for scorers that look at activations and the recipe has none; leave it "
             f"out, or add one of {', '.join(looking)}."
         )
+    if fisher_labels == "model" and not any(scorer.needs_output_gradients for scorer in found):
+        looking = [name for name, scorer in known.items() if scorer.needs_output_gradients]
+        raise RecipeError(
+            "fisher_labels: model is for scorers that look at the loss's curvature and the recipe "
+            f"has none; leave it out, or add one of {', '.join(looking)}."
+        )
     return found
+
+
+def check_own_text(share: float, waits_for_all_layers: bool) -> None:
+    """The model's own text is measured on the dense model, so nothing may be cut meanwhile.
+
+    Raises:
+        RecipeError: layers are measured on the model as it is pruned by then.
+    """
+    if share and not waits_for_all_layers:
+        raise RecipeError(
+            "own_text is measured on the dense model, and this recipe measures every layer on the "
+            "model as it is pruned by then; set allocation: threshold, or give the model's text as "
+            "data (funcnet prune --data self)."
+        )
 
 
 def check_bias(adapter: MLPAdapter, blocks: Sequence[MLPBlock]) -> None:

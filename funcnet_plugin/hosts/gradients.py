@@ -1,8 +1,15 @@
-"""The loss's gradients over the calibration data, for scorers that ask for them."""
+"""The loss's gradients over the calibration data, for scorers that ask for them.
+
+The Fisher information is an expectation over what the model predicts, and estimated with labels
+drawn from its predictions. With the labels of the text it is another matrix, largest where the
+model is most mistaken (Kunstner et al. 2019, arXiv 1905.12558).
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,18 +26,31 @@ from funcnet_plugin.pruning.whole_model import model_inputs, on_gpu
 def gradients_for(
     scorers: Sequence[Scorer],
     model: nn.Module,
-    calibration: Iterable[dict[str, Any]],
+    batches: Callable[[], Iterable[dict[str, Any]]],
     blocks: Sequence[MLPBlock],
-    processes: Processes | None = None,
+    processes: Processes | None,
+    *,
+    drawn_by: int | None,
 ) -> dict[int, LossGradients]:
-    """What these scorers need of `loss_gradients`; empty if that is nothing."""
+    """What these scorers need of `loss_gradients`; empty if that is nothing.
+
+    Args:
+        batches: as `loss_gradients` reads them, from the beginning at each call.
+        drawn_by: see there, of the gradients of outputs; those of weights are of the text's labels.
+    """
     of_weights = any(scorer.needs_gradients for scorer in scorers)
     of_outputs = any(scorer.needs_output_gradients for scorer in scorers)
     if not blocks or not (of_weights or of_outputs):
         return {}
-    return loss_gradients(
-        model, calibration, blocks, processes, of_weights=of_weights, of_outputs=of_outputs
-    )
+    if drawn_by is None or not of_outputs:
+        return loss_gradients(
+            model, batches(), blocks, processes, of_weights=of_weights, of_outputs=of_outputs
+        )
+    found = loss_gradients(model, batches(), blocks, processes, of_weights=False, drawn_by=drawn_by)
+    if of_weights:
+        text = loss_gradients(model, batches(), blocks, processes, of_outputs=False)
+        found = {i: replace(text[i], output_second=found[i].output_second) for i in found}
+    return found
 
 
 def loss_gradients(
@@ -41,6 +61,7 @@ def loss_gradients(
     *,
     of_weights: bool = True,
     of_outputs: bool = True,
+    drawn_by: int | None = None,
 ) -> dict[int, LossGradients]:
     """One forward and backward pass over all samples, through the whole model.
 
@@ -51,6 +72,9 @@ def loss_gradients(
         blocks: which MLPs are asked about.
         processes: others that read other samples.
         of_weights, of_outputs: which parts of `LossGradients` are wanted.
+        drawn_by: a seed: the model draws the labels, one for every token. What it draws for a
+            sample depends on that sample alone, not on the batch, order or process it comes in.
+            None: the text's own.
 
     Returns:
         layer -> gradients, on the device that the weights had before.
@@ -58,7 +82,9 @@ def loss_gradients(
     logger.info("taking the loss's gradients over the calibration data")
     home = next(model.parameters()).device
     with on_gpu(model):
-        return _collect(model, calibration, blocks, processes, of_weights, of_outputs, home)
+        return _collect(
+            model, calibration, blocks, processes, of_weights, of_outputs, drawn_by, home
+        )
 
 
 def _collect(
@@ -68,6 +94,7 @@ def _collect(
     processes: Processes | None,
     of_weights: bool,
     of_outputs: bool,
+    drawn_by: int | None,
     home: torch.device,
 ) -> dict[int, LossGradients]:
     wanted = {id(m.weight) for block in blocks for m in block.projections} if of_weights else set()
@@ -82,7 +109,15 @@ def _collect(
                 n_targets = int((labels[:, 1:] != -100).sum())
                 for output in outputs.values():
                     output.expect(mask.bool(), n_targets)
-                model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+                if drawn_by is None:
+                    loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+                else:
+                    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
+                    targets = _drawn(logits.detach(), ids, mask, drawn_by)
+                    loss = nn.functional.cross_entropy(
+                        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100
+                    )
+                loss.backward()
                 n_batches += 1
                 n_tokens += int(mask.sum())
         if processes is not None:
@@ -108,6 +143,21 @@ def _collect(
         for parameter, required in before:
             parameter.grad = None
             parameter.requires_grad_(required)
+
+
+def _drawn(logits: Tensor, ids: Tensor, mask: Tensor, seed: int) -> Tensor:
+    """(batch, length - 1) int64: next tokens as the model would write them, -100 at padding."""
+    targets = torch.full_like(ids[:, 1:], -100)
+    for row, (sample, real) in enumerate(zip(ids.cpu(), mask.cpu().bool(), strict=True)):
+        text = sample[real].numpy().tobytes()
+        digest = hashlib.sha256(text + str(seed).encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        where = real[1:].nonzero().flatten()  # the same tokens as text labels are there for
+        chances = logits[row, where.to(logits.device)].float().softmax(-1).cumsum(-1)
+        level = torch.rand(len(where), 1, generator=generator).to(chances) * chances[:, -1:]
+        drawn = torch.searchsorted(chances, level).flatten()
+        targets[row, where.to(targets.device)] = drawn.clamp_max(chances.shape[-1] - 1)
+    return targets
 
 
 class _OutputGradients:

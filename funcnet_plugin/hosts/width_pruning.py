@@ -28,8 +28,8 @@ from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.description import pruning_block
+from funcnet_plugin.hosts.evidence import Evidence
 from funcnet_plugin.hosts.fields import PlainErrors
-from funcnet_plugin.hosts.gradients import gradients_for
 from funcnet_plugin.hosts.recorder import MLPRecorder
 from funcnet_plugin.hosts.requantize import renew_quantization
 from funcnet_plugin.hosts.resume import Record
@@ -40,14 +40,8 @@ from funcnet_plugin.pruning.collect import LayerStatistics, MLPSample
 from funcnet_plugin.pruning.compensation import Moments
 from funcnet_plugin.pruning.global_networks import GlobalNetworks
 from funcnet_plugin.pruning.processes import Processes
-from funcnet_plugin.pruning.scorers import (
-    LayerEvidence,
-    LossGradients,
-    Scorer,
-    union_of_ranks,
-)
+from funcnet_plugin.pruning.scorers import Scorer, union_of_ranks
 from funcnet_plugin.pruning.surgery import cut_and_repair
-from funcnet_plugin.pruning.vocabulary import strongest_answers
 
 Scores = dict[str, Tensor]  # name -> (width,), see `pruning.scorers`
 
@@ -71,6 +65,13 @@ class WidthPruningModifier(PlainErrors, Modifier):
         share of the tokens, 0.003 for instance: scorers that look at activations see the first
         layer's neurons, which answer to single tokens, as if each also met its strongest token so
         often. 0: only what the calibration text shows.
+    :param fisher_labels: the next tokens at which `loss_effect` and `surgeon` take the loss's
+        curvature: those of the `text` (the empirical Fisher information), or of the `model`, drawn
+        from its own predictions (the true one).
+    :param own_text: share of the calibration that the model writes itself, in [0, 1): so many
+        windows besides the calibration data, as long as its samples. Scorers of activations and of
+        the loss, and the repair, see both; networks see the calibration data alone. It is measured
+        on the dense model, so it needs all layers to be measured before the cut.
     :param allocation: `uniform`, the same width in every layer, decided layer by layer; or
         `threshold`, one cut over all layers, decided when all are measured (on the dense model).
     :param align: kept widths are multiples of this; 128 suits quantization groups and GPU kernels.
@@ -102,6 +103,8 @@ class WidthPruningModifier(PlainErrors, Modifier):
     scorer: str = "effect"
     union_with: str = ""
     token_share: float = Field(default=0.0, ge=0.0, lt=1.0)
+    fisher_labels: Literal["text", "model"] = "text"
+    own_text: float = Field(default=0.0, ge=0.0, lt=1.0)
     allocation: Literal["uniform", "threshold"] = "uniform"
     align: int = Field(default=128, ge=1)
     skip_first: int = Field(default=0, ge=0)
@@ -119,8 +122,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
     _kept: dict[int, list[int]] = PrivateAttr(default_factory=dict)  # layer -> neurons, if cut
 
     _scorers: list[Scorer] = PrivateAttr(default_factory=list)
-    _gradients: dict[int, LossGradients] = PrivateAttr(default_factory=dict)
-    _unseen: Tensor | None = PrivateAttr(default=None)  # of the first layer, see `token_share`
+    _evidence: Evidence = PrivateAttr()
     _processes: Processes | None = PrivateAttr(default=None)  # None: one process
     _record: Record | None = PrivateAttr(default=None)
 
@@ -133,7 +135,10 @@ class WidthPruningModifier(PlainErrors, Modifier):
     def on_initialize(self, state: State, **kwargs: Any) -> bool:
         model = state.model
         checks.refuse_quantized(model)
-        self._scorers = checks.find_scorers(self._scorer_names(), self.token_share)
+        self._scorers = checks.find_scorers(
+            self._scorer_names(), self.token_share, self.fisher_labels
+        )
+        checks.check_own_text(self.own_text, self.waits_for_all_layers())
         self._plan = plan = WidthPlan(
             model,
             ratio=self.pruning_ratio,
@@ -162,9 +167,12 @@ class WidthPruningModifier(PlainErrors, Modifier):
         if self.resume_dir:
             self._record = Record(self, model, calibration)
             todo = [block for block in todo if not self._record.finished(block)]
-        self._gradients = gradients_for(self._scorers, model, calibration, todo, self._processes)
-        if self.token_share and any(b.index == 0 for b in todo):
-            self._unseen = self.token_share * strongest_answers(model, plan.layout.blocks[0])
+        self._evidence = Evidence(
+            model, calibration, todo, self._scorers, self._processes,
+            moments=self.compensation != "none" or any(s.needs_moments for s in self._scorers),
+            fisher_labels=self.fisher_labels, own_text=self.own_text, token_share=self.token_share,
+            seed=self.seed,
+        )  # fmt: skip
         return True
 
     def on_calibration_start(self, state: State, event: Event, **kwargs: Any) -> None:
@@ -262,19 +270,14 @@ class WidthPruningModifier(PlainErrors, Modifier):
     def _new_statistics(
         self, block: MLPBlock, channels: Sequence[str] = (), networks: Any = None
     ) -> LayerStatistics:
-        scored = any(scorer.needs_moments for scorer in self._scorers)
         auto = self.compensation == "least_squares" and self.ridge == "auto"
-        new = partial(Moments, block.width, block.down.weight.device)
-        moments = new() if scored or self.compensation != "none" else None
-        return LayerStatistics(list(channels), moments, networks, new() if auto else None)
+        held_out = Moments(block.width, block.down.weight.device) if auto else None
+        moments = self._evidence.new_moments(block)
+        return LayerStatistics(list(channels), moments, networks, held_out)
 
     def _score(self, block: MLPBlock, statistics: LayerStatistics) -> Scores:
         """The scores of one layer by name. Several names are combined by `_combine`."""
-        moments = statistics.moments
-        if block.index == 0 and self._unseen is not None and moments is not None:
-            moments = moments.with_own_activity(self._unseen)
-        evidence = LayerEvidence(block, moments, self._gradients.get(block.index), self.seed)
-        return {scorer.name: scorer.score(evidence) for scorer in self._scorers}
+        return self._evidence.scores(block, statistics.moments)
 
     def _across_layers(self) -> GlobalNetworks | None:
         """What the layers share while they are measured."""

@@ -61,6 +61,12 @@ class Moments:
         self.count = int(state["count"])
         self._sum, self._total = state["sum"].to(self._sum), state["gram"].to(self._total)
 
+    def to(self, device: torch.device | str) -> Moments:
+        """The same tokens on another device."""
+        moved = Moments(len(self._sum), device)
+        moved.load_state(self.state())
+        return moved
+
     def with_own_activity(self, extra: Tensor) -> Moments:
         """Of neurons that act by themselves too, besides what was seen.
 

@@ -15,11 +15,14 @@ _ROOM = 1.5  # of the weights' size: activations, and gradients of some weights
 
 
 @contextmanager
-def on_gpu(model: nn.Module) -> Iterator[None]:
+def on_gpu(model: nn.Module, besides: int = 0) -> Iterator[None]:
     """Bring a model that waits on the CPU to the GPU, and back afterwards.
 
     llm-compressor leaves a model on the CPU until it calibrates layer by layer. Nothing happens
     without CUDA, to a model that is placed already, or where the GPU has no room for all of it.
+
+    Args:
+        besides: bytes that the pass needs there for what it measures.
     """
     parameters = list(model.parameters())
     placed = any(isinstance(m._parameters, OffloadCache) for m in model.modules()) or any(
@@ -28,7 +31,7 @@ def on_gpu(model: nn.Module) -> Iterator[None]:
     if placed or not torch.cuda.is_available():
         yield
         return
-    needed = _ROOM * sum(p.numel() * p.element_size() for p in parameters)
+    needed = _ROOM * sum(p.numel() * p.element_size() for p in parameters) + besides
     free, _ = torch.cuda.mem_get_info()
     if needed > free:
         logger.warning(

@@ -1,0 +1,98 @@
+"""Calibration on what the model writes by itself, beside the calibration data.
+
+What it writes is measured before the run, on the dense model, in passes through the whole of it. So
+this is for runs that cut nothing before every layer is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from funcnet_plugin.adapters import MLPBlock
+from funcnet_plugin.calibration import make_loader
+from funcnet_plugin.own_text import write
+from funcnet_plugin.pruning.compensation import Moments
+from funcnet_plugin.pruning.processes import Processes
+from funcnet_plugin.pruning.whole_model import model_inputs, on_gpu
+
+Batches = Iterable[dict[str, Any]]
+_AT_ONCE = 8  # windows per pass
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def own_batches(
+    model: nn.Module, calibration: Batches, share: float, seed: int, processes: Processes | None
+) -> Batches:
+    """Windows that the model writes, as many and as long as the share asks for.
+
+    Args:
+        model: dense, in memory.
+        calibration: batches as the run reads them; read once here. With several processes each
+            writes its share to its own samples.
+        share: of all windows, in (0, 1).
+        seed: of what is written.
+
+    Returns:
+        batches as `calibration` has them; windows are as long as its samples are on average.
+
+    Raises:
+        CalibrationError: samples of one token.
+    """
+    samples = tokens = 0
+    with torch.random.fork_rng(devices=[]):
+        for _, mask, _ in model_inputs(model, calibration):
+            samples += len(mask)
+            tokens += int(mask.sum())
+    rank = 0 if processes is None else processes.rank
+    with on_gpu(model):
+        windows = write(
+            model,
+            _ordinary_tokens(model),
+            window=round(tokens / max(samples, 1)),
+            samples=max(round(samples * share / (1.0 - share)), 1),
+            seed=seed + rank,
+        )
+    return make_loader(windows, _AT_ONCE)
+
+
+def _ordinary_tokens(model: nn.Module) -> set[int]:
+    """All tokens but those that the configs call special: a modifier sees no tokenizer."""
+    special: set[int] = set()
+    for config in (model.config, getattr(model, "generation_config", None)):
+        for name in _SPECIAL:
+            ids = getattr(config, name, None)
+            special.update(ids if isinstance(ids, list | tuple) else [ids])
+    return set(range(model.get_input_embeddings().num_embeddings)) - special
+
+
+@torch.no_grad()
+def inner_moments(
+    model: nn.Module, batches: Batches, blocks: Sequence[MLPBlock]
+) -> dict[int, Moments]:
+    """Layer -> moments of its inner activations over all tokens, on the device of its weights.
+
+    Args:
+        model: dense, in memory.
+        batches: without padding.
+        blocks: which MLPs are measured.
+    """
+    homes = {block.index: block.down.weight.device for block in blocks}
+    with on_gpu(model, besides=sum(8 * block.width**2 for block in blocks)):
+        found = {b.index: Moments(b.width, b.down.weight.device) for b in blocks}
+        hooks = [
+            b.down.register_forward_pre_hook(
+                lambda module, args, i=b.index: found[i].add(args[0].flatten(0, -2))
+            )
+            for b in blocks
+        ]
+        try:
+            for ids, mask, _ in model_inputs(model, batches):
+                model(input_ids=ids, attention_mask=mask)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return {index: moments.to(homes[index]) for index, moments in found.items()}
