@@ -31,6 +31,9 @@ MODELS = {
     "deep": "LLaMA, 10 layers of width 320, 5.5M parameters",
     "ungated": "GPT-NeoX, ungated, 6 layers of width 1024, 5.8M parameters",
 }
+# The second and third as they were trained once in bfloat16 (`--autocast`): all peers, three seeds,
+# but none of the recipes that let the model write.
+BEFORE = {f"{name}-bf16": f"{MODELS[name]}, other weights" for name in ("deep", "ungated")}
 SETTINGS = tuple(product(MODELS, TEXTS, RATIOS))
 CONTROL = "random"  # how their names begin
 # networks; random numbers in their place
@@ -69,9 +72,10 @@ def page(rows: list[Row]) -> str:
     parts = [_INTRODUCTION, "## The geometric mean of all\n", _overview(cells)]
     parts += ["## How far behind the first\n", _behind_the_first(cells)]
     parts += ["## Networks, and random numbers in their place\n", _against_control(cells)]
-    for model, what in MODELS.items():
+    for model, what in (MODELS | BEFORE).items():
         parts += [f"## {model}: {what}\n", _of_model(model, cells), _in_domain(model, cells, dense)]
-        parts += [_share_of_flap(model, cells)]
+        if model in MODELS:
+            parts += [_share_of_flap(model, cells)]
     return "\n".join(parts)
 
 
@@ -139,9 +143,10 @@ def _against_control(cells: dict) -> str:
     lines = [
         [f"{model}, {title}", f"`{name}`"]
         + [_gm(cells.get((f"{model}-{text}", name, ratio), {})) for ratio in RATIOS]
-        for model in MODELS
+        for model in MODELS | BEFORE
         for text, title in TEXTS.items()
         for name in WITH_CONTROL
+        if any(cells.get((f"{model}-{text}", name, ratio)) for ratio in RATIOS)
     ]
     header = ["model, calibration", "method", *(f"{100 * ratio:.0f}%" for ratio in RATIOS)]
     return _table(header, lines)

@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from funcnet_plugin import own_text
 from funcnet_plugin.adapters import bind
+from funcnet_plugin.calibration import make_loader
 from funcnet_plugin.errors import RecipeError
-from funcnet_plugin.hosts.own_calibration import inner_moments, own_batches
+from funcnet_plugin.hosts import own_calibration
+from funcnet_plugin.hosts.own_calibration import inner_moments, own_moments
 from funcnet_plugin.pruning.compensation import least_squares_repair
 from tests.conftest import make_llama
 from tests.families import FAMILIES
@@ -21,24 +24,43 @@ FIELDS = {
 }
 
 
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.75])
-def test_windows_are_as_many_and_as_long_as_the_share_asks(texts, share):
-    model = make_llama()
-    batches = list(own_batches(model, loader(texts, samples=12, window=30), share, 0, None))
-    ids = torch.cat([batch["input_ids"] for batch in batches])
-    assert ids.shape == (round(12 * share / (1 - share)), 30)
-    assert not {0, 1, 2} & set(ids.flatten().tolist())  # padding, begin, end
-    again = own_batches(model, loader(texts, samples=12, window=30), share, 0, None)
-    assert torch.equal(torch.cat([batch["input_ids"] for batch in again]), ids)
+@pytest.fixture
+def written(monkeypatch):
+    """What a model was asked to write, and what it wrote."""
+    found = []
+
+    def write(network, ordinary, **asked):
+        found.append((asked, own_text.write(network, ordinary, **asked)))
+        return found[-1][1]
+
+    monkeypatch.setattr(own_calibration, "write", write)
+    return found
 
 
-def test_padding_does_not_make_windows_longer(texts):
+def test_windows_are_as_long_as_the_samples_without_their_padding(texts, written):
+    model, blocks = make_llama(), bind(make_llama()).blocks
     padded = [
         {key: torch.cat([value, torch.zeros_like(value)], 1) for key, value in batch.items()}
         for batch in loader(texts, samples=4, window=20)
     ]
-    (batch,) = own_batches(make_llama(), padded, 0.5, 0, None)
-    assert batch["input_ids"].shape == (4, 20)
+    own_moments(model, padded, blocks, share=0.5, seed=0, processes=None)
+    (asked, windows) = written[0]
+    assert asked["samples"] == 12 and asked["window"] == 20 and {len(w) for w in windows} == {20}
+    assert not {0, 1, 2} & {token for w in windows for token in w}  # padding, begin, end
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.75])
+def test_the_share_is_that_of_the_tokens(texts, written, share):
+    model = make_llama()
+    blocks = bind(model).blocks
+    found = own_moments(
+        model, loader(texts, samples=6, window=30), blocks, share=share, seed=0, processes=None
+    )
+    windows = make_loader(written[0][1])
+    for index, moments in inner_moments(model, windows, blocks).items():
+        assert found[index].count == round(180 * share / (1 - share))
+        torch.testing.assert_close(found[index].second, moments.second)
+        torch.testing.assert_close(found[index].mean, moments.mean)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -62,18 +84,19 @@ def test_inner_moments_are_of_what_enters_the_down_projection(family, texts):
 
 
 def test_the_repair_fits_both_texts(fresh, texts):
-    """The down projection of every layer is the one that least squares gives on the calibration
-    windows and the written ones together."""
+    """The down projection of every layer is the one that least squares gives on the mean of the
+    calibration windows' moments and the written ones'."""
     text = recipe("WidthPruningModifier", own_text=0.5, **FIELDS)
     dense, pruned = fresh(), run(fresh(), texts, text)
-    together = [*loader(texts), *own_batches(dense, loader(texts), 0.5, 0, None)]
-    moments = inner_moments(dense, together, bind(dense).blocks)
+    blocks = bind(dense).blocks
+    own = own_moments(dense, loader(texts), blocks, share=0.5, seed=0, processes=None)
+    given = inner_moments(dense, loader(texts), blocks)
     for before, after in zip(bind(dense).blocks, bind(pruned).blocks, strict=True):
         rows = [
             next(i for i, old in enumerate(before.up.weight) if torch.equal(old, row))
             for row in after.up.weight
         ]
-        second = moments[before.index].second
+        second = 0.5 * (own[before.index].second + given[before.index].second)
         expected = least_squares_repair(before.down.weight, second, torch.tensor(rows), 0.02)
         torch.testing.assert_close(
             after.down.weight.double(), expected, rtol=1e-3, atol=1e-4, check_dtype=False
@@ -101,3 +124,9 @@ def test_layers_measured_one_after_another_are_refused(fresh, texts):
     text = recipe("WidthPruningModifier", scorer="effect", own_text=0.5)
     with pytest.raises(RecipeError, match=r"own_text is measured on the dense model.*threshold"):
         run(fresh(), texts, text)
+
+
+def test_a_share_that_nothing_looks_at_is_refused(fresh, texts):
+    fields = {"scorer": "random", "allocation": "threshold", "compensation": "none"}
+    with pytest.raises(RecipeError, match="own_text is for scorers that look at activations and"):
+        run(fresh(), texts, recipe("WidthPruningModifier", own_text=0.5, **fields))

@@ -338,7 +338,7 @@ def test_weights_keep_the_gradients_of_the_text_beside_a_true_fisher(texts):
     wanted = [get_scorers()[name] for name in ("taylor", "surgeon")]
 
     def found(drawn_by):
-        return gradients_for(wanted, model, lambda: loader(texts), blocks, None, drawn_by=drawn_by)
+        return gradients_for(wanted, model, loader(texts), blocks, drawn_by=drawn_by)
 
     text, drawn = found(None), found(0)
     for i in range(3):

@@ -42,8 +42,13 @@ METHODS: dict[str, Recipe] = {
     "random-or-effect": _peer("random", union_with="effect"),
     "random-or-loss_effect": _peer("random", union_with="loss_effect"),
     "random-or-surgeon": _peer("random", union_with="surgeon", token_share=0.003),
+    # what the recipes called best are without the model's own text and labels
+    "surgeon-vocabulary": _peer("surgeon", token_share=0.003),
+    "networks-vocabulary": override(
+        load_recipe(recipe_path("ica_prune_best")), {"own_text": 0.0, "fisher_labels": "text"}
+    ),
     "random-or-best": _peer(
-        "random", union_with="surgeon", token_share=0.003, own_text=0.5, fisher_labels="model"
+        "random", union_with="surgeon", token_share=0.003, own_text=0.4, fisher_labels="model"
     ),
     "effect-uniform": _width(scorer="effect"),
     "random-or-effect-uniform": _width(scorer="random", union_with="effect", token_share=0.003),

@@ -4,14 +4,13 @@ calibrated one by one, and each layer's own moments after it."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.hosts.gradients import gradients_for
-from funcnet_plugin.hosts.own_calibration import inner_moments, own_batches
+from funcnet_plugin.hosts.own_calibration import own_moments
 from funcnet_plugin.pruning.compensation import Moments
 from funcnet_plugin.pruning.processes import Processes
 from funcnet_plugin.pruning.scorers import LayerEvidence, LossGradients, Scorer
@@ -48,15 +47,14 @@ class Evidence:
         self._scorers, self._seed, self._with_moments = scorers, seed, moments
         self._own: dict[int, Moments] = {}
         self._unseen: Tensor | None = None  # of the first layer: what `token_share` adds
-        batches: list[Iterable[dict[str, Any]]] = [calibration]
-        if own_text and blocks:
-            batches.append(own_batches(model, calibration, own_text, seed, processes))
-            if moments:
-                self._own = inner_moments(model, batches[1], blocks)
+        if own_text and moments and blocks:
+            self._own = own_moments(
+                model, calibration, blocks, share=own_text, seed=seed, processes=processes
+            )
         self._gradients: dict[int, LossGradients] = gradients_for(
             scorers,
             model,
-            lambda: chain(*batches),
+            calibration,
             blocks,
             processes,
             drawn_by=seed if fisher_labels == "model" else None,

@@ -26,16 +26,15 @@ from funcnet_plugin.pruning.whole_model import model_inputs, on_gpu
 def gradients_for(
     scorers: Sequence[Scorer],
     model: nn.Module,
-    batches: Callable[[], Iterable[dict[str, Any]]],
+    calibration: Iterable[dict[str, Any]],
     blocks: Sequence[MLPBlock],
-    processes: Processes | None,
+    processes: Processes | None = None,
     *,
-    drawn_by: int | None,
+    drawn_by: int | None = None,
 ) -> dict[int, LossGradients]:
     """What these scorers need of `loss_gradients`; empty if that is nothing.
 
     Args:
-        batches: as `loss_gradients` reads them, from the beginning at each call.
         drawn_by: see there, of the gradients of outputs; those of weights are of the text's labels.
     """
     of_weights = any(scorer.needs_gradients for scorer in scorers)
@@ -44,11 +43,13 @@ def gradients_for(
         return {}
     if drawn_by is None or not of_outputs:
         return loss_gradients(
-            model, batches(), blocks, processes, of_weights=of_weights, of_outputs=of_outputs
+            model, calibration, blocks, processes, of_weights=of_weights, of_outputs=of_outputs
         )
-    found = loss_gradients(model, batches(), blocks, processes, of_weights=False, drawn_by=drawn_by)
+    found = loss_gradients(
+        model, calibration, blocks, processes, of_weights=False, drawn_by=drawn_by
+    )
     if of_weights:
-        text = loss_gradients(model, batches(), blocks, processes, of_outputs=False)
+        text = loss_gradients(model, calibration, blocks, processes, of_outputs=False)
         found = {i: replace(text[i], output_second=found[i].output_second) for i in found}
     return found
 

@@ -1,7 +1,8 @@
 """Calibration on what the model writes by itself, beside the calibration data.
 
 What it writes is measured before the run, on the dense model, in passes through the whole of it. So
-this is for runs that cut nothing before every layer is measured.
+this is for runs that cut nothing before every layer is measured. Only activations are measured: the
+loss's gradients on calibration data serve as well (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -20,24 +21,34 @@ from funcnet_plugin.pruning.processes import Processes
 from funcnet_plugin.pruning.whole_model import model_inputs, on_gpu
 
 Batches = Iterable[dict[str, Any]]
+# Windows written for every calibration sample, whatever their weight: with fewer, how much there is
+# of the rarer kinds of text is chance.
+_PER_SAMPLE = 3
 _AT_ONCE = 8  # windows per pass
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def own_batches(
-    model: nn.Module, calibration: Batches, share: float, seed: int, processes: Processes | None
-) -> Batches:
-    """Windows that the model writes, as many and as long as the share asks for.
+def own_moments(
+    model: nn.Module,
+    calibration: Batches,
+    blocks: Sequence[MLPBlock],
+    *,
+    share: float,
+    seed: int,
+    processes: Processes | None,
+) -> dict[int, Moments]:
+    """Layer -> moments of its inner activations on text that the model writes.
+
+    Windows are as long as the calibration samples are on average; with several processes each
+    writes and measures some for its own samples.
 
     Args:
         model: dense, in memory.
-        calibration: batches as the run reads them; read once here. With several processes each
-            writes its share to its own samples.
-        share: of all windows, in (0, 1).
+        calibration: batches as the run reads them; read once here.
+        blocks: which MLPs are measured.
+        share: of own text once the calibration tokens are added, in (0, 1): the moments count for
+            so many tokens.
         seed: of what is written.
-
-    Returns:
-        batches as `calibration` has them; windows are as long as its samples are on average.
 
     Raises:
         CalibrationError: samples of one token.
@@ -53,10 +64,12 @@ def own_batches(
             model,
             _ordinary_tokens(model),
             window=round(tokens / max(samples, 1)),
-            samples=max(round(samples * share / (1.0 - share)), 1),
+            samples=_PER_SAMPLE * samples,
             seed=seed + rank,
         )
-    return make_loader(windows, _AT_ONCE)
+    found = inner_moments(model, make_loader(windows, _AT_ONCE), blocks)
+    weight = tokens * share / (1.0 - share)
+    return {index: moments.counted_as(round(weight)) for index, moments in found.items()}
 
 
 def _ordinary_tokens(model: nn.Module) -> set[int]:

@@ -68,10 +68,10 @@ class WidthPruningModifier(PlainErrors, Modifier):
     :param fisher_labels: the next tokens at which `loss_effect` and `surgeon` take the loss's
         curvature: those of the `text` (the empirical Fisher information), or of the `model`, drawn
         from its own predictions (the true one).
-    :param own_text: share of the calibration that the model writes itself, in [0, 1): so many
-        windows besides the calibration data, as long as its samples. Scorers of activations and of
-        the loss, and the repair, see both; networks see the calibration data alone. It is measured
-        on the dense model, so it needs all layers to be measured before the cut.
+    :param own_text: share of the calibration that the model writes itself, in [0, 1). Scorers of
+        activations and the repair see that text beside the calibration data; gradients and networks
+        are of the calibration data alone. It is measured on the dense model, so it needs all layers
+        to be measured before the cut.
     :param allocation: `uniform`, the same width in every layer, decided layer by layer; or
         `threshold`, one cut over all layers, decided when all are measured (on the dense model).
     :param align: kept widths are multiples of this; 128 suits quantization groups and GPU kernels.
@@ -138,7 +138,8 @@ class WidthPruningModifier(PlainErrors, Modifier):
         self._scorers = checks.find_scorers(
             self._scorer_names(), self.token_share, self.fisher_labels
         )
-        checks.check_own_text(self.own_text, self.waits_for_all_layers())
+        moments = self.compensation != "none" or any(s.needs_moments for s in self._scorers)
+        checks.check_own_text(self.own_text, self.waits_for_all_layers(), moments)
         self._plan = plan = WidthPlan(
             model,
             ratio=self.pruning_ratio,
@@ -169,8 +170,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
             todo = [block for block in todo if not self._record.finished(block)]
         self._evidence = Evidence(
             model, calibration, todo, self._scorers, self._processes,
-            moments=self.compensation != "none" or any(s.needs_moments for s in self._scorers),
-            fisher_labels=self.fisher_labels, own_text=self.own_text, token_share=self.token_share,
+            moments=moments, fisher_labels=self.fisher_labels, own_text=self.own_text, token_share=self.token_share,
             seed=self.seed,
         )  # fmt: skip
         return True

@@ -67,6 +67,13 @@ class Moments:
         moved.load_state(self.state())
         return moved
 
+    def counted_as(self, count: int) -> Moments:
+        """The same means of so many tokens: what these weigh beside others."""
+        found = Moments(len(self._sum), self._sum.device)
+        factor = count / max(self.count, 1)
+        found.count, found._sum, found._total = count, self._sum * factor, self._gram * factor
+        return found
+
     def with_own_activity(self, extra: Tensor) -> Moments:
         """Of neurons that act by themselves too, besides what was seen.
 
