@@ -170,8 +170,8 @@ class WidthPruningModifier(PlainErrors, Modifier):
             todo = [block for block in todo if not self._record.finished(block)]
         self._evidence = Evidence(
             model, calibration, todo, self._scorers, self._processes,
-            moments=moments, fisher_labels=self.fisher_labels, own_text=self.own_text, token_share=self.token_share,
-            seed=self.seed,
+            moments=moments, fisher_labels=self.fisher_labels, own_text=self.own_text,
+            token_share=self.token_share, seed=self.seed,
         )  # fmt: skip
         return True
 
