@@ -31,7 +31,8 @@ class LossGradients:
         weights: of each of `block.projections`' weights, (out, in), mean over batches.
         output_second: (hidden, hidden), float64: E[g g'], g the gradient of the summed loss by the
             MLP's output at one token: how much the loss bends in which direction of the output (the
-            gradient side of K-FAC, arXiv 1503.05671).
+            gradient side of K-FAC, arXiv 1503.05671). Labels are the text's, or drawn from the
+            model, as the recipe's `fisher_labels` says.
     """
 
     weights: tuple[Tensor, ...] | None = None
