@@ -223,6 +223,8 @@ def _gm_and_worst(seeds: Seeds) -> str:
 
 
 def _first_of(found: dict[str, float]) -> str:
+    if not found:
+        return "-"
     name = min(found, key=found.__getitem__)
     return f"{found[name]:.3f} `{name}`"
 
