@@ -97,8 +97,8 @@ def white():
 @pytest.mark.parametrize("contrast", ["cube", "logcosh", "exp"])
 def test_on_real_signals_the_solver_is_scikit_learns_from_the_same_start(white, contrast):
     """The same steps, as far as rounding lets two programs go together: ours after ten is
-    the best of theirs. And where the iteration turns chaotic (by step 50, differently on every kind of
-    processor), a contrast that is not worse on average by more than the starts scatter."""
+    the best of theirs. And where the iteration turns chaotic (by step 50, and differently on
+    every kind of processor), a contrast that is not worse by more than the starts scatter."""
 
     def start(i: int) -> torch.Tensor:
         return initial_unmixing(32, seed=0, start=i)
