@@ -30,6 +30,7 @@ MAIN = (
 OTHERS = (
     "deployable", "effect", "wanda_sp", "obs", "magnitude", "random",
     "random-or-effect", "random-or-effect-uniform", "shortgpt", "shortened_llama", "slicegpt",
+    "surgeon-vocabulary", "networks-vocabulary",
 )  # fmt: skip
 
 

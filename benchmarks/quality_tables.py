@@ -246,12 +246,12 @@ kept widths are multiples of 32; four ICA starts. What cuts neurons is repaired 
 unless it says otherwise. A seed decides which windows calibrate, in which order, and all random
 numbers. What each method is: `funcnet_plugin/compare/methods.py`.
 
-`best` and `random-or-best` let the model write besides (`own_text`), whatever text calibrates; no
-other method does. `best-without-own-text` is what to take where the calibration text shows all that
-the model is for. These three, and everything on `deep` and `ungated`, were measured with
-checkpoints stored in float32, the other rows with bfloat16. `deep` and `ungated` are made by
-`scripts/train_reference_models.py`, 1500 and 1000 steps on the four texts; their `-bf16` kin were
-trained with `--autocast`, 1500 steps, and measured before the model wrote anything.
+`best` and its control `random-or-best` let the model write besides (`own_text`), whatever text
+calibrates; no other method on this page does. `best-without-own-text` is what to take where the
+calibration text shows all that the model is for. These three, and everything on `deep` and
+`ungated`, were measured with checkpoints stored in float32, the other rows with bfloat16. `deep`
+and `ungated` are made by `scripts/train_reference_models.py`, 1500 and 1000 steps on the four
+texts; their `-bf16` kin were trained with `--autocast`, 1500 steps, and measured before that.
 """
 
 

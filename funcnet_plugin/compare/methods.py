@@ -17,6 +17,11 @@ def _width(**fields: Any) -> Recipe:
     return _recipe("WidthPruningModifier", **fields)
 
 
+def _like(recipe: str, **fields: Any) -> Recipe:
+    """A packaged recipe with some fields changed."""
+    return override(load_recipe(recipe_path(recipe)), fields)
+
+
 def _peer(scorer: str, **fields: Any) -> Recipe:
     return _width(scorer=scorer, allocation="threshold", **fields)
 
@@ -25,9 +30,12 @@ def _peer(scorer: str, **fields: Any) -> Recipe:
 METHODS: dict[str, Recipe] = {
     "deployable": load_recipe(recipe_path("ica_prune")),
     "best": load_recipe(recipe_path("prune_best")),
-    "best-without-own-text": override(load_recipe(recipe_path("prune_best")), {"own_text": 0.0}),
     "networks": load_recipe(recipe_path("ica_prune_best")),
     "paper": load_recipe(recipe_path("ica_prune_paper")),
+    # best, with nothing but the data; with neither own text nor labels that the model draws
+    "best-without-own-text": _like("prune_best", own_text=0.0),
+    "surgeon-vocabulary": _like("prune_best", own_text=0.0, fisher_labels="text"),
+    "networks-vocabulary": _like("ica_prune_best", own_text=0.0, fisher_labels="text"),
     # FLAP as published: WIFV standardised per layer, one cut, the bias
     "flap": _peer("flap", compensation="bias"),
     "effect": _peer("effect"),
@@ -39,17 +47,10 @@ METHODS: dict[str, Recipe] = {
     "magnitude": _width(scorer="magnitude"),
     # the controls that every claim must beat
     "random": _width(scorer="random"),
+    "random-or-best": _like("prune_best", scorer="random", union_with="surgeon"),
     "random-or-effect": _peer("random", union_with="effect"),
     "random-or-loss_effect": _peer("random", union_with="loss_effect"),
     "random-or-surgeon": _peer("random", union_with="surgeon", token_share=0.003),
-    # what the recipes called best are without the model's own text and labels
-    "surgeon-vocabulary": _peer("surgeon", token_share=0.003),
-    "networks-vocabulary": override(
-        load_recipe(recipe_path("ica_prune_best")), {"own_text": 0.0, "fisher_labels": "text"}
-    ),
-    "random-or-best": _peer(
-        "random", union_with="surgeon", token_share=0.003, own_text=0.4, fisher_labels="model"
-    ),
     "effect-uniform": _width(scorer="effect"),
     "random-or-effect-uniform": _width(scorer="random", union_with="effect", token_share=0.003),
     # peers that cut something else than neurons, unrepaired as published
