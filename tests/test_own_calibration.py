@@ -79,7 +79,7 @@ def test_inner_moments_are_of_what_enters_the_down_projection(family, texts):
     h = torch.cat(seen).double()
     found = inner_moments(model, batches, [block])[block.index]
     second = h.T @ h / 27
-    scale = second.diagonal().sqrt()  # products are float32: where they cancel, errors have its size
+    scale = second.diagonal().sqrt()  # products are float32, so where they cancel errors do not
     assert ((found.second - second).abs() <= 1e-4 * torch.outer(scale, scale)).all()
     assert ((found.mean - h.mean(0)).abs() <= 1e-4 * scale).all()
     assert found.count == 27 and not block.down._forward_pre_hooks
