@@ -8,7 +8,7 @@ from funcnet_plugin.adapters import bind
 from funcnet_plugin.calibration import make_loader
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.hosts import own_calibration
-from funcnet_plugin.hosts.own_calibration import inner_moments, own_moments
+from funcnet_plugin.hosts.own_calibration import inner_moments, own_moments, own_windows
 from funcnet_plugin.pruning.compensation import least_squares_repair
 from tests.conftest import make_llama
 from tests.families import FAMILIES
@@ -38,26 +38,25 @@ def written(monkeypatch):
 
 
 def test_windows_are_as_long_as_the_samples_without_their_padding(texts, written):
-    model, blocks = make_llama(), bind(make_llama()).blocks
+    model = make_llama()
     padded = [
         {key: torch.cat([value, torch.zeros_like(value)], 1) for key, value in batch.items()}
         for batch in loader(texts, samples=4, window=20)
     ]
-    own_moments(model, padded, blocks, share=0.5, seed=0, processes=None)
+    found = own_windows(model, padded, seed=0)
     (asked, windows) = written[0]
-    assert asked["samples"] == 12 and asked["window"] == 20 and {len(w) for w in windows} == {20}
+    assert asked["samples"] == 12 and asked["window"] == 20 and found.shape == (12, 20)
+    assert found.tolist() == windows
     assert not {0, 1, 2} & {token for w in windows for token in w}  # padding, begin, end
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.75])
-def test_the_share_is_that_of_the_tokens(texts, written, share):
+def test_the_share_is_that_of_the_tokens(texts, share):
     model = make_llama()
-    blocks = bind(model).blocks
-    found = own_moments(
-        model, loader(texts, samples=6, window=30), blocks, share=share, seed=0, processes=None
-    )
-    windows = make_loader(written[0][1])
-    for index, moments in inner_moments(model, windows, blocks).items():
+    blocks, data = bind(model).blocks, loader(texts, samples=6, window=30)
+    windows = own_windows(model, data, seed=0)
+    found = own_moments(model, data, windows, blocks, share)
+    for index, moments in inner_moments(model, make_loader(windows.tolist()), blocks).items():
         assert found[index].count == round(180 * share / (1 - share))
         torch.testing.assert_close(found[index].second, moments.second)
         torch.testing.assert_close(found[index].mean, moments.mean)
@@ -91,7 +90,8 @@ def test_the_repair_fits_both_texts(fresh, texts):
     text = recipe("WidthPruningModifier", own_text=0.5, **FIELDS)
     dense, pruned = fresh(), run(fresh(), texts, text)
     blocks = bind(dense).blocks
-    own = own_moments(dense, loader(texts), blocks, share=0.5, seed=0, processes=None)
+    windows = own_windows(dense, loader(texts), seed=0)
+    own = own_moments(dense, loader(texts), windows, blocks, 0.5)
     given = inner_moments(dense, loader(texts), blocks)
     for before, after in zip(bind(dense).blocks, bind(pruned).blocks, strict=True):
         rows = [

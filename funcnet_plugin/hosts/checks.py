@@ -198,8 +198,21 @@ def check_own_text(share: float, waits_for_all_layers: bool, looked_at: bool) ->
     if share and not waits_for_all_layers:
         raise RecipeError(
             "own_text is measured on the dense model, and this recipe measures every layer on the "
-            "model as it is pruned by then; set allocation: threshold, or give the model's text as "
-            "data (funcnet prune --data self)."
+            "model as it is pruned by then; set allocation: threshold or compensation: "
+            "residual_least_squares, or give the model's text as data (funcnet prune --data self)."
+        )
+
+
+def check_residual(ridge: float | str) -> None:
+    """`compensation: residual_least_squares` fits with one ridge.
+
+    Raises:
+        RecipeError: the ridge is to be chosen per layer.
+    """
+    if ridge == "auto":
+        raise RecipeError(
+            "ridge: auto is for compensation: least_squares; give a number, such as 0.02, with "
+            "residual_least_squares."
         )
 
 

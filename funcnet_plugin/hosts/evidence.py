@@ -27,6 +27,7 @@ class Evidence:
         scorers: of the run.
         processes: others that read other samples.
         moments: whether moments of inner activations are needed at all.
+        own_windows: what the model wrote; None where `own_text` is 0.
         fisher_labels, own_text, token_share, seed: see `WidthPruningModifier`.
     """
 
@@ -41,16 +42,15 @@ class Evidence:
         moments: bool,
         fisher_labels: str,
         own_text: float,
+        own_windows: Tensor | None,
         token_share: float,
         seed: int,
     ) -> None:
         self._scorers, self._seed, self._with_moments = scorers, seed, moments
         self._own: dict[int, Moments] = {}
         self._unseen: Tensor | None = None  # of the first layer: what `token_share` adds
-        if own_text and moments and blocks:
-            self._own = own_moments(
-                model, calibration, blocks, share=own_text, seed=seed, processes=processes
-            )
+        if own_windows is not None and moments and blocks:
+            self._own = own_moments(model, calibration, own_windows, blocks, own_text)
         self._gradients: dict[int, LossGradients] = gradients_for(
             scorers,
             model,

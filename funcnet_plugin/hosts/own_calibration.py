@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.calibration import make_loader
+from funcnet_plugin.hosts.resume import Record
 from funcnet_plugin.own_text import write
 from funcnet_plugin.pruning.compensation import Moments
 from funcnet_plugin.pruning.processes import Processes
@@ -23,53 +24,90 @@ from funcnet_plugin.pruning.whole_model import model_inputs, on_gpu
 Batches = Iterable[dict[str, Any]]
 # Windows written for every calibration sample, whatever their weight: with fewer, how much there is
 # of the rarer kinds of text is chance.
-_PER_SAMPLE = 3
+PER_SAMPLE = 3
 _AT_ONCE = 8  # windows per pass
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def own_moments(
+def own_windows(
     model: nn.Module,
     calibration: Batches,
-    blocks: Sequence[MLPBlock],
-    *,
-    share: float,
     seed: int,
-    processes: Processes | None,
-) -> dict[int, Moments]:
-    """Layer -> moments of its inner activations on text that the model writes.
+    processes: Processes | None = None,
+    record: Record | None = None,
+) -> Tensor:
+    """What the model writes for a run; what an interrupted one wrote is taken over.
 
     Windows are as long as the calibration samples are on average; with several processes each
-    writes and measures some for its own samples.
+    writes some for its own samples.
 
     Args:
         model: dense, in memory.
         calibration: batches as the run reads them; read once here.
-        blocks: which MLPs are measured.
-        share: of own text once the calibration tokens are added, in (0, 1): the moments count for
-            so many tokens.
         seed: of what is written.
+        record: of the run.
+
+    Returns:
+        (n_windows, window), int64.
 
     Raises:
         CalibrationError: samples of one token.
     """
-    samples = tokens = 0
-    with torch.random.fork_rng(devices=[]):
-        for _, mask, _ in model_inputs(model, calibration):
-            samples += len(mask)
-            tokens += int(mask.sum())
+    found = None if record is None else record.own_text()
+    if found is not None:
+        return found
+    samples, tokens = _size(model, calibration)
     rank = 0 if processes is None else processes.rank
     with on_gpu(model):
         windows = write(
             model,
             _ordinary_tokens(model),
             window=round(tokens / max(samples, 1)),
-            samples=_PER_SAMPLE * samples,
+            samples=PER_SAMPLE * samples,
             seed=seed + rank,
         )
-    found = inner_moments(model, make_loader(windows, _AT_ONCE), blocks)
+    found = torch.tensor(windows)
+    if record is not None:
+        record.save_own_text(found)
+    return found
+
+
+def own_batches(windows: Tensor) -> Batches:
+    """(n_windows, window) as calibration batches."""
+    return make_loader(windows.tolist(), _AT_ONCE)
+
+
+def own_moments(
+    model: nn.Module,
+    calibration: Batches,
+    windows: Tensor,
+    blocks: Sequence[MLPBlock],
+    share: float,
+) -> dict[int, Moments]:
+    """Layer -> moments of its inner activations on text that the model wrote.
+
+    Args:
+        model: dense, in memory.
+        calibration: batches as the run reads them; counted here.
+        windows: see `own_windows`.
+        blocks: which MLPs are measured.
+        share: of own text once the calibration tokens are added, in (0, 1): the moments count for
+            so many tokens.
+    """
+    _, tokens = _size(model, calibration)
+    found = inner_moments(model, own_batches(windows), blocks)
     weight = tokens * share / (1.0 - share)
     return {index: moments.counted_as(round(weight)) for index, moments in found.items()}
+
+
+def _size(model: nn.Module, calibration: Batches) -> tuple[int, int]:
+    """Samples and tokens, without padding."""
+    samples = tokens = 0
+    with torch.random.fork_rng(devices=[]):
+        for _, mask, _ in model_inputs(model, calibration):
+            samples += len(mask)
+            tokens += int(mask.sum())
+    return samples, tokens
 
 
 def _ordinary_tokens(model: nn.Module) -> set[int]:

@@ -27,6 +27,7 @@ from funcnet_plugin.pruning.surgery import add_down_bias, cut_neurons
 # Where all layers are measured on the dense model, what is measured does not depend on these.
 _OF_THE_CUT = ("pruning_ratio", "ratio_scope", "align")
 _NETWORKS = "networks"
+_OWN_TEXT = "own-text"
 
 
 class Record:
@@ -125,6 +126,15 @@ class Record:
             for key, tensor in tensors.items()
             if key.startswith("score/")
         }
+
+    def save_own_text(self, windows: Tensor) -> None:
+        """(n_windows, window) int64: what the model wrote."""
+        self._progress.save(_OWN_TEXT, {"windows": windows}, {})
+
+    def own_text(self) -> Tensor | None:
+        """What `save_own_text` saved, if it did."""
+        found = self._progress.load(_OWN_TEXT)
+        return None if found is None else found[0]["windows"]
 
     def save_networks(self, networks: GlobalNetworks) -> None:
         """Networks across layers, once they are found."""

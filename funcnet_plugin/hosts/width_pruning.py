@@ -30,8 +30,10 @@ from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.description import pruning_block
 from funcnet_plugin.hosts.evidence import Evidence
 from funcnet_plugin.hosts.fields import PlainErrors
+from funcnet_plugin.hosts.own_calibration import own_windows
 from funcnet_plugin.hosts.recorder import MLPRecorder
 from funcnet_plugin.hosts.requantize import renew_quantization
+from funcnet_plugin.hosts.residual_repair import ResidualRepair, plan_repair
 from funcnet_plugin.hosts.resume import Record
 from funcnet_plugin.hosts.sample_order import arrange
 from funcnet_plugin.hosts.width_plan import WidthPlan
@@ -79,7 +81,10 @@ class WidthPruningModifier(PlainErrors, Modifier):
     :param skip_last: layers left whole at the end.
     :param ignore: MLPs left whole, by module path (`model.layers.3.mlp`) or `re:` pattern.
     :param compensation: `none`, `bias` (the mean of what was cut; only where the architecture has
-        a bias there), or `least_squares`.
+        a bias there), `least_squares`, or `residual_least_squares`, which also makes up for what
+        the cut of earlier layers changed in the residual stream. That compares with the dense
+        model, so all layers are measured before any is cut, and it takes four passes more over the
+        calibration text; hidden states of all of it wait in memory, twice.
     :param ridge: regularisation of least squares, relative to the mean second moment; or `auto`,
         chosen for each layer on every eighth calibration sample, which that choice does not fit.
     :param resume_dir: a directory for what is finished; a run that finds its own there goes on
@@ -110,7 +115,9 @@ class WidthPruningModifier(PlainErrors, Modifier):
     skip_first: int = Field(default=0, ge=0)
     skip_last: int = Field(default=0, ge=0)
     ignore: list[str] = Field(default_factory=list)
-    compensation: Literal["none", "bias", "least_squares"] = "least_squares"
+    compensation: Literal["none", "bias", "least_squares", "residual_least_squares"] = (
+        "least_squares"
+    )
     ridge: Annotated[float, Field(gt=0.0)] | Literal["auto"] = 0.02
     resume_dir: str = ""
     seed: int = Field(default=0, ge=0)
@@ -125,10 +132,11 @@ class WidthPruningModifier(PlainErrors, Modifier):
     _evidence: Evidence = PrivateAttr()
     _processes: Processes | None = PrivateAttr(default=None)  # None: one process
     _record: Record | None = PrivateAttr(default=None)
+    _residual: ResidualRepair | None = PrivateAttr(default=None)
 
     def waits_for_all_layers(self) -> bool:
         """Whether all layers are measured, on the dense model, before any is cut."""
-        return self.allocation == "threshold"
+        return self.allocation == "threshold" or self.compensation == "residual_least_squares"
 
     # -- lifecycle ---------------------------------------------------------------------------
 
@@ -151,6 +159,8 @@ class WidthPruningModifier(PlainErrors, Modifier):
         )
         if self.compensation == "bias":
             checks.check_bias(plan.layout.adapter, plan.prunable)
+        if self.compensation == "residual_least_squares":
+            checks.check_residual(self.ridge)
         # the state holds a copy of the loader; the one that will be read comes as an argument
         calibration = kwargs.get("calib_data", state.data.calib)
         self._check_data(calibration)
@@ -168,10 +178,19 @@ class WidthPruningModifier(PlainErrors, Modifier):
         if self.resume_dir:
             self._record = Record(self, model, calibration)
             todo = [block for block in todo if not self._record.finished(block)]
+        residual = self.compensation == "residual_least_squares"
+        own = None
+        if self.own_text and (todo or residual):
+            own = own_windows(model, calibration, self.seed, self._processes, self._record)
+        if residual:
+            self._residual = plan_repair(
+                model, plan.layout.blocks, calibration, own,
+                own_text=self.own_text, ridge=self.ridge, processes=self._processes,
+            )  # fmt: skip
         self._evidence = Evidence(
             model, calibration, todo, self._scorers, self._processes,
             moments=moments, fisher_labels=self.fisher_labels, own_text=self.own_text,
-            token_share=self.token_share, seed=self.seed,
+            own_windows=own, token_share=self.token_share, seed=self.seed,
         )  # fmt: skip
         return True
 
@@ -226,8 +245,15 @@ class WidthPruningModifier(PlainErrors, Modifier):
                 self._plan.decide_by_threshold(combined)
             else:
                 combined = [self._combine([layer])[0] for layer in layers]
-            for block, score in zip(blocks, combined, strict=True):
-                self._prune(block, score)
+            cuts = {
+                block.index: partial(self._prune, block, score)
+                for block, score in zip(blocks, combined, strict=True)
+            }
+            if self._residual is not None:
+                self._residual.prune(state.model, self._plan.layout.blocks, cuts)
+            else:
+                for cut in cuts.values():
+                    cut()
         self._scores.clear()
 
     def on_finalize(self, state: State, **kwargs: Any) -> bool:

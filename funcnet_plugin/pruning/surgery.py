@@ -35,7 +35,7 @@ def cut_and_repair(
     Args:
         block: changed in place.
         keep: (n_kept,), int64, ascending.
-        compensation: "none", "bias" or "least_squares".
+        compensation: "none", "bias" or "least_squares"; "residual_least_squares" begins as that.
         moments: of the uncut MLP's inner activations; None for "none".
         ridge: see `least_squares_repair`.
         held_out: moments of some of the tokens, by which the ridge is chosen instead.
@@ -49,7 +49,7 @@ def cut_and_repair(
         bias = bias_repair(weight, moments.mean, keep)
         cut_neurons(block, keep)
         add_down_bias(block, bias)
-    elif compensation == "least_squares":
+    elif compensation in ("least_squares", "residual_least_squares"):
         if held_out is not None:
             ridge = choose_ridge(weight, moments, held_out, keep)
         repaired = least_squares_repair(weight, moments.second, keep, ridge)
@@ -125,6 +125,13 @@ def add_down_bias(block: MLPBlock, bias: Tensor) -> None:
     for module in block.inputs:
         if module.bias is None:
             _assign(module, "bias", module.weight.new_zeros(out_size(module)))
+
+
+@torch.no_grad()
+def change_down(block: MLPBlock, change: Tensor) -> None:
+    """Add `change`, (hidden, width), to the down projection."""
+    weight = oriented(block.down, block.down.weight)
+    _assign(block.down, "weight", oriented(block.down, weight.to(change) + change))
 
 
 def _assign(module: nn.Module, name: str, value: Tensor) -> None:

@@ -1,0 +1,68 @@
+"""Repair of the residual stream: least squares that also makes up for what earlier layers lost.
+
+`least_squares_repair` reproduces the output of one MLP. But the layers before it were cut too, so
+the hidden states that reach it are wrong already, and nothing makes up for that. With h the inner
+activations of the pruned MLP in the pruned model, and e what the hidden states after its layer lack
+of the dense model's, the down projection is changed by
+
+    D = E[e h'] (E[h h'] + lambda I)^-1,   lambda = ridge * mean diag E[h h'],
+
+layer after layer, so each sees what is left of the error of all before it. The target is that of
+GPTAQ (Li et al. 2025, arXiv 2504.02692), which corrects rounding with it; here nothing is rounded,
+and the least squares are solved at once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from funcnet_plugin.pruning.processes import Processes
+
+
+class ResidualFit:
+    """Streamed sums for one layer: products float32, sums float64.
+
+    Args:
+        width: neurons that were kept.
+        hidden: size of the residual stream.
+        gain: what a layer multiplies its MLP's output with before adding it to the stream.
+    """
+
+    def __init__(
+        self, width: int, hidden: int, gain: float = 1.0, device: torch.device | str = "cpu"
+    ) -> None:
+        self._gain = gain
+        self._second = torch.zeros(width, width, dtype=torch.float64, device=device)
+        self._cross = torch.zeros(hidden, width, dtype=torch.float64, device=device)
+
+    def add(self, h: Tensor, error: Tensor, weight: float = 1.0) -> None:
+        """Take tokens in.
+
+        Args:
+            h: (n_tokens, width), any floating dtype.
+            error: (n_tokens, hidden), of the residual stream: dense less pruned.
+            weight: of each token.
+        """
+        h, error = h.float(), error.float()
+        self._second += weight * (h.T @ h).double()
+        self._cross += weight * (error.T @ h).double()
+
+    def merge(self, processes: Processes) -> None:
+        """Take the tokens of the other processes in."""
+        self._second = processes.sum(self._second)
+        self._cross = processes.sum(self._cross)
+
+    def change(self, ridge: float) -> Tensor:
+        """(hidden, width), float64: what is added to the down projection.
+
+        Args:
+            ridge: relative regularisation, > 0; shrinks towards no change.
+        """
+        # tiny: a layer that was never active has nothing to solve, and no change
+        damping = max(
+            ridge * float(self._second.diagonal().mean()), torch.finfo(torch.float64).tiny
+        )
+        damped = self._second + damping * torch.eye(len(self._second)).to(self._second)
+        factor = torch.linalg.cholesky(damped)
+        return torch.cholesky_solve(self._cross.T, factor).T / self._gain
