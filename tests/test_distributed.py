@@ -41,6 +41,7 @@ def prepare(folder: Path, texts, fields) -> None:
     [
         ("loader", {"aggregate": "max", "compensation": "least_squares"}),
         ("offloaded", {"score": "union", "compensation": "least_squares"}),
+        ("loader", {"allocation": "threshold", "compensation": "residual_least_squares"}),
         ("shuffled", {"score": "union", "samples_per_group": 4}),
         ("longest", {"strategy": "global", "allocation": "threshold", "samples_per_group": 4}),
     ],

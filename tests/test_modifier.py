@@ -140,9 +140,12 @@ def test_nilearns_canica_can_be_chosen(fresh, texts):
     assert set(bind(model).widths) == {model.config.intermediate_size} != {48}
 
 
+@pytest.mark.parametrize("compensation", ["least_squares", "residual_least_squares"])
 @pytest.mark.parametrize("device", ["cpu", "disk"])
-def test_an_offloaded_model_is_pruned_like_one_in_memory(fresh, texts, tmp_path, device):
-    expected = run(fresh(), texts, recipe(compensation="least_squares"))
+def test_an_offloaded_model_is_pruned_like_one_in_memory(
+    fresh, texts, tmp_path, device, compensation
+):
+    expected = run(fresh(), texts, recipe(compensation=compensation))
     model = fresh()
     options = {"offload_dir": str(tmp_path / "cache")} if device == "disk" else {}
     (tmp_path / "cache").mkdir()
@@ -150,7 +153,7 @@ def test_an_offloaded_model_is_pruned_like_one_in_memory(fresh, texts, tmp_path,
         for module in layer.modules():
             if isinstance(module, torch.nn.Linear):
                 offload_module(module, "cpu", device, **options)
-    run(model, texts, recipe(compensation="least_squares"))
+    run(model, texts, recipe(compensation=compensation))
     assert torch.equal(logits(model), logits(expected))
     model.save_pretrained(tmp_path / "out")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")

@@ -8,7 +8,7 @@ from llmcompressor.core import active_session
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import CheckpointError
-from funcnet_plugin.hosts import gradients
+from funcnet_plugin.hosts import gradients, own_calibration
 from funcnet_plugin.hosts.functional_network import FunctionalNetworkModifier
 from funcnet_plugin.pruning.global_networks import GlobalNetworks
 from tests.hosting import as_dataset, loader, recipe, run
@@ -28,6 +28,12 @@ KINDS = {
         "fisher_labels": "model",
         "own_text": 0.25,
         "compensation": "least_squares",
+    },
+    "residual": {
+        "allocation": "threshold",
+        "score": "union",
+        "own_text": 0.25,
+        "compensation": "residual_least_squares",
     },
 }
 
@@ -145,7 +151,7 @@ def test_damaged_and_foreign_directories_are_named(fresh, texts, tmp_path, monke
         run(fresh(), texts, recipe(resume_dir=str(tmp_path / "mine")))
 
 
-@pytest.mark.parametrize("kind", ["one cut", "global", "gradients"])
+@pytest.mark.parametrize("kind", ["one cut", "global", "gradients", "residual"])
 def test_another_ratio_of_one_cut_measures_nothing_again(fresh, texts, tmp_path, monkeypatch, kind):
     other = {"pruning_ratio": 0.3, "align": 2, "ratio_scope": "mlp"}
     expected = run(fresh(), texts, recipe(**KINDS[kind] | other))
@@ -158,6 +164,7 @@ def test_another_ratio_of_one_cut_measures_nothing_again(fresh, texts, tmp_path,
     monkeypatch.setattr(FunctionalNetworkModifier, "_score", refuse)
     monkeypatch.setattr(GlobalNetworks, "_decompose", refuse)
     monkeypatch.setattr(gradients, "loss_gradients", refuse)
+    monkeypatch.setattr(own_calibration, "write", refuse)
     again = run(
         fresh(), texts, recipe(**KINDS[kind] | other, resume_dir=str(tmp_path / "progress"))
     )
