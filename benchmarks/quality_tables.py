@@ -283,8 +283,8 @@ texts; their `-bf16` kin were trained with `--autocast`, 1500 steps, and measure
 
 
 _RESIDUAL = """The same runs with `compensation: residual_least_squares`, which `prune_best` and
-`ica_prune_best` have: float32 checkpoints, one seed each. With own text it reads one written window
-for every calibration window.
+`ica_prune_best` have: checkpoints stored in float32, but for `surgeon` with `least_squares`
+(bfloat16). With own text it reads one written window for every calibration window.
 """
 
 
