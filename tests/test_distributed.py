@@ -41,7 +41,6 @@ def prepare(folder: Path, texts, fields) -> None:
     [
         ("loader", {"aggregate": "max", "compensation": "least_squares"}),
         ("offloaded", {"score": "union", "compensation": "least_squares"}),
-        ("loader", {"allocation": "threshold", "compensation": "residual_least_squares"}),
         ("shuffled", {"score": "union", "samples_per_group": 4}),
         ("longest", {"strategy": "global", "allocation": "threshold", "samples_per_group": 4}),
     ],
@@ -71,6 +70,12 @@ def test_fewer_groups_than_processes_are_refused(texts, tmp_path):
     prepare(tmp_path, texts, {"samples_per_group": 20})
     message = torchrun(tmp_path, "loader", fails=True)
     assert "20 samples make 1 groups of 20, too few for 2 processes" in message
+
+
+def test_repair_of_the_residual_stream_is_refused(texts, tmp_path):
+    prepare(tmp_path, texts, {"compensation": "residual_least_squares"})
+    message = torchrun(tmp_path, "loader", fails=True)
+    assert "residual_least_squares is for runs of one process; start one, or set" in message
 
 
 def test_whole_groups_go_around_and_the_rest_to_the_last():

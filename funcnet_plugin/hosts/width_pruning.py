@@ -167,6 +167,11 @@ class WidthPruningModifier(PlainErrors, Modifier):
         self._processes = arrange(calibration, self._samples_per_group(), self.seed)
         if self._processes is not None and self.resume_dir:
             raise RecipeError("resume_dir is for runs of one process; leave it out.")
+        if self._processes is not None and self.compensation == "residual_least_squares":
+            raise RecipeError(
+                "compensation: residual_least_squares is for runs of one process; start one, or set "
+                "compensation: least_squares."
+            )
         if self.allocation == "uniform":
             reached = plan.decide_uniform()
             logger.info(
@@ -185,7 +190,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
         if residual:
             self._residual = plan_repair(
                 model, plan.layout.blocks, calibration, own,
-                own_text=self.own_text, ridge=self.ridge, processes=self._processes,
+                own_text=self.own_text, ridge=self.ridge,
             )  # fmt: skip
         self._evidence = Evidence(
             model, calibration, todo, self._scorers, self._processes,
