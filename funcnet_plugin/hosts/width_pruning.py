@@ -169,8 +169,8 @@ class WidthPruningModifier(PlainErrors, Modifier):
             raise RecipeError("resume_dir is for runs of one process; leave it out.")
         if self._processes is not None and self.compensation == "residual_least_squares":
             raise RecipeError(
-                "compensation: residual_least_squares is for runs of one process; start one, or set "
-                "compensation: least_squares."
+                "compensation: residual_least_squares is for runs of one process; start one, or "
+                "set compensation: least_squares."
             )
         if self.allocation == "uniform":
             reached = plan.decide_uniform()
