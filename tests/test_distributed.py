@@ -31,7 +31,11 @@ def torchrun(folder: Path, kind: str, fails: bool = False) -> str:
 
 
 def prepare(folder: Path, texts, fields) -> None:
-    make_llama().save_pretrained(folder / "model")
+    model = make_llama(mlp_bias=fields.get("compensation") == "bias")
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.normal_(std=0.1)
+    model.save_pretrained(folder / "model")
     (folder / "cache").mkdir()
     (folder / "job.json").write_text(json.dumps({"texts": texts, "fields": fields}))
 
@@ -41,6 +45,9 @@ def prepare(folder: Path, texts, fields) -> None:
     [
         ("loader", {"aggregate": "max", "compensation": "least_squares"}),
         ("offloaded", {"score": "union", "compensation": "least_squares"}),
+        ("loader", {"allocation": "threshold", "compensation": "residual_least_squares"}),
+        ("offloaded", {"compensation": "residual_least_squares"}),
+        ("loader", {"compensation": "bias"}),
         ("shuffled", {"score": "union", "samples_per_group": 4}),
         ("longest", {"strategy": "global", "allocation": "threshold", "samples_per_group": 4}),
     ],
@@ -70,12 +77,6 @@ def test_fewer_groups_than_processes_are_refused(texts, tmp_path):
     prepare(tmp_path, texts, {"samples_per_group": 20})
     message = torchrun(tmp_path, "loader", fails=True)
     assert "20 samples make 1 groups of 20, too few for 2 processes" in message
-
-
-def test_repair_of_the_residual_stream_is_refused(texts, tmp_path):
-    prepare(tmp_path, texts, {"compensation": "residual_least_squares"})
-    message = torchrun(tmp_path, "loader", fails=True)
-    assert "residual_least_squares is for runs of one process; start one, or set" in message
 
 
 def test_whole_groups_go_around_and_the_rest_to_the_last():

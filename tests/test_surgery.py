@@ -3,7 +3,8 @@ import torch
 from compressed_tensors.offload import offload_module
 
 from funcnet_plugin.adapters import bind
-from funcnet_plugin.pruning.surgery import add_down_bias, cut_neurons
+from funcnet_plugin.pruning.compensation import Moments
+from funcnet_plugin.pruning.surgery import cut_and_repair, cut_neurons, set_down_bias
 from tests.conftest import make_llama
 
 KEEP = torch.tensor([0, 3, 4, 17, 30, 47])
@@ -50,10 +51,10 @@ def test_offloaded_modules_are_cut_where_they_lie(device, tmp_path):
     for linear in (block.gate, block.up, block.down):
         offload_module(linear, "cpu", device, **options)
     cut_neurons(block, KEEP)
-    add_down_bias(block, torch.arange(24.0))
+    set_down_bias(block, torch.arange(24.0))
     reference = bind(plain).blocks[0]
     cut_neurons(reference, KEEP)
-    add_down_bias(reference, torch.arange(24.0))
+    set_down_bias(reference, torch.arange(24.0))
     x = torch.randn(3, 24)
     assert torch.equal(block.mlp(x), reference.mlp(x))
     assert bind(offloaded).widths == [6, 48, 48]
@@ -76,7 +77,13 @@ def test_bias_is_added_once_more_on_top_of_an_existing_one():
     block = bind(make_llama()).blocks[0]
     x = torch.randn(3, 24)
     before = block.mlp(x)
-    add_down_bias(block, torch.ones(24))
-    add_down_bias(block, torch.ones(24))
-    assert torch.allclose(block.mlp(x), before + 2, atol=1e-6)
+    set_down_bias(block, torch.ones(24))
+    moments = Moments(48)
+    moments.add(torch.zeros(5, 48))
+    cut_and_repair(block, torch.arange(48), "bias", moments, 0.02)
+    assert torch.allclose(block.mlp(x), before + 1, atol=1e-6)
+    moments.add(torch.ones(5, 48))  # so every neuron gives 0.5 on average
+    expected = block.down.bias + 0.5 * block.down.weight[:, 6:].sum(1)
+    cut_and_repair(block, torch.arange(6), "bias", moments, 0.02)
+    torch.testing.assert_close(block.down.bias, expected)
     assert block.gate.bias.abs().max() == 0 == block.up.bias.abs().max()

@@ -1,13 +1,15 @@
-"""What a pruned model says about itself: the `functional_network` block of config.json."""
+"""What a pruned model says about itself, in memory and where it is saved."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llmcompressor.modifiers import Modifier
 from torch import nn
 
-from funcnet_plugin import __version__
+from funcnet_plugin import __version__, checkpoint
+from funcnet_plugin.adapters import ModelLayout
 
 
 def settings_of(modifier: Modifier) -> dict[str, Any]:
@@ -19,7 +21,7 @@ def settings_of(modifier: Modifier) -> dict[str, Any]:
 def pruning_block(
     modifier: Modifier, model: nn.Module, before: int, after: int, counted: int, **found: Any
 ) -> dict[str, Any]:
-    """The block's content.
+    """The content of the block `functional_network` of config.json.
 
     Args:
         modifier: with a field `pruning_ratio`.
@@ -38,3 +40,50 @@ def pruning_block(
         "parameters_after": after,
         **found,
     }
+
+
+def describe(
+    model: nn.Module,
+    block: dict[str, Any],
+    keys: Sequence[str],
+    kept: list[list[int] | None] | None = None,
+) -> None:
+    """Write the block into the config, and let what is saved later say what pruning changed.
+
+    Args:
+        block: see `pruning_block`.
+        keys: config attributes that pruning changed.
+        kept: see `checkpoint.patch_save_pretrained`.
+    """
+    setattr(model.config, checkpoint.BLOCK_KEY, block)
+    checkpoint.patch_save_pretrained(
+        model,
+        # the config when it is saved: saving may give the model another one (a quantized ChatGLM)
+        lambda: checkpoint.saved_keys(model.config, keys),
+        kept,
+    )
+
+
+def describe_widths(
+    model: nn.Module,
+    layout: ModelLayout,
+    block: dict[str, Any],
+    kept: dict[int, list[int]],
+    *,
+    biased: bool,
+) -> None:
+    """`describe`, of a model whose MLPs have other widths now.
+
+    Args:
+        layout: of the pruned model.
+        block: see `pruning_block`.
+        kept: layer -> its kept neurons in the source model, if it was cut.
+        biased: whether the repair gave the projections biases.
+    """
+    adapter = layout.adapter
+    checkpoint.set_widths(model.config, adapter.width_key, layout.widths)
+    keys = [adapter.width_key]
+    if biased and adapter.bias_key is not None:
+        setattr(model.config, adapter.bias_key, True)
+        keys.append(adapter.bias_key)
+    describe(model, block, keys, [kept.get(i) for i in range(len(layout.blocks))])

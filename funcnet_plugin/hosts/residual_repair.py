@@ -11,11 +11,12 @@ from loguru import logger
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import MLPBlock
-from funcnet_plugin.adapters.projection import out_size
+from funcnet_plugin.adapters.projection import oriented
 from funcnet_plugin.hosts.own_calibration import PER_SAMPLE, own_batches
+from funcnet_plugin.pruning.processes import Processes
 from funcnet_plugin.pruning.residual import ResidualFit
 from funcnet_plugin.pruning.streams import Streams, residual_gain
-from funcnet_plugin.pruning.surgery import change_down
+from funcnet_plugin.pruning.surgery import set_down
 
 Batches = Iterable[dict[str, Any]]
 
@@ -28,11 +29,13 @@ class ResidualRepair:
         texts: calibration batches, with their share of the whole.
         gain: see `residual_gain`.
         ridge: see `ResidualFit`.
+        processes: others that read other batches.
     """
 
     texts: Sequence[tuple[Batches, float]]
     gain: float
     ridge: float
+    processes: Processes | None
 
     @torch.no_grad()
     def prune(
@@ -50,22 +53,31 @@ class ResidualRepair:
         """
         logger.info("repairing the residual stream behind every pruned layer")
         with torch.random.fork_rng(devices=[]):
-            streams = [(Streams(model, blocks, batches), share) for batches, share in self.texts]
-        weights = [share / stream.n_tokens for stream, share in streams]
+            texts = [(Streams(model, blocks, batches), share) for batches, share in self.texts]
+        # with what each token of them counts
+        streams = {stream: share / self._total(stream.n_tokens) for stream, share in texts}
         for block in blocks:
-            for stream, _ in streams:
+            for stream in streams:
                 stream.pass_dense(block)
             if block.index in cuts:
                 cuts[block.index]()
-                fit = ResidualFit(
-                    block.width, out_size(block.down), self.gain, block.down.weight.device
-                )
-                for (stream, _), weight in zip(streams, weights, strict=True):
-                    for missing in stream.differences(block):
-                        fit.add(missing.h, missing.error, weight)
-                change_down(block, fit.change(self.ridge))
-            for stream, _ in streams:
+                self._repair(block, streams)
+            for stream in streams:
                 stream.pass_pruned(block)
+
+    def _repair(self, block: MLPBlock, streams: Mapping[Streams, float]) -> None:
+        # before `merge`, by which all processes have read it: they share one offloaded copy
+        weight = oriented(block.down, block.down.weight).to(torch.float64, copy=True)
+        fit = ResidualFit(*reversed(weight.shape), self.gain, weight.device)
+        for stream, of_token in streams.items():
+            for missing in stream.differences(block):
+                fit.add(missing.h, missing.error, of_token)
+        if self.processes is not None:
+            fit.merge(self.processes)
+        set_down(block, weight + fit.change(self.ridge))
+
+    def _total(self, n_tokens: int) -> int:
+        return n_tokens if self.processes is None else sum(self.processes.gather(n_tokens))
 
 
 def plan_repair(
@@ -76,6 +88,7 @@ def plan_repair(
     *,
     own_text: float,
     ridge: float,
+    processes: Processes | None,
 ) -> ResidualRepair | None:
     """The repair of a run; None, with a warning, for a model whose stream cannot be repaired.
 
@@ -85,6 +98,7 @@ def plan_repair(
         calibration: batches as the run reads them.
         own: (n_windows, window), what the model wrote, if anything.
         own_text, ridge: see `WidthPruningModifier`.
+        processes: others that read other samples.
     """
     with torch.random.fork_rng(devices=[]):
         gain = residual_gain(model, blocks, next(iter(calibration)))
@@ -99,4 +113,4 @@ def plan_repair(
     if own is not None:
         # one window per sample serves the repair as well as all of them, only choosing needs more
         texts.append((own_batches(own[::PER_SAMPLE]), own_text))
-    return ResidualRepair(texts, gain, ridge)
+    return ResidualRepair(texts, gain, ridge, processes)

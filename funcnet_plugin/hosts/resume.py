@@ -22,7 +22,7 @@ from funcnet_plugin.pruning.progress import (
     fingerprint_model,
     pruned_tensors,
 )
-from funcnet_plugin.pruning.surgery import add_down_bias, cut_neurons
+from funcnet_plugin.pruning.surgery import cut_neurons, set_down_bias
 
 # Where all layers are measured on the dense model, what is measured does not depend on these.
 _OF_THE_CUT = ("pruning_ratio", "ratio_scope", "align")
@@ -78,11 +78,8 @@ class Record:
         if keep is not None:
             with torch.no_grad():
                 cut_neurons(block, keep, tensors["down"])
-                if "down_bias" in tensors and block.down.bias is None:
-                    add_down_bias(block, tensors["down_bias"])
-                elif "down_bias" in tensors:
-                    change = tensors["down_bias"].to(block.down.bias) - block.down.bias
-                    add_down_bias(block, change)
+                if "down_bias" in tensors:
+                    set_down_bias(block, tensors["down_bias"])
         logger.info(f"layer {block.index}: taken over from the interrupted run")
         return facts["report"], keep
 

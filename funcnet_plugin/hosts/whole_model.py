@@ -16,11 +16,10 @@ from loguru import logger
 from pydantic import Field, PrivateAttr
 from torch import nn
 
-from funcnet_plugin import checkpoint
 from funcnet_plugin.adapters import count_parameters
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.hosts import checks
-from funcnet_plugin.hosts.description import pruning_block
+from funcnet_plugin.hosts.description import describe, pruning_block
 from funcnet_plugin.hosts.fields import PlainErrors
 from funcnet_plugin.hosts.sample_order import fix_order
 from funcnet_plugin.pruning.whole_model import on_gpu
@@ -67,10 +66,7 @@ class WholeModelModifier(PlainErrors, Modifier):
     def on_finalize(self, state: State, **kwargs: Any) -> bool:
         model = state.model
         block = pruning_block(self, model, self._before, self._after, self._before, **self._report)
-        setattr(model.config, checkpoint.BLOCK_KEY, block)
-        checkpoint.patch_save_pretrained(
-            model, lambda: checkpoint.saved_keys(model.config, self._changed_keys())
-        )
+        describe(model, block, self._changed_keys())
         return True
 
     @abstractmethod

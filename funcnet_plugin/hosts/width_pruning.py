@@ -27,7 +27,7 @@ from funcnet_plugin import checkpoint
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts import checks
-from funcnet_plugin.hosts.description import pruning_block
+from funcnet_plugin.hosts.description import describe_widths, pruning_block
 from funcnet_plugin.hosts.evidence import Evidence
 from funcnet_plugin.hosts.fields import PlainErrors
 from funcnet_plugin.hosts.own_calibration import own_windows
@@ -159,7 +159,8 @@ class WidthPruningModifier(PlainErrors, Modifier):
         )
         if self.compensation == "bias":
             checks.check_bias(plan.layout.adapter, plan.prunable)
-        if self.compensation == "residual_least_squares":
+        residual = self.compensation == "residual_least_squares"
+        if residual:
             checks.check_residual(self.ridge)
         # the state holds a copy of the loader; the one that will be read comes as an argument
         calibration = kwargs.get("calib_data", state.data.calib)
@@ -167,11 +168,6 @@ class WidthPruningModifier(PlainErrors, Modifier):
         self._processes = arrange(calibration, self._samples_per_group(), self.seed)
         if self._processes is not None and self.resume_dir:
             raise RecipeError("resume_dir is for runs of one process; leave it out.")
-        if self._processes is not None and self.compensation == "residual_least_squares":
-            raise RecipeError(
-                "compensation: residual_least_squares is for runs of one process; start one, or "
-                "set compensation: least_squares."
-            )
         if self.allocation == "uniform":
             reached = plan.decide_uniform()
             logger.info(
@@ -183,14 +179,13 @@ class WidthPruningModifier(PlainErrors, Modifier):
         if self.resume_dir:
             self._record = Record(self, model, calibration)
             todo = [block for block in todo if not self._record.finished(block)]
-        residual = self.compensation == "residual_least_squares"
         own = None
         if self.own_text and (todo or residual):
             own = own_windows(model, calibration, self.seed, self._processes, self._record)
         if residual:
             self._residual = plan_repair(
                 model, plan.layout.blocks, calibration, own,
-                own_text=self.own_text, ridge=self.ridge,
+                own_text=self.own_text, ridge=self.ridge, processes=self._processes,
             )  # fmt: skip
         self._evidence = Evidence(
             model, calibration, todo, self._scorers, self._processes,
@@ -269,20 +264,8 @@ class WidthPruningModifier(PlainErrors, Modifier):
                 f"layers {missing} were not calibrated, so the model is not pruned and its config "
                 "is left as it was; use oneshot's default pipeline and sequential_targets."
             )
-        config, layout = state.model.config, self._plan.layout
-        adapter, block = layout.adapter, self._describe(state.model)
-        checkpoint.set_widths(config, adapter.width_key, layout.widths)
-        setattr(config, checkpoint.BLOCK_KEY, block)
-        keys = [adapter.width_key]
-        if self.compensation == "bias" and adapter.bias_key is not None:
-            setattr(config, adapter.bias_key, True)
-            keys.append(adapter.bias_key)
-        checkpoint.patch_save_pretrained(
-            state.model,
-            # not `config`: saving may give the model another one (a quantized ChatGLM)
-            lambda: checkpoint.saved_keys(state.model.config, keys),
-            [self._kept.get(i) for i in range(len(layout.blocks))],
-        )
+        layout, block = self._plan.layout, self._describe(state.model)
+        describe_widths(state.model, layout, block, self._kept, biased=self.compensation == "bias")
         logger.info(
             f"pruned {block['parameters_before']:,} -> {block['parameters_after']:,} parameters: "
             f"{block['pruning_ratio_reached']:.4f} of the {self.ratio_scope} "

@@ -17,6 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from funcnet_plugin.pruning.processes import Processes
+
 
 class ResidualFit:
     """Streamed sums for one layer: products float32, sums float64.
@@ -45,6 +47,11 @@ class ResidualFit:
         h, error = h.float(), error.float()
         self._second += weight * (h.T @ h).double()
         self._cross += weight * (error.T @ h).double()
+
+    def merge(self, processes: Processes) -> None:
+        """Take the tokens of the other processes in."""
+        self._second = processes.sum(self._second)
+        self._cross = processes.sum(self._cross)
 
     def change(self, ridge: float) -> Tensor:
         """(hidden, width), float64: what is added to the down projection.

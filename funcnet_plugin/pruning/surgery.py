@@ -2,7 +2,9 @@
 
 The module objects stay: other modifiers key their tables by them, and a new Linear would be left
 out of a quantization that follows. Parameters are assigned, never written through ``.data``: an
-offload cache (CPU or disk) sees assignments only.
+offload cache (CPU or disk) sees assignments only. Several processes share one offloaded copy, so
+what is added to a parameter is added before any of them may write: here before the sizes change,
+for which all meet, and never to what stands there by then.
 """
 
 from __future__ import annotations
@@ -47,8 +49,10 @@ def cut_and_repair(
     keep = keep.to(weight.device)
     if compensation == "bias":
         bias = bias_repair(weight, moments.mean, keep)
+        if block.down.bias is not None:
+            bias = bias + block.down.bias.to(bias)
         cut_neurons(block, keep)
-        add_down_bias(block, bias)
+        set_down_bias(block, bias)
     elif compensation in ("least_squares", "residual_least_squares"):
         if held_out is not None:
             ridge = choose_ridge(weight, moments, held_out, keep)
@@ -114,24 +118,22 @@ def _set_width(block: MLPBlock, width: int) -> None:
 
 
 @torch.no_grad()
-def add_down_bias(block: MLPBlock, bias: Tensor) -> None:
-    """Add `bias`, (hidden,), to the output of the MLP.
+def set_down_bias(block: MLPBlock, bias: Tensor) -> None:
+    """Make `bias`, (hidden,), what the down projection adds to the output.
 
     Stock modelling code has one switch for the biases of all projections, so gate and up get zeros
     where they have none.
     """
-    old = block.down.bias
-    _assign(block.down, "bias", bias if old is None else old + bias.to(old))
+    _assign(block.down, "bias", bias)
     for module in block.inputs:
         if module.bias is None:
             _assign(module, "bias", module.weight.new_zeros(out_size(module)))
 
 
 @torch.no_grad()
-def change_down(block: MLPBlock, change: Tensor) -> None:
-    """Add `change`, (hidden, width), to the down projection."""
-    weight = oriented(block.down, block.down.weight)
-    _assign(block.down, "weight", oriented(block.down, weight.to(change) + change))
+def set_down(block: MLPBlock, weight: Tensor) -> None:
+    """Give an MLP another down projection of its width, (hidden, width)."""
+    _assign(block.down, "weight", oriented(block.down, weight))
 
 
 def _assign(module: nn.Module, name: str, value: Tensor) -> None:
