@@ -7,8 +7,8 @@ from funcnet_plugin.adapters import bind
 from funcnet_plugin.adapters.projection import oriented
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.pruning.compensation import least_squares_repair
-from funcnet_plugin.pruning.residual import ResidualFit
-from funcnet_plugin.pruning.streams import Streams, residual_gain
+from funcnet_plugin.pruning.residual import ResidualFit, residual_gain
+from funcnet_plugin.pruning.streams import Streams
 from funcnet_plugin.pruning.surgery import cut_neurons
 from tests.families import FAMILIES
 from tests.hosting import loader, logits, recipe, run

@@ -14,8 +14,8 @@ from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented
 from funcnet_plugin.hosts.own_calibration import PER_SAMPLE, own_batches
 from funcnet_plugin.pruning.processes import Processes
-from funcnet_plugin.pruning.residual import ResidualFit
-from funcnet_plugin.pruning.streams import Streams, residual_gain
+from funcnet_plugin.pruning.residual import ResidualFit, residual_gain
+from funcnet_plugin.pruning.streams import Streams
 from funcnet_plugin.pruning.surgery import set_down
 
 Batches = Iterable[dict[str, Any]]

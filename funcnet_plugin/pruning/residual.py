@@ -14,10 +14,20 @@ and the least squares are solved at once.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from funcnet_plugin.adapters import MLPBlock
+from funcnet_plugin.adapters.projection import out_size
+from funcnet_plugin.pruning.layer_calls import layer_calls
 from funcnet_plugin.pruning.processes import Processes
+from funcnet_plugin.pruning.whole_model import model_inputs
+
+# How far an MLP's share of its layer's output may be from a multiple of what the MLP gives.
+_LINEAR = 0.1
 
 
 class ResidualFit:
@@ -66,3 +76,41 @@ class ResidualFit:
         damped = self._second + damping * torch.eye(len(self._second)).to(self._second)
         factor = torch.linalg.cholesky(damped)
         return torch.cholesky_solve(self._cross.T, factor).T / self._gain
+
+
+@torch.no_grad()
+def residual_gain(
+    model: nn.Module, blocks: Sequence[MLPBlock], batch: dict[str, Any]
+) -> float | None:
+    """By what a decoder layer multiplies its MLP's output before adding it to the residual stream.
+
+    Args:
+        blocks: of all layers, in order; the first is asked.
+        batch: some text.
+
+    Returns:
+        1.0 in most architectures; None where the output is not just added: behind a norm, a change
+        of the down projection is not the same change of the residual stream.
+    """
+    ids, mask, _ = next(model_inputs(model, [batch]))
+    calls, hidden = layer_calls(model, blocks, ids, mask)
+    block = blocks[0]
+    output = calls[0].run(block, hidden).float()
+    generator = torch.Generator().manual_seed(0)
+    shape = (*output.shape[:-1], out_size(block.down))
+    # as large as the stream, so that rounding in half precision is small beside it
+    change = torch.randn(shape, generator=generator).to(output) * output.square().mean().sqrt()
+
+    def effect(size: float) -> Tensor:
+        hook = block.down.register_forward_hook(
+            lambda module, args, y: y + (size * change).to(y).reshape(y.shape)
+        )
+        try:
+            return calls[0].run(block, hidden).float() - output
+        finally:
+            hook.remove()
+
+    gain = float((effect(1.0) * change).sum() / change.square().sum())
+    expected = 2.0 * gain * change
+    off = (effect(2.0) - expected).norm() / expected.norm().clamp_min(1e-12)
+    return gain if float(off) < _LINEAR else None
