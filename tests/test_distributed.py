@@ -73,6 +73,26 @@ def test_two_processes_prune_like_one(texts, tmp_path, kind, fields):
     assert measured["groups"] == one.config.functional_network["measured"]["groups"]
 
 
+def test_two_processes_reconstruct_together(texts, tmp_path):
+    """Steps are of other tokens than one process takes, so weights are those of all processes and
+    near those of one, not equal."""
+    fields = {"compensation": "reconstruction", "reconstruction_epochs": 2}
+    prepare(tmp_path, texts, fields)
+    torchrun(tmp_path, "offloaded")
+    (widths, first), (_, second) = (torch.load(tmp_path / f"rank-{rank}.pt") for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    found = {}
+    for compensation in ("reconstruction", "residual_least_squares"):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+        found[compensation] = run(model, texts, recipe(**fields | {"compensation": compensation}))
+    one = found["reconstruction"]
+    assert widths == one.config.functional_network["kept_widths"]
+    measured = AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.functional_network
+    for name in ("error", "error_before_reconstruction"):
+        expected = one.config.functional_network["measured"][name]
+        assert measured["measured"][name] == pytest.approx(expected, rel=0.2)
+
+
 def test_fewer_groups_than_processes_are_refused(texts, tmp_path):
     prepare(tmp_path, texts, {"samples_per_group": 20})
     message = torchrun(tmp_path, "loader", fails=True)

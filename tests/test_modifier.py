@@ -140,7 +140,7 @@ def test_nilearns_canica_can_be_chosen(fresh, texts):
     assert set(bind(model).widths) == {model.config.intermediate_size} != {48}
 
 
-@pytest.mark.parametrize("compensation", ["least_squares", "residual_least_squares"])
+@pytest.mark.parametrize("compensation", ["least_squares", "reconstruction"])
 @pytest.mark.parametrize("device", ["cpu", "disk"])
 def test_an_offloaded_model_is_pruned_like_one_in_memory(
     fresh, texts, tmp_path, device, compensation

@@ -33,7 +33,7 @@ KINDS = {
         "allocation": "threshold",
         "score": "union",
         "own_text": 0.25,
-        "compensation": "residual_least_squares",
+        "compensation": "reconstruction",
     },
 }
 

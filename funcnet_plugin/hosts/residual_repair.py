@@ -14,9 +14,10 @@ from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented
 from funcnet_plugin.hosts.own_calibration import PER_SAMPLE, own_batches
 from funcnet_plugin.pruning.processes import Processes
+from funcnet_plugin.pruning.reconstruction import Examples, mlp_output, reconstruct
 from funcnet_plugin.pruning.residual import ResidualFit, residual_gain
 from funcnet_plugin.pruning.streams import Streams
-from funcnet_plugin.pruning.surgery import set_down
+from funcnet_plugin.pruning.surgery import set_down, set_projections
 
 Batches = Iterable[dict[str, Any]]
 
@@ -29,12 +30,16 @@ class ResidualRepair:
         texts: calibration batches, with their share of the whole.
         gain: see `residual_gain`.
         ridge: see `ResidualFit`.
+        epochs: of `reconstruct` after that; 0, and only the down projection changes.
+        seed: see `reconstruct`.
         processes: others that read other batches.
     """
 
     texts: Sequence[tuple[Batches, float]]
     gain: float
     ridge: float
+    epochs: int
+    seed: int
     processes: Processes | None
 
     @torch.no_grad()
@@ -43,14 +48,18 @@ class ResidualRepair:
         model: nn.Module,
         blocks: Sequence[MLPBlock],
         cuts: Mapping[int, Callable[[], None]],
-    ) -> None:
-        """Cut layer after layer, each made up for by its own down projection.
+    ) -> dict[int, dict[str, float]]:
+        """Cut layer after layer, each made up for by its own MLP.
 
         Args:
             model: dense yet.
             blocks: of all layers, in order.
             cuts: layer -> what cuts it; layers that are not named are left as they are.
+
+        Returns:
+            layer -> what was found while it was repaired, by name.
         """
+        found: dict[int, dict[str, float]] = {}
         logger.info("repairing the residual stream behind every pruned layer")
         with torch.random.fork_rng(devices=[]):
             texts = [(Streams(model, blocks, batches), share) for batches, share in self.texts]
@@ -61,11 +70,13 @@ class ResidualRepair:
                 stream.pass_dense(block)
             if block.index in cuts:
                 cuts[block.index]()
-                self._repair(block, streams)
+                self._fit_down(block, streams)
+                found[block.index] = self._reconstruct(block, streams) if self.epochs else {}
             for stream in streams:
                 stream.pass_pruned(block)
+        return found
 
-    def _repair(self, block: MLPBlock, streams: Mapping[Streams, float]) -> None:
+    def _fit_down(self, block: MLPBlock, streams: Mapping[Streams, float]) -> None:
         # before `merge`, by which all processes have read it: they share one offloaded copy
         weight = oriented(block.down, block.down.weight).to(torch.float64, copy=True)
         fit = ResidualFit(*reversed(weight.shape), self.gain, weight.device)
@@ -75,6 +86,25 @@ class ResidualRepair:
         if self.processes is not None:
             fit.merge(self.processes)
         set_down(block, weight + fit.change(self.ridge))
+
+    def _reconstruct(self, block: MLPBlock, streams: Mapping[Streams, float]) -> dict[str, float]:
+        weights = [oriented(module, module.weight) for module in block.projections]
+        examples = []
+        for stream, of_token in streams.items():
+            for missing in stream.differences(block):
+                # as precise as the stream that it is added to
+                target = mlp_output(block, weights, missing.x) + missing.error / self.gain
+                target = target.to(missing.x.dtype).cpu()
+                examples.append(Examples(missing.x.cpu(), target, missing.sample, of_token))
+        found = reconstruct(
+            block, examples, epochs=self.epochs, seed=self.seed, processes=self.processes
+        )
+        set_projections(block, found.weights)
+        logger.info(
+            f"layer {block.index}: reconstructed, error on held-out samples "
+            f"{found.error_before:.4f} -> {found.error:.4f} of the target"
+        )
+        return {"error": found.error, "error_before_reconstruction": found.error_before}
 
     def _total(self, n_tokens: int) -> int:
         return n_tokens if self.processes is None else sum(self.processes.gather(n_tokens))
@@ -88,6 +118,8 @@ def plan_repair(
     *,
     own_text: float,
     ridge: float,
+    epochs: int,
+    seed: int,
     processes: Processes | None,
 ) -> ResidualRepair | None:
     """The repair of a run; None, with a warning, for a model whose stream cannot be repaired.
@@ -98,6 +130,7 @@ def plan_repair(
         calibration: batches as the run reads them.
         own: (n_windows, window), what the model wrote, if anything.
         own_text, ridge: see `WidthPruningModifier`.
+        epochs, seed: see `ResidualRepair`.
         processes: others that read other samples.
     """
     with torch.random.fork_rng(devices=[]):
@@ -105,12 +138,11 @@ def plan_repair(
     if gain is None:
         logger.warning(
             f"{type(model).__name__} does not add its MLPs' output to the residual stream as it "
-            "is, so compensation: residual_least_squares repairs each MLP's own output only, like "
-            "least_squares."
+            "is, so each MLP's own output is repaired only, as by compensation: least_squares."
         )
         return None
     texts = [(calibration, 1.0 - own_text if own is not None else 1.0)]
     if own is not None:
         # one window per sample serves the repair as well as all of them, only choosing needs more
         texts.append((own_batches(own[::PER_SAMPLE]), own_text))
-    return ResidualRepair(texts, gain, ridge, processes)
+    return ResidualRepair(texts, gain, ridge, epochs, seed, processes)

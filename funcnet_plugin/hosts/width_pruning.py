@@ -39,7 +39,7 @@ from funcnet_plugin.hosts.sample_order import arrange
 from funcnet_plugin.hosts.width_plan import WidthPlan
 from funcnet_plugin.pruning.budget import select
 from funcnet_plugin.pruning.collect import LayerStatistics, MLPSample
-from funcnet_plugin.pruning.compensation import Moments
+from funcnet_plugin.pruning.compensation import BEHIND_PRUNED_LAYERS, Moments
 from funcnet_plugin.pruning.global_networks import GlobalNetworks
 from funcnet_plugin.pruning.processes import Processes
 from funcnet_plugin.pruning.scorers import Scorer, union_of_ranks
@@ -85,6 +85,9 @@ class WidthPruningModifier(PlainErrors, Modifier):
         the cut of earlier layers changed in the residual stream. That compares with the dense
         model, so all layers are measured before any is cut, and it takes four passes more over the
         calibration text; hidden states of all of it wait in memory, twice.
+        `reconstruction` goes on from there and fits gate, up and down projection together, by
+        gradient steps in one MLP after another; the whole model is never trained.
+    :param reconstruction_epochs: how often `reconstruction` goes over the calibration text.
     :param ridge: regularisation of least squares, relative to the mean second moment; or `auto`,
         chosen for each layer on every eighth calibration sample, which that choice does not fit.
     :param resume_dir: a directory for what is finished; a run that finds its own there goes on
@@ -115,9 +118,10 @@ class WidthPruningModifier(PlainErrors, Modifier):
     skip_first: int = Field(default=0, ge=0)
     skip_last: int = Field(default=0, ge=0)
     ignore: list[str] = Field(default_factory=list)
-    compensation: Literal["none", "bias", "least_squares", "residual_least_squares"] = (
-        "least_squares"
-    )
+    compensation: Literal[
+        "none", "bias", "least_squares", "residual_least_squares", "reconstruction"
+    ] = "least_squares"
+    reconstruction_epochs: int = Field(default=5, ge=1)
     ridge: Annotated[float, Field(gt=0.0)] | Literal["auto"] = 0.02
     resume_dir: str = ""
     seed: int = Field(default=0, ge=0)
@@ -136,7 +140,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
 
     def waits_for_all_layers(self) -> bool:
         """Whether all layers are measured, on the dense model, before any is cut."""
-        return self.allocation == "threshold" or self.compensation == "residual_least_squares"
+        return self.allocation == "threshold" or self.compensation in BEHIND_PRUNED_LAYERS
 
     # -- lifecycle ---------------------------------------------------------------------------
 
@@ -159,7 +163,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
         )
         if self.compensation == "bias":
             checks.check_bias(plan.layout.adapter, plan.prunable)
-        residual = self.compensation == "residual_least_squares"
+        residual = self.compensation in BEHIND_PRUNED_LAYERS
         if residual:
             checks.check_residual(self.ridge)
         # the state holds a copy of the loader; the one that will be read comes as an argument
@@ -185,7 +189,9 @@ class WidthPruningModifier(PlainErrors, Modifier):
         if residual:
             self._residual = plan_repair(
                 model, plan.layout.blocks, calibration, own,
-                own_text=self.own_text, ridge=self.ridge, processes=self._processes,
+                own_text=self.own_text, ridge=self.ridge, seed=self.seed,
+                epochs=self.reconstruction_epochs if self.compensation == "reconstruction" else 0,
+                processes=self._processes,
             )  # fmt: skip
         self._evidence = Evidence(
             model, calibration, todo, self._scorers, self._processes,
@@ -250,7 +256,9 @@ class WidthPruningModifier(PlainErrors, Modifier):
                 for block, score in zip(blocks, combined, strict=True)
             }
             if self._residual is not None:
-                self._residual.prune(state.model, self._plan.layout.blocks, cuts)
+                found = self._residual.prune(state.model, self._plan.layout.blocks, cuts)
+                for index, report in found.items():
+                    self._done[index].update(report)
             else:
                 for cut in cuts.values():
                     cut()

@@ -1,7 +1,8 @@
 """Repairing an MLP's output after its neurons were cut.
 
 With h the inner activations (the input of down_proj), K the kept and P the pruned neurons:
-bias adds ``W_P mean(h_P)`` to the output; least squares moves what P carried onto K.
+bias adds ``W_P mean(h_P)`` to the output; least squares moves what P carried onto K. What can be
+done behind layers that are cut: see `residual` and `reconstruction`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from torch import Tensor
 from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.pruning.processes import Processes
 
+# These begin as least squares, and go on with the pruned model's own hidden states.
+BEHIND_PRUNED_LAYERS = ("residual_least_squares", "reconstruction")
 # Tokens that are multiplied at once; a product of few is slower, and each ends in float64.
 _TOGETHER = 2048
 

@@ -30,16 +30,20 @@ class _Batch:
 
 @dataclass(frozen=True)
 class Difference:
-    """What a pruned layer was given and what it missed, for one batch.
+    """What a pruned layer was given and what it missed, for one batch, padding removed.
 
     Attributes:
-        h: (n_tokens, width), what entered its down projection, padding removed.
+        x: (n_tokens, hidden), what entered its MLP.
+        h: (n_tokens, width), what entered its down projection.
         error: (n_tokens, hidden), float32: the dense model's hidden states after the layer, less
             the pruned model's.
+        sample: (n_tokens,), int64, which sample of all the token is of.
     """
 
+    x: Tensor
     h: Tensor
     error: Tensor
+    sample: Tensor
 
 
 class Streams:
@@ -73,18 +77,28 @@ class Streams:
 
     def differences(self, block: MLPBlock) -> Iterator[Difference]:
         """What a layer that was cut still misses; its dense stream must be behind it."""
+        first = 0
         for batch in self._batches:
-            inner: list[Tensor] = []
-            hook = block.down.register_forward_pre_hook(
-                lambda m, args, to=inner: to.append(args[0])
-            )
+            seen: dict[str, Tensor] = {}
+            hooks = [
+                module.register_forward_pre_hook(
+                    lambda m, args, name=name, to=seen: to.update({name: args[0]})
+                )
+                for name, module in (("x", block.inputs[0]), ("h", block.down))
+            ]
             try:
                 output = batch.calls[block.index].run(block, batch.pruned)
             finally:
-                hook.remove()
+                for hook in hooks:
+                    hook.remove()
+            seen["error"] = batch.dense.to(output.device).float() - output.float()
             real = batch.real.flatten().to(output.device)
-            error = batch.dense.to(output.device).float() - output.float()
-            yield Difference(inner[0].flatten(0, -2)[real], error.flatten(0, -2)[real])
+            sample = first + batch.real.nonzero()[:, 0]
+            first += len(batch.real)
+            # OPT flattens the batch before its MLP
+            yield Difference(
+                **{name: t.flatten(0, -2)[real] for name, t in seen.items()}, sample=sample
+            )
 
     def pass_pruned(self, block: MLPBlock) -> None:
         """Take the pruned stream through a layer as it is now."""

@@ -9,6 +9,8 @@ for which all meet, and never to what stands there by then.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -16,6 +18,7 @@ from torch.nn.functional import pad
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented, out_size, set_in_size, set_out_size
 from funcnet_plugin.pruning.compensation import (
+    BEHIND_PRUNED_LAYERS,
     Moments,
     bias_repair,
     choose_ridge,
@@ -37,7 +40,8 @@ def cut_and_repair(
     Args:
         block: changed in place.
         keep: (n_kept,), int64, ascending.
-        compensation: "none", "bias" or "least_squares"; "residual_least_squares" begins as that.
+        compensation: "none", "bias" or "least_squares", as which those of BEHIND_PRUNED_LAYERS
+            begin.
         moments: of the uncut MLP's inner activations; None for "none".
         ridge: see `least_squares_repair`.
         held_out: moments of some of the tokens, by which the ridge is chosen instead.
@@ -53,7 +57,7 @@ def cut_and_repair(
             bias = bias + block.down.bias.to(bias)
         cut_neurons(block, keep)
         set_down_bias(block, bias)
-    elif compensation in ("least_squares", "residual_least_squares"):
+    elif compensation in ("least_squares", *BEHIND_PRUNED_LAYERS):
         if held_out is not None:
             ridge = choose_ridge(weight, moments, held_out, keep)
         repaired = least_squares_repair(weight, moments.second, keep, ridge)
@@ -134,6 +138,13 @@ def set_down_bias(block: MLPBlock, bias: Tensor) -> None:
 def set_down(block: MLPBlock, weight: Tensor) -> None:
     """Give an MLP another down projection of its width, (hidden, width)."""
     _assign(block.down, "weight", oriented(block.down, weight))
+
+
+@torch.no_grad()
+def set_projections(block: MLPBlock, weights: Sequence[Tensor]) -> None:
+    """Give an MLP other weights of its width, (out, in) for each of its projections."""
+    for module, weight in zip(block.projections, weights, strict=True):
+        _assign(module, "weight", oriented(module, weight))
 
 
 def _assign(module: nn.Module, name: str, value: Tensor) -> None:
