@@ -36,9 +36,10 @@ MODELS = {
 BEFORE = {f"{name}-bf16": f"{MODELS[name]}, other weights" for name in ("deep", "ungated")}
 SETTINGS = tuple(product(MODELS, TEXTS, RATIOS))
 CONTROL = "random"  # how their names begin
-# The tables compare methods with the repair that all of them were measured with; what this one adds
-# has a table of its own.
-RESIDUAL = "residual_least_squares"
+# The tables compare methods with the repair that all of them were measured with; what these add has
+# a table of its own.
+PLAIN_REPAIR = "least_squares"
+BETTER_REPAIRS = ("residual_least_squares", "reconstruction")
 # networks; random numbers in their place
 WITH_CONTROL = ("deployable", "random-or-effect-uniform")
 Row = dict[str, Any]
@@ -75,7 +76,7 @@ def page(rows: list[Row]) -> str:
     parts = [_INTRODUCTION, "## The geometric mean of all\n", _overview(cells)]
     parts += ["## How far behind the first\n", _behind_the_first(cells)]
     parts += ["## Networks, and random numbers in their place\n", _against_control(cells)]
-    parts += ["## Repair of the residual stream\n", _RESIDUAL, _of_repair(rows)]
+    parts += ["## Repair\n", _REPAIR, _of_repair(rows), _share_of_flap_repaired(rows)]
     for model, what in (MODELS | BEFORE).items():
         parts += [f"## {model}: {what}\n", _of_model(model, cells), _in_domain(model, cells, dense)]
         if model in MODELS:
@@ -86,31 +87,67 @@ def page(rows: list[Row]) -> str:
 def _cells(rows: list[Row]) -> dict[tuple[str, str, float], Seeds]:
     cells: dict[tuple[str, str, float], Seeds] = defaultdict(dict)
     for row in rows:
-        plain = not row.get("setting") and row.get("compensation") != RESIDUAL
+        plain = not row.get("setting") and row.get("compensation") not in BETTER_REPAIRS
         if row["method"] in METHODS and plain:
             cells[row["comparison"], row["method"], row["ratio"]][row["seed"]] = row
     return cells
 
 
+def _repaired(rows: list[Row]) -> dict[tuple[str, str, str], dict[float, Seeds]]:
+    """Comparison, method, repair -> ratio -> seeds, of methods with one of the better repairs."""
+    found: dict[tuple, dict[float, Seeds]] = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        if row["method"] in METHODS and not row.get("setting"):
+            run = (row["comparison"], row["method"], row.get("compensation"))
+            found[run][row["ratio"]][row["seed"]] = row
+    better = {run[:2] for run in found if run[2] in BETTER_REPAIRS}
+    return {run: at for run, at in found.items() if run[:2] in better}
+
+
 def _of_repair(rows: list[Row]) -> str:
-    """Runs that differ in the repair alone: gm and worst text, and perplexity in domain."""
-    of = {
-        (r["comparison"], r["method"], r["seed"], r["ratio"], r.get("compensation")): r
-        for r in rows
-        if r["method"] in METHODS and not r.get("setting")
-    }
+    """gm and worst text of runs that differ in the repair alone, and perplexity in domain."""
+    runs = _repaired(rows)
     lines = []
-    for *run, repair in sorted(of, key=str):
-        if repair != RESIDUAL:
-            continue
-        before, after = (of[(*run, name)] for name in ("least_squares", RESIDUAL))
-        where, method, seed, ratio = run
-        lines.append([f"{where}, {100 * ratio:.0f}%", f"`{method}`", f"{seed}"])
-        for row in (before, after):
-            lines[-1].append(f"{row['gm']:.3f} / {row['worst']:.2f}")
-        lines[-1] += [f"{row['perplexity']['wiki']:.1f}" for row in (before, after)]
-    header = ["model-calibration", "method", "seed", "`least_squares`", f"`{RESIDUAL}`"]
-    return _table([*header, "perplexity of WikiText", f"with `{RESIDUAL}`"], lines)
+    for model, text in product(MODELS, TEXTS):
+        where = f"{model}-{text}"
+        for method in sorted({run[1] for run in runs if run[0] == where}):
+            # for least squares, the seeds that a better repair has
+            seeds = {
+                seed
+                for (place, name, repair), at in runs.items()
+                if (place, name) == (where, method) and repair in BETTER_REPAIRS
+                for seed in at[RATIOS[0]]
+            }
+            for repair in (PLAIN_REPAIR, *BETTER_REPAIRS):
+                at = runs.get((where, method, repair))
+                if at is None:
+                    continue
+                cells = [{s: row for s, row in at[r].items() if s in seeds} for r in RATIOS]
+                in_domain = ", ".join(
+                    f"{statistics.mean(row['perplexity']['wiki'] for row in cell.values()):.1f}"
+                    for cell in cells
+                )
+                place = f"{model}, {TEXTS[text]}"
+                line = [place, f"`{method}`", f"`{repair}`", f"{len(cells[0])}"]
+                lines.append([*line, *map(_gm_and_worst, cells), in_domain])
+    header = ["model, calibration", "method", "repaired by", "seeds"]
+    header += [f"{100 * ratio:.0f}%" for ratio in RATIOS]
+    return _table([*header, "perplexity of WikiText"], lines)
+
+
+def _share_of_flap_repaired(rows: list[Row]) -> str:
+    """As `_share_of_flap`, of `best` as its recipe repairs it."""
+    runs, cells = _repaired(rows), _cells(rows)
+    lines = []
+    for model, text in product(MODELS, TEXTS):
+        where = f"{model}-{text}"
+        at = runs.get((where, "best", BETTER_REPAIRS[-1]))
+        if at is not None:
+            pairs = [(at[ratio], cells[where, "flap", ratio]) for ratio in RATIOS]
+            shares = [f"{100 * (_mean_gm(b) - 1) / (_mean_gm(f) - 1):.0f}%" for b, f in pairs]
+            lines.append([f"{model}, {TEXTS[text]}", *shares])
+    header = [f"increase of `best`, `{BETTER_REPAIRS[-1]}`, as a share of FLAP's as published"]
+    return _table([*header, *(f"{100 * ratio:.0f}%" for ratio in RATIOS)], lines)
 
 
 def _of_model(model: str, cells: dict) -> str:
@@ -269,8 +306,8 @@ Bible (64 windows of 128 tokens each): geometric mean over the four texts, ± st
 seeds / worst text. Calibrated on 320 windows of 128 tokens, of WikiText-2 valid alone or of
 WikiText-2 and other pages of the three domains in equal parts ("mixed"). Percent of all parameters;
 kept widths are multiples of 32; four ICA starts. What cuts neurons is repaired by `least_squares`
-unless it says otherwise, also where the recipe has `residual_least_squares` by now, which is better
-(a table below). A seed decides which windows calibrate, in which order, and all random
+unless it says otherwise, also where the recipe has `reconstruction` by now, which is much better
+(section "Repair"). A seed decides which windows calibrate, in which order, and all random
 numbers. What each method is: `funcnet_plugin/compare/methods.py`.
 
 `best` and its control `random-or-best` let the model write besides (`own_text`), whatever text
@@ -282,9 +319,10 @@ texts; their `-bf16` kin were trained with `--autocast`, 1500 steps, and measure
 """
 
 
-_RESIDUAL = """The same runs with `compensation: residual_least_squares`, which `prune_best` and
-`ica_prune_best` have: checkpoints stored in float32, but for `surgeon` with `least_squares`
-(bfloat16). With own text it reads one written window for every calibration window.
+_REPAIR = """The same runs repaired in other ways; `prune_best` and `ica_prune_best` have
+`reconstruction`. Checkpoints stored in float32, but for `surgeon` with `least_squares` on
+`ref-llama` (bfloat16). With own text the two better repairs read one written window for every
+calibration window.
 """
 
 
