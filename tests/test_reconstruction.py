@@ -5,6 +5,7 @@ import torch
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.adapters.projection import oriented
+from funcnet_plugin.hosts import residual_repair
 from funcnet_plugin.pruning.reconstruction import Examples, mlp_output, reconstruct
 from tests.conftest import make_llama
 from tests.families import FAMILIES
@@ -148,3 +149,18 @@ def test_a_seed_gives_the_same_weights(fresh, texts):
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_of_long_text_some_tokens_are_drawn(fresh, texts, monkeypatch):
+    counts = []
+
+    def counted(block, examples, **options):
+        counts.append(sum(len(example.x) for example in examples))
+        return reconstruct(block, examples, **options)
+
+    monkeypatch.setattr(residual_repair, "reconstruct", counted)
+    run(fresh(), texts, recipe(**RECONSTRUCTION, reconstruction_epochs=1))
+    monkeypatch.setattr(residual_repair, "_MOST_TOKENS", 200)
+    run(fresh(), texts, recipe(**RECONSTRUCTION, reconstruction_epochs=1))
+    assert counts[:3] == [800] * 3
+    assert all(120 < count < 280 for count in counts[3:])

@@ -20,6 +20,8 @@ from funcnet_plugin.pruning.streams import Streams
 from funcnet_plugin.pruning.surgery import set_down, set_projections
 
 Batches = Iterable[dict[str, Any]]
+# Tokens that a reconstruction reads, drawn from all: a layer's inputs and targets wait in memory.
+_MOST_TOKENS = 2**18
 
 
 @dataclass
@@ -88,14 +90,17 @@ class ResidualRepair:
         set_down(block, weight + fit.change(self.ridge))
 
     def _reconstruct(self, block: MLPBlock, streams: Mapping[Streams, float]) -> dict[str, float]:
+        total = sum(self._total(stream.n_tokens) for stream in streams)
+        generator = torch.Generator().manual_seed(self.seed)
         weights = [oriented(module, module.weight) for module in block.projections]
         examples = []
         for stream, of_token in streams.items():
             for missing in stream.differences(block):
+                drawn = torch.rand(len(missing.sample), generator=generator) * total < _MOST_TOKENS
+                x, error = (t[drawn.to(t.device)] for t in (missing.x, missing.error))
                 # as precise as the stream that it is added to
-                target = mlp_output(block, weights, missing.x) + missing.error / self.gain
-                target = target.to(missing.x.dtype).cpu()
-                examples.append(Examples(missing.x.cpu(), target, missing.sample, of_token))
+                target = (mlp_output(block, weights, x) + error / self.gain).to(x.dtype)
+                examples.append(Examples(x.cpu(), target.cpu(), missing.sample[drawn], of_token))
         found = reconstruct(
             block, examples, epochs=self.epochs, seed=self.seed, processes=self.processes
         )
