@@ -123,10 +123,7 @@ def _of_repair(rows: list[Row]) -> str:
                 if at is None:
                     continue
                 cells = [{s: row for s, row in at[r].items() if s in seeds} for r in RATIOS]
-                in_domain = ", ".join(
-                    f"{statistics.mean(row['perplexity']['wiki'] for row in cell.values()):.1f}"
-                    for cell in cells
-                )
+                in_domain = ", ".join(map(_wiki, cells))
                 place = f"{model}, {TEXTS[text]}"
                 line = [place, f"`{method}`", f"`{repair}`", f"{len(cells[0])}"]
                 lines.append([*line, *map(_gm_and_worst, cells), in_domain])
@@ -228,13 +225,7 @@ def _in_domain(model: str, cells: dict, dense: dict) -> str:
     """Perplexity on WikiText, calibrated on it."""
     where = f"{model}-wiki"
     lines = [
-        [f"`{name}`"]
-        + [
-            f"{statistics.mean(row['perplexity']['wiki'] for row in seeds.values()):.1f}"
-            if (seeds := cells.get((where, name, ratio)))
-            else "-"
-            for ratio in RATIOS
-        ]
+        [f"`{name}`"] + [_wiki(cells.get((where, name, ratio), {})) for ratio in RATIOS]
         for name in _order(model, cells)
     ]
     header = [f"perplexity of WikiText ({dense[where]['wiki']:.1f} dense), calibrated on it"]
@@ -283,6 +274,13 @@ def _gm_and_worst(seeds: Seeds) -> str:
     if not seeds:
         return "-"
     return f"{_gm(seeds)} / {statistics.mean(row['worst'] for row in seeds.values()):.2f}"
+
+
+def _wiki(seeds: Seeds) -> str:
+    """Perplexity of WikiText."""
+    if not seeds:
+        return "-"
+    return f"{statistics.mean(row['perplexity']['wiki'] for row in seeds.values()):.1f}"
 
 
 def _first_of(found: dict[str, float]) -> str:
