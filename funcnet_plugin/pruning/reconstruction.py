@@ -181,7 +181,7 @@ class _Tokens:
                 [(weight * t.square().mean(1)).sum() for t in (missing, target)]
             ).cpu()
         missing, asked = self._sum(sums)
-        return float(missing / asked)
+        return float(missing / asked.clamp_min(torch.finfo(asked.dtype).tiny))
 
     def _on_device(self, tokens: Tensor) -> tuple[Tensor, ...]:
         found = (self._x[tokens], self._target[tokens], self._weight[tokens])
