@@ -71,12 +71,12 @@ def merge(old: list[Row], new: list[Row]) -> list[Row]:
 
 def page(rows: list[Row]) -> str:
     """The whole of docs/quality.md."""
-    cells = _cells(rows)
+    cells, runs = _cells(rows), _repaired(rows)
     dense = {r["comparison"]: r["perplexity"] for r in rows if r["method"] == "dense"}
     parts = [_INTRODUCTION, "## The geometric mean of all\n", _overview(cells)]
     parts += ["## How far behind the first\n", _behind_the_first(cells)]
     parts += ["## Networks, and random numbers in their place\n", _against_control(cells)]
-    parts += ["## Repair\n", _REPAIR, _of_repair(rows), _share_of_flap_repaired(rows)]
+    parts += ["## Repair\n", _REPAIR, _of_repair(runs), _share_of_flap_repaired(runs, cells)]
     for model, what in (MODELS | BEFORE).items():
         parts += [f"## {model}: {what}\n", _of_model(model, cells), _in_domain(model, cells, dense)]
         if model in MODELS:
@@ -104,9 +104,8 @@ def _repaired(rows: list[Row]) -> dict[tuple[str, str, str], dict[float, Seeds]]
     return {run: at for run, at in found.items() if run[:2] in better}
 
 
-def _of_repair(rows: list[Row]) -> str:
+def _of_repair(runs: dict) -> str:
     """gm and worst text of runs that differ in the repair alone, and perplexity in domain."""
-    runs = _repaired(rows)
     lines = []
     for model, text in product(MODELS, TEXTS):
         where = f"{model}-{text}"
@@ -132,16 +131,14 @@ def _of_repair(rows: list[Row]) -> str:
     return _table([*header, "perplexity of WikiText"], lines)
 
 
-def _share_of_flap_repaired(rows: list[Row]) -> str:
+def _share_of_flap_repaired(runs: dict, cells: dict) -> str:
     """As `_share_of_flap`, of `best` as its recipe repairs it."""
-    runs, cells = _repaired(rows), _cells(rows)
     lines = []
     for model, text in product(MODELS, TEXTS):
         where = f"{model}-{text}"
         at = runs.get((where, "best", BETTER_REPAIRS[-1]))
         if at is not None:
-            pairs = [(at[ratio], cells[where, "flap", ratio]) for ratio in RATIOS]
-            shares = [f"{100 * (_mean_gm(b) - 1) / (_mean_gm(f) - 1):.0f}%" for b, f in pairs]
+            shares = [_share(at[ratio], cells[where, "flap", ratio]) for ratio in RATIOS]
             lines.append([f"{model}, {TEXTS[text]}", *shares])
     header = [f"increase of `best`, `{BETTER_REPAIRS[-1]}`, as a share of FLAP's as published"]
     return _table([*header, *(f"{100 * ratio:.0f}%" for ratio in RATIOS)], lines)
@@ -236,15 +233,15 @@ def _share_of_flap(model: str, cells: dict) -> str:
     """The increase of gm over dense, against that of FLAP as published."""
     lines = []
     for text, title in TEXTS.items():
-        shares = []
-        for ratio in RATIOS:
-            best, flap = (
-                _mean_gm(cells[f"{model}-{text}", name, ratio]) - 1.0 for name in ("best", "flap")
-            )
-            shares.append(f"{100 * best / flap:.0f}%")
-        lines.append([title, *shares])
+        of = [[cells[f"{model}-{text}", n, ratio] for n in ("best", "flap")] for ratio in RATIOS]
+        lines.append([title, *(_share(best, flap) for best, flap in of)])
     header = ["increase of `best` as a share of FLAP's"]
     return _table([*header, *(f"{100 * ratio:.0f}%" for ratio in RATIOS)], lines)
+
+
+def _share(best: Seeds, flap: Seeds) -> str:
+    """Of the one's increase of gm over dense in the other's."""
+    return f"{100 * (_mean_gm(best) - 1.0) / (_mean_gm(flap) - 1.0):.0f}%"
 
 
 def _what(name: str) -> str:

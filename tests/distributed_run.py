@@ -28,7 +28,7 @@ def main(folder: Path, kind: str) -> None:
     job = json.loads((folder / "job.json").read_text())
     texts = job["texts"]
     if kind in ("loader", "offloaded"):
-        data = {"dataset": loader(texts)}
+        data = {"dataset": loader(texts, samples=job["samples"])}
     else:
         data = sampled(texts, kind == "shuffled")
     model = AutoModelForCausalLM.from_pretrained(folder / "model")

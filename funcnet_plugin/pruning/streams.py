@@ -79,26 +79,25 @@ class Streams:
         """What a layer that was cut still misses; its dense stream must be behind it."""
         first = 0
         for batch in self._batches:
-            seen: dict[str, Tensor] = {}
+            entered: dict[str, Tensor] = {}
             hooks = [
                 module.register_forward_pre_hook(
-                    lambda m, args, name=name, to=seen: to.update({name: args[0]})
+                    lambda m, args, name=name, to=entered: to.update({name: args[0]})
                 )
-                for name, module in (("x", block.inputs[0]), ("h", block.down))
+                for name, module in (("mlp", block.inputs[0]), ("down", block.down))
             ]
             try:
                 output = batch.calls[block.index].run(block, batch.pruned)
             finally:
                 for hook in hooks:
                     hook.remove()
-            seen["error"] = batch.dense.to(output.device).float() - output.float()
             real = batch.real.flatten().to(output.device)
-            sample = first + batch.real.nonzero()[:, 0]
-            first += len(batch.real)
             # OPT flattens the batch before its MLP
-            yield Difference(
-                **{name: t.flatten(0, -2)[real] for name, t in seen.items()}, sample=sample
-            )
+            x, h = (entered[name].flatten(0, -2)[real] for name in ("mlp", "down"))
+            error = batch.dense.to(output.device).float() - output.float()
+            sample = first + batch.real.nonzero()[:, 0]
+            yield Difference(x, h, error.flatten(0, -2)[real], sample)
+            first += len(batch.real)
 
     def pass_pruned(self, block: MLPBlock) -> None:
         """Take the pruned stream through a layer as it is now."""
