@@ -12,6 +12,7 @@ from torch import nn
 
 from funcnet_plugin.adapters import MLPAdapter, MLPBlock
 from funcnet_plugin.errors import CalibrationError, CheckpointError, RecipeError
+from funcnet_plugin.pruning.compensation import BEHIND_PRUNED_LAYERS
 from funcnet_plugin.pruning.scorers import Scorer, get_scorers
 
 
@@ -198,21 +199,22 @@ def check_own_text(share: float, waits_for_all_layers: bool, looked_at: bool) ->
     if share and not waits_for_all_layers:
         raise RecipeError(
             "own_text is measured on the dense model, and this recipe measures every layer on the "
-            "model as it is pruned by then; set allocation: threshold or compensation: "
-            "residual_least_squares, or give the model's text as data (funcnet prune --data self)."
+            "model as it is pruned by then; set allocation: threshold or one of compensation: "
+            f"{', '.join(BEHIND_PRUNED_LAYERS)}, or give the model's text as data (funcnet prune "
+            "--data self)."
         )
 
 
-def check_residual(ridge: float | str) -> None:
-    """`compensation: residual_least_squares` fits with one ridge.
+def check_ridge(ridge: float | str, compensation: str) -> None:
+    """Repair behind pruned layers fits with one ridge.
 
     Raises:
         RecipeError: the ridge is to be chosen per layer.
     """
-    if ridge == "auto":
+    if ridge == "auto" and compensation in BEHIND_PRUNED_LAYERS:
         raise RecipeError(
             "ridge: auto is for compensation: least_squares; give a number, such as 0.02, with "
-            "residual_least_squares."
+            f"{compensation}."
         )
 
 

@@ -163,9 +163,8 @@ class WidthPruningModifier(PlainErrors, Modifier):
         )
         if self.compensation == "bias":
             checks.check_bias(plan.layout.adapter, plan.prunable)
+        checks.check_ridge(self.ridge, self.compensation)
         residual = self.compensation in BEHIND_PRUNED_LAYERS
-        if residual:
-            checks.check_residual(self.ridge)
         # the state holds a copy of the loader; the one that will be read comes as an argument
         calibration = kwargs.get("calib_data", state.data.calib)
         self._check_data(calibration)
