@@ -129,7 +129,7 @@ def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(checkpoint, files, 
 
 def test_ratios_share_what_is_measured_before_the_cut(checkpoint, files, tmp_path, monkeypatch):
     """One backward pass and one ICA serve all ratios, with the rows that each would have alone."""
-    changes = {"methods": ("networks", "deployable"), "compensations": ("",)}
+    changes = {"methods": ("networks", "networks-or-effect-uniform"), "compensations": ("",)}
     passes = []
     taken = gradients.loss_gradients
     monkeypatch.setattr(

@@ -84,10 +84,12 @@ def test_inner_moments_are_of_what_enters_the_down_projection(family, texts):
     assert found.count == 27 and not block.down._forward_pre_hooks
 
 
-def test_the_repair_fits_both_texts(fresh, texts):
+@pytest.mark.parametrize("allocation", ["threshold", "uniform"])
+def test_the_repair_fits_both_texts(fresh, texts, allocation):
     """The down projection of every layer is the one that least squares gives on the mean of the
-    calibration windows' moments and the written ones'."""
-    text = recipe("WidthPruningModifier", own_text=0.5, **FIELDS)
+    calibration windows' moments and the written ones', in the dense model: with own text equal
+    widths wait for all layers too."""
+    text = recipe("WidthPruningModifier", own_text=0.5, **FIELDS | {"allocation": allocation})
     dense, pruned = fresh(), run(fresh(), texts, text)
     blocks = bind(dense).blocks
     windows = own_windows(dense, loader(texts), seed=0)
@@ -120,12 +122,6 @@ def test_every_layout_writes(texts, tmp_path, family, name):
     without = run(str(tmp_path / "dense"), texts, text.replace("own_text: 0.5", "own_text: 0.0"))
     assert torch.isfinite(logits(model)).all()
     assert not torch.equal(logits(model), logits(without))
-
-
-def test_layers_measured_one_after_another_are_refused(fresh, texts):
-    text = recipe("WidthPruningModifier", scorer="effect", own_text=0.5)
-    with pytest.raises(RecipeError, match=r"own_text is measured on the dense model.*threshold"):
-        run(fresh(), texts, text)
 
 
 def test_a_share_that_nothing_looks_at_is_refused(fresh, texts):

@@ -32,6 +32,7 @@ METHODS: dict[str, Recipe] = {
     "best": load_recipe(recipe_path("prune_best")),
     "networks": load_recipe(recipe_path("ica_prune_best")),
     "paper": load_recipe(recipe_path("ica_prune_paper")),
+    "best-uniform": _like("prune_best", allocation="uniform"),  # what equal widths cost
     # best, with nothing but the data; with neither own text nor labels that the model draws
     "best-without-own-text": _like("prune_best", own_text=0.0),
     "surgeon-vocabulary": _like("prune_best", own_text=0.0, fisher_labels="text"),
@@ -52,6 +53,8 @@ METHODS: dict[str, Recipe] = {
     "random-or-loss_effect": _peer("random", union_with="loss_effect"),
     "random-or-surgeon": _peer("random", union_with="surgeon", token_share=0.003),
     "effect-uniform": _width(scorer="effect"),
+    # the union of deployable with nothing but the data, each MLP's output repaired; its control
+    "networks-or-effect-uniform": _like("ica_prune", own_text=0.0, compensation="least_squares"),
     "random-or-effect-uniform": _width(scorer="random", union_with="effect", token_share=0.003),
     # peers that cut something else than neurons, unrepaired as published
     "shortgpt": _recipe("DepthPruningModifier", score="block_influence"),

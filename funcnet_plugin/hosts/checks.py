@@ -182,26 +182,19 @@ def find_scorers(names: Sequence[str], token_share: float, fisher_labels: str) -
     return found
 
 
-def check_own_text(share: float, waits_for_all_layers: bool, looked_at: bool) -> None:
-    """The model's own text is measured on the dense model, so nothing may be cut meanwhile.
+def check_own_text(share: float, looked_at: bool) -> None:
+    """The model's own text serves what takes moments of activations.
 
     Args:
-        looked_at: whether anything in the recipe takes moments of activations.
+        looked_at: whether anything in the recipe does.
 
     Raises:
-        RecipeError: layers are measured on the model as it is pruned by then, or nothing looks.
+        RecipeError: nothing does.
     """
     if share and not looked_at:
         raise RecipeError(
             "own_text is for scorers that look at activations and for the repair, and the recipe "
             "has neither; leave it out."
-        )
-    if share and not waits_for_all_layers:
-        raise RecipeError(
-            "own_text is measured on the dense model, and this recipe measures every layer on the "
-            "model as it is pruned by then; set allocation: threshold or one of compensation: "
-            f"{', '.join(BEHIND_PRUNED_LAYERS)}, or give the model's text as data (funcnet prune "
-            "--data self)."
         )
 
 

@@ -72,8 +72,8 @@ class WidthPruningModifier(PlainErrors, Modifier):
         from its own predictions (the true one).
     :param own_text: share of the calibration that the model writes itself, in [0, 1). Scorers of
         activations and the repair see that text beside the calibration data; gradients and networks
-        are of the calibration data alone. It is measured on the dense model, so it needs all layers
-        to be measured before the cut.
+        are of the calibration data alone. It is measured on the dense model, and so are all layers
+        then, before any is cut.
     :param allocation: `uniform`, the same width in every layer, decided layer by layer; or
         `threshold`, one cut over all layers, decided when all are measured (on the dense model).
     :param align: kept widths are multiples of this; 128 suits quantization groups and GPU kernels.
@@ -140,7 +140,8 @@ class WidthPruningModifier(PlainErrors, Modifier):
 
     def waits_for_all_layers(self) -> bool:
         """Whether all layers are measured, on the dense model, before any is cut."""
-        return self.allocation == "threshold" or self.compensation in BEHIND_PRUNED_LAYERS
+        behind = self.compensation in BEHIND_PRUNED_LAYERS
+        return self.allocation == "threshold" or behind or self.own_text > 0.0
 
     # -- lifecycle ---------------------------------------------------------------------------
 
@@ -151,7 +152,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
             self._scorer_names(), self.token_share, self.fisher_labels
         )
         moments = self.compensation != "none" or any(s.needs_moments for s in self._scorers)
-        checks.check_own_text(self.own_text, self.waits_for_all_layers(), moments)
+        checks.check_own_text(self.own_text, moments)
         self._plan = plan = WidthPlan(
             model,
             ratio=self.pruning_ratio,
