@@ -28,9 +28,9 @@ MAIN = (
     "random-or-best", "random-or-surgeon", "random-or-loss_effect",
 )  # fmt: skip
 OTHERS = (
-    "deployable", "effect", "wanda_sp", "obs", "magnitude", "random",
-    "random-or-effect", "random-or-effect-uniform", "shortgpt", "shortened_llama", "slicegpt",
-    "surgeon-vocabulary", "networks-vocabulary",
+    "deployable", "best-uniform", "effect", "wanda_sp", "obs", "magnitude", "random",
+    "networks-or-effect-uniform", "random-or-effect", "random-or-effect-uniform", "shortgpt",
+    "shortened_llama", "slicegpt", "surgeon-vocabulary", "networks-vocabulary",
 )  # fmt: skip
 
 

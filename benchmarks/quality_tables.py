@@ -41,7 +41,7 @@ CONTROL = "random"  # how their names begin
 PLAIN_REPAIR = "least_squares"
 BETTER_REPAIRS = ("residual_least_squares", "reconstruction")
 # networks; random numbers in their place
-WITH_CONTROL = ("deployable", "random-or-effect-uniform")
+WITH_CONTROL = ("networks-or-effect-uniform", "random-or-effect-uniform")
 Row = dict[str, Any]
 Seeds = dict[int, Row]  # one method at one ratio
 
@@ -305,12 +305,13 @@ unless it says otherwise, also where the recipe has `reconstruction` by now, whi
 (section "Repair"). A seed decides which windows calibrate, in which order, and all random
 numbers. What each method is: `funcnet_plugin/compare/methods.py`.
 
-`best` and its control `random-or-best` let the model write besides (`own_text`), whatever text
-calibrates; no other method on this page does. `best-without-own-text` is what to take where the
-calibration text shows all that the model is for. These three, and everything on `deep` and
-`ungated`, were measured with checkpoints stored in float32, the other rows with bfloat16. `deep`
-and `ungated` are made by `scripts/train_reference_models.py`, 1500 and 1000 steps on the four
-texts; their `-bf16` kin were trained with `--autocast`, 1500 steps, and measured before that.
+`best`, its control `random-or-best`, `best-uniform` and `deployable` let the model write besides
+(`own_text`), whatever text calibrates; no other method on this page does. `best-without-own-text`
+is what to take where the calibration text shows all that the model is for. `best`, its control,
+`best-without-own-text`, all rows with `reconstruction` and everything on `deep` and `ungated` were
+measured with checkpoints stored in float32, the others with bfloat16. `deep` and `ungated` are made
+by `scripts/train_reference_models.py`, 1500 and 1000 steps on the four texts; their `-bf16` kin
+were trained with `--autocast`, 1500 steps, and measured before that.
 """
 
 

@@ -1,0 +1,81 @@
+"""What repair and own text cost: wall time and peak memory of whole runs, as ratios.
+
+    python benchmarks/repair_cost.py MODEL --data CALIBRATION.jsonl
+
+Every run is `funcnet prune` in a process of its own with `prune_best`, without own text unless the
+label says so; the kinds take turns, `--rounds` times, and the ratios are those of medians to the
+run with `least_squares`. The peak is that of the process's resident memory. Scores are measured
+alike in all of them. One table in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from funcnet_plugin.recipe import recipe_path
+
+FUNCNET = str(Path(sys.executable).with_name("funcnet"))  # of this environment
+KINDS = {
+    "least_squares": ("compensation=least_squares", "own_text=0"),
+    "residual_least_squares": ("compensation=residual_least_squares", "own_text=0"),
+    "reconstruction": ("compensation=reconstruction", "own_text=0"),
+    "least_squares, own text": ("compensation=least_squares", "own_text=0.4"),
+    "reconstruction, own text": ("compensation=reconstruction", "own_text=0.4"),
+}
+
+
+def timed(command: list[str]) -> tuple[float, float]:
+    """Wall seconds and peak MB of a process."""
+    start = time.perf_counter()
+    with open(os.devnull, "w") as nothing:
+        streams = [(os.POSIX_SPAWN_DUP2, nothing.fileno(), number) for number in (1, 2)]
+        process = os.posix_spawn(command[0], command, os.environ, file_actions=streams)
+        _, status, usage = os.wait4(process, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed; run it by itself to see why.")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--column", default="text")
+    parser.add_argument("--ratio", type=float, default=0.2)
+    parser.add_argument("--align", type=int, default=32)
+    parser.add_argument("--samples", type=int, default=320)
+    parser.add_argument("--window", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    runs = defaultdict(list)
+    for _ in range(args.rounds):
+        for kind, fields in KINDS.items():
+            with tempfile.TemporaryDirectory() as folder:
+                command = [FUNCNET, "prune", args.model, "--data", args.data]
+                command += ["--recipe", str(recipe_path("prune_best")), "--out", f"{folder}/out"]
+                command += ["--text-column", args.column, "--ratio", str(args.ratio)]
+                command += ["--samples", str(args.samples), "--window", str(args.window)]
+                for field in (f"align={args.align}", *fields):
+                    command += ["--set", field]
+                runs[kind].append(timed(command))
+    seconds, peaks = (
+        {kind: statistics.median(run[i] for run in found) for kind, found in runs.items()}
+        for i in (0, 1)
+    )
+    first = next(iter(KINDS))
+    print(f"`{first}`: {seconds[first]:.0f} s, {peaks[first]:.0f} MB\n")
+    print("| | time | peak memory |\n|---|---|---|")
+    for kind in KINDS:
+        time_, peak = seconds[kind] / seconds[first], peaks[kind] / peaks[first]
+        print(f"| {kind} | {time_:.1f} | {peak:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
