@@ -40,8 +40,11 @@ CONTROL = "random"  # how their names begin
 # a table of its own.
 PLAIN_REPAIR = "least_squares"
 BETTER_REPAIRS = ("residual_least_squares", "reconstruction")
-# networks; random numbers in their place
-WITH_CONTROL = ("networks-or-effect-uniform", "random-or-effect-uniform")
+# networks, random numbers in their place; without and with own text, by the repair of their recipe
+WITH_CONTROL = (
+    ("networks-or-effect-uniform", PLAIN_REPAIR), ("random-or-effect-uniform", PLAIN_REPAIR),
+    ("deployable", BETTER_REPAIRS[-1]), ("random-or-deployable", BETTER_REPAIRS[-1]),
+)  # fmt: skip
 Row = dict[str, Any]
 Seeds = dict[int, Row]  # one method at one ratio
 
@@ -75,7 +78,7 @@ def page(rows: list[Row]) -> str:
     dense = {r["comparison"]: r["perplexity"] for r in rows if r["method"] == "dense"}
     parts = [_INTRODUCTION, "## The geometric mean of all\n", _overview(cells)]
     parts += ["## How far behind the first\n", _behind_the_first(cells)]
-    parts += ["## Networks, and random numbers in their place\n", _against_control(cells)]
+    parts += ["## Networks, and random numbers in their place\n", _against_control(runs, cells)]
     parts += ["## Repair\n", _REPAIR, _of_repair(runs), _share_of_flap_repaired(runs, cells)]
     for model, what in (MODELS | BEFORE).items():
         parts += [f"## {model}: {what}\n", _of_model(model, cells), _in_domain(model, cells, dense)]
@@ -119,7 +122,7 @@ def _of_repair(runs: dict) -> str:
             }
             for repair in (PLAIN_REPAIR, *BETTER_REPAIRS):
                 at = runs.get((where, method, repair))
-                if at is None:
+                if at is None or not seeds:
                     continue
                 cells = [{s: row for s, row in at[r].items() if s in seeds} for r in RATIOS]
                 in_domain = ", ".join(map(_wiki, cells))
@@ -196,15 +199,16 @@ def _behind_the_first(cells: dict) -> str:
     return _table(header, lines)
 
 
-def _against_control(cells: dict) -> str:
-    lines = [
-        [f"{model}, {title}", f"`{name}`"]
-        + [_gm(cells.get((f"{model}-{text}", name, ratio), {})) for ratio in RATIOS]
-        for model in MODELS | BEFORE
-        for text, title in TEXTS.items()
-        for name in WITH_CONTROL
-        if any(cells.get((f"{model}-{text}", name, ratio)) for ratio in RATIOS)
-    ]
+def _against_control(runs: dict, cells: dict) -> str:
+    lines = []
+    for model, text in product(MODELS | BEFORE, TEXTS):
+        where = f"{model}-{text}"
+        for name, repair in WITH_CONTROL:
+            plain = {ratio: cells.get((where, name, ratio), {}) for ratio in RATIOS}
+            at = plain if repair == PLAIN_REPAIR else runs.get((where, name, repair), {})
+            if any(at.get(ratio) for ratio in RATIOS):
+                place = f"{model}, {TEXTS[text]}"
+                lines.append([place, f"`{name}`", *(_gm(at.get(ratio, {})) for ratio in RATIOS)])
     header = ["model, calibration", "method", *(f"{100 * ratio:.0f}%" for ratio in RATIOS)]
     return _table(header, lines)
 
@@ -315,9 +319,9 @@ were trained with `--autocast`, 1500 steps, and measured before that.
 """
 
 
-_REPAIR = """The same runs repaired in other ways; `prune_best` and `ica_prune_best` have
-`reconstruction`. Checkpoints stored in float32, but for `surgeon` with `least_squares` on
-`ref-llama` (bfloat16). With own text the two better repairs read one written window for every
+_REPAIR = """The same runs repaired in other ways; all recipes but `ica_prune_paper` have
+`reconstruction`. Checkpoints stored in float32, but with `least_squares` on `ref-llama` those of
+the peers (bfloat16). With own text the two better repairs read one written window for every
 calibration window.
 """
 
