@@ -314,8 +314,9 @@ numbers. What each method is: `funcnet_plugin/compare/methods.py`.
 is what to take where the calibration text shows all that the model is for. `best`, its control,
 `best-without-own-text`, all rows with `reconstruction` and everything on `deep` and `ungated` were
 measured with checkpoints stored in float32, the others with bfloat16. `deep` and `ungated` are made
-by `scripts/train_reference_models.py`, 1500 and 1000 steps on the four texts; their `-bf16` kin
-were trained with `--autocast`, 1500 steps, and measured before that.
+by `scripts/train_reference_models.py`, 1500 and 1000 steps on the four texts, by their perplexities
+the measured pages of the three domains among them; their `-bf16` kin were trained with
+`--autocast`, 1500 steps, and measured before that.
 """
 
 
