@@ -29,8 +29,9 @@ MAIN = (
 )  # fmt: skip
 OTHERS = (
     "deployable", "best-uniform", "effect", "wanda_sp", "obs", "magnitude", "random",
-    "networks-or-effect-uniform", "random-or-effect", "random-or-effect-uniform", "shortgpt",
-    "shortened_llama", "slicegpt", "surgeon-vocabulary", "networks-vocabulary",
+    "networks-or-effect-uniform", "random-or-deployable", "random-or-effect",
+    "random-or-effect-uniform", "shortgpt", "shortened_llama", "slicegpt", "surgeon-vocabulary",
+    "networks-vocabulary",
 )  # fmt: skip
 
 

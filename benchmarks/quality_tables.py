@@ -74,11 +74,11 @@ def merge(old: list[Row], new: list[Row]) -> list[Row]:
 
 def page(rows: list[Row]) -> str:
     """The whole of docs/quality.md."""
-    cells, runs = _cells(rows), _repaired(rows)
+    cells, runs = _cells(rows), _runs(rows)
     dense = {r["comparison"]: r["perplexity"] for r in rows if r["method"] == "dense"}
     parts = [_INTRODUCTION, "## The geometric mean of all\n", _overview(cells)]
     parts += ["## How far behind the first\n", _behind_the_first(cells)]
-    parts += ["## Networks, and random numbers in their place\n", _against_control(runs, cells)]
+    parts += ["## Networks, and random numbers in their place\n", _against_control(runs)]
     parts += ["## Repair\n", _REPAIR, _of_repair(runs), _share_of_flap_repaired(runs, cells)]
     for model, what in (MODELS | BEFORE).items():
         parts += [f"## {model}: {what}\n", _of_model(model, cells), _in_domain(model, cells, dense)]
@@ -96,19 +96,19 @@ def _cells(rows: list[Row]) -> dict[tuple[str, str, float], Seeds]:
     return cells
 
 
-def _repaired(rows: list[Row]) -> dict[tuple[str, str, str], dict[float, Seeds]]:
-    """Comparison, method, repair -> ratio -> seeds, of methods with one of the better repairs."""
+def _runs(rows: list[Row]) -> dict[tuple[str, str, str], dict[float, Seeds]]:
+    """Comparison, method, repair -> ratio -> seeds."""
     found: dict[tuple, dict[float, Seeds]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         if row["method"] in METHODS and not row.get("setting"):
             run = (row["comparison"], row["method"], row.get("compensation"))
             found[run][row["ratio"]][row["seed"]] = row
-    better = {run[:2] for run in found if run[2] in BETTER_REPAIRS}
-    return {run: at for run, at in found.items() if run[:2] in better}
+    return found
 
 
 def _of_repair(runs: dict) -> str:
-    """gm and worst text of runs that differ in the repair alone, and perplexity in domain."""
+    """gm and worst text of runs that differ in the repair alone, and perplexity in domain; of
+    methods that were measured with one of the better repairs."""
     lines = []
     for model, text in product(MODELS, TEXTS):
         where = f"{model}-{text}"
@@ -199,14 +199,13 @@ def _behind_the_first(cells: dict) -> str:
     return _table(header, lines)
 
 
-def _against_control(runs: dict, cells: dict) -> str:
+def _against_control(runs: dict) -> str:
     lines = []
     for model, text in product(MODELS | BEFORE, TEXTS):
         where = f"{model}-{text}"
         for name, repair in WITH_CONTROL:
-            plain = {ratio: cells.get((where, name, ratio), {}) for ratio in RATIOS}
-            at = plain if repair == PLAIN_REPAIR else runs.get((where, name, repair), {})
-            if any(at.get(ratio) for ratio in RATIOS):
+            at = runs.get((where, name, repair))
+            if at is not None:
                 place = f"{model}, {TEXTS[text]}"
                 lines.append([place, f"`{name}`", *(_gm(at.get(ratio, {})) for ratio in RATIOS)])
     header = ["model, calibration", "method", *(f"{100 * ratio:.0f}%" for ratio in RATIOS)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,22 +23,22 @@ from pathlib import Path
 from funcnet_plugin.recipe import recipe_path
 
 FUNCNET = str(Path(sys.executable).with_name("funcnet"))  # of this environment
-KINDS = {
-    "least_squares": ("compensation=least_squares", "own_text=0"),
-    "residual_least_squares": ("compensation=residual_least_squares", "own_text=0"),
-    "reconstruction": ("compensation=reconstruction", "own_text=0"),
-    "least_squares, own text": ("compensation=least_squares", "own_text=0.4"),
-    "reconstruction, own text": ("compensation=reconstruction", "own_text=0.4"),
+KINDS = {  # label -> compensation, own_text; the first is what the others are measured by
+    "least_squares": ("least_squares", 0.0),
+    "residual_least_squares": ("residual_least_squares", 0.0),
+    "reconstruction": ("reconstruction", 0.0),
+    "least_squares, own text": ("least_squares", 0.4),
+    "reconstruction, own text": ("reconstruction", 0.4),
 }
 
 
 def timed(command: list[str]) -> tuple[float, float]:
     """Wall seconds and peak MB of a process."""
     start = time.perf_counter()
-    with open(os.devnull, "w") as nothing:
-        streams = [(os.POSIX_SPAWN_DUP2, nothing.fileno(), number) for number in (1, 2)]
-        process = os.posix_spawn(command[0], command, os.environ, file_actions=streams)
-        _, status, usage = os.wait4(process, 0)
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=quiet, stderr=quiet) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     if status:
         raise SystemExit(f"{' '.join(command)} failed; run it by itself to see why.")
     return time.perf_counter() - start, usage.ru_maxrss / 1024
@@ -54,17 +55,16 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    command = [FUNCNET, "prune", args.model, "--data", args.data, "--text-column", args.column]
+    command += ["--recipe", str(recipe_path("prune_best")), "--ratio", str(args.ratio)]
+    command += ["--samples", str(args.samples), "--window", str(args.window)]
+    command += ["--set", f"align={args.align}"]
     runs = defaultdict(list)
     for _ in range(args.rounds):
-        for kind, fields in KINDS.items():
+        for kind, (repair, own_text) in KINDS.items():
+            fields = ["--set", f"compensation={repair}", "--set", f"own_text={own_text}"]
             with tempfile.TemporaryDirectory() as folder:
-                command = [FUNCNET, "prune", args.model, "--data", args.data]
-                command += ["--recipe", str(recipe_path("prune_best")), "--out", f"{folder}/out"]
-                command += ["--text-column", args.column, "--ratio", str(args.ratio)]
-                command += ["--samples", str(args.samples), "--window", str(args.window)]
-                for field in (f"align={args.align}", *fields):
-                    command += ["--set", field]
-                runs[kind].append(timed(command))
+                runs[kind].append(timed([*command, *fields, "--out", f"{folder}/out"]))
     seconds, peaks = (
         {kind: statistics.median(run[i] for run in found) for kind, found in runs.items()}
         for i in (0, 1)

@@ -56,12 +56,13 @@ METHODS: dict[str, Recipe] = {
     # the union of deployable with nothing but the data, each MLP's output repaired; its control
     "networks-or-effect-uniform": _like("ica_prune", own_text=0.0, compensation="least_squares"),
     "random-or-effect-uniform": _width(scorer="random", union_with="effect", token_share=0.003),
-    "random-or-deployable": _width(
+    # with own text and reconstruction: the control of deployable
+    "random-or-deployable": _like(
+        "prune_best",
         scorer="random",
         union_with="effect",
-        token_share=0.003,
-        own_text=0.4,
-        compensation="reconstruction",
+        fisher_labels="text",
+        allocation="uniform",
     ),
     # peers that cut something else than neurons, unrepaired as published
     "shortgpt": _recipe("DepthPruningModifier", score="block_influence"),
