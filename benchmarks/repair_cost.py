@@ -27,8 +27,8 @@ KINDS = {  # label -> compensation, own_text; the first is what the others are m
     "least_squares": ("least_squares", 0.0),
     "residual_least_squares": ("residual_least_squares", 0.0),
     "reconstruction": ("reconstruction", 0.0),
-    "least_squares, own text": ("least_squares", 0.4),
-    "reconstruction, own text": ("reconstruction", 0.4),
+    "least_squares, own text": ("least_squares", 0.25),
+    "reconstruction, own text": ("reconstruction", 0.25),
 }
 
 

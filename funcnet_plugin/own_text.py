@@ -2,15 +2,17 @@
 
 A model's own text follows the distribution it was trained on, of which no single corpus is a fair
 sample (Williams et al. 2024, arXiv 2410.17170). Windows of other calibration text are cut out of
-the middle of documents, and so do these begin: with a random token of the vocabulary (as in
-LLM-QAT, arXiv 2305.17888) and nothing before it. After a beginning-of-sequence token a model writes
-what documents begin with, and long ones, which begin rarely, are hardly ever written.
+the middle of documents, and so do these begin: with one token and nothing before it, of calibration
+text where there is any, else a random one of the vocabulary (as in LLM-QAT, arXiv 2305.17888).
+After a beginning-of-sequence token a model writes what documents begin with, and long ones, which
+begin rarely, are hardly ever written; after several tokens of calibration text it goes on in its
+kind, of which there is enough (docs/experiments.md).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +41,7 @@ def write_windows(
     Args:
         model: checkpoint directory or hub name.
         tokenizer: its special tokens are not written.
+        samples: how many windows, each begun with a random token.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -46,21 +49,30 @@ def write_windows(
     network = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
     if torch.cuda.is_available():
         network.cuda()
-    ordinary = set(range(len(tokenizer))) - set(tokenizer.all_special_ids)
-    return write(network, ordinary, window=window, samples=samples, seed=seed)
+    ordinary = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
+    first = random.Random(seed).choices(ordinary, k=samples)
+    return write(network, ordinary, first=first, window=window, seed=seed)
 
 
 def write(
-    network: PreTrainedModel, ordinary: Collection[int], *, window: int, samples: int, seed: int
+    network: PreTrainedModel,
+    ordinary: Collection[int],
+    *,
+    first: Sequence[int],
+    window: int,
+    seed: int,
 ) -> list[list[int]]:
     """Let a model write.
 
     Args:
         network: in memory.
         ordinary: the tokens that may be written.
-        window: tokens per sample.
-        samples: how many.
-        seed: of the first tokens and of the sampling, from the whole vocabulary.
+        first: the token that each window begins with.
+        window: tokens per window, the first included.
+        seed: of the sampling, from the whole vocabulary.
+
+    Returns:
+        as many windows as first tokens.
 
     Raises:
         CalibrationError: windows too short to write anything.
@@ -69,17 +81,13 @@ def write(
 
     if window < 2:
         raise CalibrationError(f"a window of {window} tokens is too short for the model to write.")
-    logger.info(f"the model writes {samples} windows of {window} tokens to calibrate on")
-    ordinary = sorted(ordinary)
+    logger.info(f"the model writes {len(first)} windows of {window} tokens to calibrate on")
     size = network.get_input_embeddings().num_embeddings
     others = sorted(set(range(size)) - set(ordinary))
-    rng = random.Random(seed)
     windows: list[list[int]] = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        while len(windows) < samples:
-            n = min(_AT_ONCE, samples - len(windows))
-            begin = torch.tensor([[rng.choice(ordinary)] for _ in range(n)], device=network.device)
+        for begin in torch.tensor(first, device=network.device)[:, None].split(_AT_ONCE):
             written = network.generate(
                 begin,
                 attention_mask=torch.ones_like(begin),

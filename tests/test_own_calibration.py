@@ -45,9 +45,26 @@ def test_windows_are_as_long_as_the_samples_without_their_padding(texts, written
     ]
     found = own_windows(model, padded, seed=0)
     (asked, windows) = written[0]
-    assert asked["samples"] == 12 and asked["window"] == 20 and found.shape == (12, 20)
+    assert asked["window"] == 20 and found.shape == (12, 20)
     assert found.tolist() == windows
     assert not {0, 1, 2} & {token for w in windows for token in w}  # padding, begin, end
+
+
+def test_each_begins_with_a_token_of_its_sample(texts):
+    model = make_llama()
+    data = loader(texts, samples=5, window=24)
+    found = own_windows(model, data, seed=0)
+    samples = torch.cat([batch["input_ids"] for batch in data])
+    for sample, windows in zip(samples, found.split(own_calibration.PER_SAMPLE), strict=True):
+        assert set(windows[:, 0].tolist()) <= set(sample.tolist()) - {0, 1, 2}
+    assert not torch.equal(found[:, 0], own_windows(model, data, seed=1)[:, 0])
+    assert torch.equal(found, own_windows(model, data, seed=0))
+
+
+def test_a_sample_of_special_tokens_begins_with_any(texts):
+    ids = torch.ones(4, 12, dtype=torch.long)  # the beginning-of-sequence token and nothing else
+    found = own_windows(make_llama(), make_loader(ids.tolist()), seed=0)
+    assert found[:, 0].min() > 2 and len(set(found[:, 0].tolist())) > 1
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.75])

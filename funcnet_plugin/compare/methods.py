@@ -33,10 +33,14 @@ METHODS: dict[str, Recipe] = {
     "networks": load_recipe(recipe_path("ica_prune_best")),
     "paper": load_recipe(recipe_path("ica_prune_paper")),
     "best-uniform": _like("prune_best", allocation="uniform"),  # what equal widths cost
-    # best, with nothing but the data; with neither own text nor labels that the model draws
-    "best-without-own-text": _like("prune_best", own_text=0.0),
-    "surgeon-vocabulary": _like("prune_best", own_text=0.0, fisher_labels="text"),
-    "networks-vocabulary": _like("ica_prune_best", own_text=0.0, fisher_labels="text"),
+    "best-without-own-text": _like("prune_best", own_text=0.0),  # with nothing but the data
+    # with the vocabulary in place of own text, and labels from the data
+    "surgeon-vocabulary": _like(
+        "prune_best", own_text=0.0, token_share=0.003, fisher_labels="text"
+    ),
+    "networks-vocabulary": _like(
+        "ica_prune_best", own_text=0.0, token_share=0.003, fisher_labels="text"
+    ),
     # FLAP as published: WIFV standardised per layer, one cut, the bias
     "flap": _peer("flap", compensation="bias"),
     "effect": _peer("effect"),
@@ -61,6 +65,7 @@ METHODS: dict[str, Recipe] = {
         "prune_best",
         scorer="random",
         union_with="effect",
+        token_share=0.003,
         fisher_labels="text",
         allocation="uniform",
     ),

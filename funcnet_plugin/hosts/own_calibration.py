@@ -7,6 +7,7 @@ loss's gradients on calibration data serve as well (docs/experiments.md).
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -38,13 +39,13 @@ def own_windows(
 ) -> Tensor:
     """What the model writes for a run; what an interrupted one wrote is taken over.
 
-    Windows are as long as the calibration samples are on average; with several processes each
-    writes some for its own samples.
+    Windows are as long as the calibration samples are on average, and each begins with a token from
+    anywhere in one of them; with several processes each writes some for its own samples.
 
     Args:
         model: dense, in memory.
         calibration: batches as the run reads them; read once here.
-        seed: of what is written.
+        seed: of the first tokens and of what is written.
         record: of the run.
 
     Returns:
@@ -56,15 +57,16 @@ def own_windows(
     found = None if record is None else record.own_text()
     if found is not None:
         return found
-    samples, tokens = _size(model, calibration)
-    rank = 0 if processes is None else processes.rank
+    samples = _samples(model, calibration)
+    seed += 0 if processes is None else processes.rank
+    ordinary = _ordinary_tokens(model)
     with on_gpu(model):
         windows = write(
             model,
-            _ordinary_tokens(model),
-            window=round(tokens / max(samples, 1)),
-            samples=PER_SAMPLE * samples,
-            seed=seed + rank,
+            ordinary,
+            first=_first_tokens(samples, ordinary, seed),
+            window=round(sum(map(len, samples)) / max(len(samples), 1)),
+            seed=seed,
         )
     found = torch.tensor(windows)
     if record is not None:
@@ -94,20 +96,32 @@ def own_moments(
         share: of own text once the calibration tokens are added, in (0, 1): the moments count for
             so many tokens.
     """
-    _, tokens = _size(model, calibration)
+    tokens = sum(map(len, _samples(model, calibration)))
     found = inner_moments(model, own_batches(windows), blocks)
     weight = tokens * share / (1.0 - share)
     return {index: moments.counted_as(round(weight)) for index, moments in found.items()}
 
 
-def _size(model: nn.Module, calibration: Batches) -> tuple[int, int]:
-    """Samples and tokens, without padding."""
-    samples = tokens = 0
+def _samples(model: nn.Module, calibration: Batches) -> list[list[int]]:
+    """The tokens of each sample, without padding."""
     with torch.random.fork_rng(devices=[]):
-        for _, mask, _ in model_inputs(model, calibration):
-            samples += len(mask)
-            tokens += int(mask.sum())
-    return samples, tokens
+        return [
+            row[kept.bool()].tolist()
+            for ids, mask, _ in model_inputs(model, calibration)
+            for row, kept in zip(ids, mask, strict=True)
+        ]
+
+
+def _first_tokens(samples: list[list[int]], ordinary: set[int], seed: int) -> list[int]:
+    """`PER_SAMPLE` of each sample's tokens, or any where a sample has none that may be written."""
+    rng = random.Random(seed)
+    return [
+        token
+        for sample in samples
+        for token in rng.choices(
+            [t for t in sample if t in ordinary] or sorted(ordinary), k=PER_SAMPLE
+        )
+    ]
 
 
 def _ordinary_tokens(model: nn.Module) -> set[int]:
