@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from funcnet_plugin.errors import RecipeError
-from funcnet_plugin.recipe import Recipe, load_recipe, override, recipe_path
+from funcnet_plugin.recipe import Recipe, load_recipe, override, pruning_modifier, recipe_path
 
 
 def _recipe(modifier: str, **fields: Any) -> Recipe:
@@ -73,6 +73,14 @@ METHODS: dict[str, Recipe] = {
     "shortgpt": _recipe("DepthPruningModifier", score="block_influence"),
     "shortened_llama": _recipe("DepthPruningModifier", score="perplexity"),
     "slicegpt": _recipe("HiddenSlicingModifier"),
+}
+# The peers with the text that best has the model write, and with its repair.
+_, _best = pruning_modifier(METHODS["best"])
+METHODS |= {
+    f"{peer}-own-text": override(
+        METHODS[peer], {field: _best[field] for field in ("own_text", "compensation")}
+    )
+    for peer in ("flap", "wanda_sp", "taylor", "obs")
 }
 
 
