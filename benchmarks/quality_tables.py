@@ -31,20 +31,20 @@ MODELS = {
     "deep": "LLaMA, 10 layers of width 320, 5.5M parameters",
     "ungated": "GPT-NeoX, ungated, 6 layers of width 1024, 5.8M parameters",
 }
+# What the recipes as they are were measured on: the second and third trained without the pages that
+# are measured.
+NOW = ("ref-llama", "deep-unseen", "ungated-unseen")
 # The second and third as they were trained once in bfloat16 (`--autocast`): all peers, three seeds,
 # but none of the recipes that let the model write.
-BEFORE = {f"{name}-bf16": f"{MODELS[name]}, other weights" for name in ("deep", "ungated")}
+EARLIER = {f"{name}-bf16": f"{MODELS[name]}, other weights" for name in ("deep", "ungated")}
 SETTINGS = tuple(product(MODELS, TEXTS, RATIOS))
 CONTROL = "random"  # how their names begin
-# The tables compare methods with the repair that all of them were measured with; what these add has
-# a table of its own.
-PLAIN_REPAIR = "least_squares"
-BETTER_REPAIRS = ("residual_least_squares", "reconstruction")
-# networks, random numbers in their place; without and with own text, by the repair of their recipe
-WITH_CONTROL = (
-    ("networks-or-effect-uniform", PLAIN_REPAIR), ("random-or-effect-uniform", PLAIN_REPAIR),
-    ("deployable", BETTER_REPAIRS[-1]), ("random-or-deployable", BETTER_REPAIRS[-1]),
-)  # fmt: skip
+PEERS = {"flap", "wanda_sp", "taylor", "obs", "surgeon", "loss_effect", "magnitude", "random"}
+REPAIR = "reconstruction"  # of the recipes as they are; the second part has least squares
+BETTER_REPAIRS = ("residual_least_squares", REPAIR)
+FLAP_AS_PUBLISHED = "bias"
+# networks, random numbers in their place
+WITH_CONTROL = ("networks-or-effect-uniform", "random-or-effect-uniform")
 Row = dict[str, Any]
 Seeds = dict[int, Row]  # one method at one ratio
 
@@ -76,12 +76,18 @@ def page(rows: list[Row]) -> str:
     """The whole of docs/quality.md."""
     cells, runs = _cells(rows), _runs(rows)
     dense = {r["comparison"]: r["perplexity"] for r in rows if r["method"] == "dense"}
-    parts = [_INTRODUCTION, "## The geometric mean of all\n", _overview(cells)]
-    parts += ["## How far behind the first\n", _behind_the_first(cells)]
-    parts += ["## Networks, and random numbers in their place\n", _against_control(runs)]
-    parts += ["## Repair\n", _REPAIR, _of_repair(runs), _share_of_flap_repaired(runs, cells)]
-    for model, what in (MODELS | BEFORE).items():
-        parts += [f"## {model}: {what}\n", _of_model(model, cells), _in_domain(model, cells, dense)]
+    parts = [_INTRODUCTION, "## The recipes as they are, and peers with the same repair\n"]
+    parts += [_NOW, _first_peers(runs), _as_they_are(runs)]
+    parts += ["## With least squares, and the recipes as they were\n", _BEFORE]
+    parts += ["### The geometric mean of all\n", _overview(cells)]
+    parts += ["### How far behind the first\n", _behind_the_first(cells)]
+    parts += ["### Networks, and random numbers in their place\n", _against_control(cells)]
+    for model, what in (MODELS | EARLIER).items():
+        parts += [
+            f"### {model}: {what}\n",
+            _of_model(model, cells),
+            _in_domain(model, cells, dense),
+        ]
         if model in MODELS:
             parts += [_share_of_flap(model, cells)]
     return "\n".join(parts)
@@ -106,45 +112,39 @@ def _runs(rows: list[Row]) -> dict[tuple[str, str, str], dict[float, Seeds]]:
     return found
 
 
-def _of_repair(runs: dict) -> str:
-    """gm and worst text of runs that differ in the repair alone, and perplexity in domain; of
-    methods that were measured with one of the better repairs."""
+def _first_peers(runs: dict) -> str:
+    """`best`, the first peer, and what `best` loses as a share of what FLAP as published does."""
     lines = []
-    for model, text in product(MODELS, TEXTS):
+    for model, text in product(NOW, TEXTS):
         where = f"{model}-{text}"
-        for method in sorted({run[1] for run in runs if run[0] == where}):
-            # for least squares, the seeds that a better repair has
-            seeds = {
-                seed
-                for (place, name, repair), at in runs.items()
-                if (place, name) == (where, method) and repair in BETTER_REPAIRS
-                for seed in at[RATIOS[0]]
-            }
-            for repair in (PLAIN_REPAIR, *BETTER_REPAIRS):
-                at = runs.get((where, method, repair))
-                if at is None or not seeds:
-                    continue
-                cells = [{s: row for s, row in at[r].items() if s in seeds} for r in RATIOS]
-                in_domain = ", ".join(map(_wiki, cells))
-                place = f"{model}, {TEXTS[text]}"
-                line = [place, f"`{method}`", f"`{repair}`", f"{len(cells[0])}"]
-                lines.append([*line, *map(_gm_and_worst, cells), in_domain])
+        of = {run[1]: at for run, at in runs.items() if (run[0], run[2]) == (where, REPAIR)}
+        flap = runs.get((where, "flap", FLAP_AS_PUBLISHED))
+        for ratio in RATIOS if "best" in of else ():
+            at = {name: found[ratio] for name, found in of.items() if ratio in found}
+            first = [
+                _first_of({peer: _mean_gm(at[peer + own]) for peer in PEERS if peer + own in at})
+                for own in ("", "-own-text")
+            ]
+            share = "-" if flap is None else _share(at["best"], flap[ratio])
+            place = f"{model}, {TEXTS[text]}, {100 * ratio:.0f}%"
+            without = _gm(at.get("best-without-own-text", {}))
+            lines.append([place, _gm(at["best"]), without, *first, share])
+    header = ["model, calibration", "`best`", "`best-without-own-text`", "first peer"]
+    return _table([*header, "first peer with own text", "share of FLAP's increase"], lines)
+
+
+def _as_they_are(runs: dict) -> str:
+    """gm, worst text and perplexity in domain of every method with the recipes' repair."""
+    lines = []
+    for model, text in product(NOW, TEXTS):
+        for (where, method, repair), at in sorted(runs.items()):
+            if (where, repair) == (f"{model}-{text}", REPAIR):
+                cells = [at.get(ratio, {}) for ratio in RATIOS]
+                line = [f"{model}, {TEXTS[text]}", f"`{method}`", f"`{REPAIR}`", f"{len(cells[1])}"]
+                lines.append([*line, *map(_gm_and_worst, cells), ", ".join(map(_wiki, cells))])
     header = ["model, calibration", "method", "repaired by", "seeds"]
     header += [f"{100 * ratio:.0f}%" for ratio in RATIOS]
     return _table([*header, "perplexity of WikiText"], lines)
-
-
-def _share_of_flap_repaired(runs: dict, cells: dict) -> str:
-    """As `_share_of_flap`, of `best` as its recipe repairs it."""
-    lines = []
-    for model, text in product(MODELS, TEXTS):
-        where = f"{model}-{text}"
-        at = runs.get((where, "best", BETTER_REPAIRS[-1]))
-        if at is not None:
-            shares = [_share(at[ratio], cells[where, "flap", ratio]) for ratio in RATIOS]
-            lines.append([f"{model}, {TEXTS[text]}", *shares])
-    header = [f"increase of `best`, `{BETTER_REPAIRS[-1]}`, as a share of FLAP's as published"]
-    return _table([*header, *(f"{100 * ratio:.0f}%" for ratio in RATIOS)], lines)
 
 
 def _of_model(model: str, cells: dict) -> str:
@@ -199,15 +199,13 @@ def _behind_the_first(cells: dict) -> str:
     return _table(header, lines)
 
 
-def _against_control(runs: dict) -> str:
+def _against_control(cells: dict) -> str:
     lines = []
-    for model, text in product(MODELS | BEFORE, TEXTS):
-        where = f"{model}-{text}"
-        for name, repair in WITH_CONTROL:
-            at = runs.get((where, name, repair))
-            if at is not None:
-                place = f"{model}, {TEXTS[text]}"
-                lines.append([place, f"`{name}`", *(_gm(at.get(ratio, {})) for ratio in RATIOS)])
+    for model, text in product(MODELS | EARLIER, TEXTS):
+        for name in WITH_CONTROL:
+            of = [cells.get((f"{model}-{text}", name, ratio), {}) for ratio in RATIOS]
+            if any(of):
+                lines.append([f"{model}, {TEXTS[text]}", f"`{name}`", *map(_gm, of)])
     header = ["model, calibration", "method", *(f"{100 * ratio:.0f}%" for ratio in RATIOS)]
     return _table(header, lines)
 
@@ -303,26 +301,29 @@ Token perplexity relative to the dense model, on WikiText-2 test, Shakespeare, s
 Bible (64 windows of 128 tokens each): geometric mean over the four texts, ± standard deviation over
 seeds / worst text. Calibrated on 320 windows of 128 tokens, of WikiText-2 valid alone or of
 WikiText-2 and other pages of the three domains in equal parts ("mixed"). Percent of all parameters;
-kept widths are multiples of 32; four ICA starts. What cuts neurons is repaired by `least_squares`
-unless it says otherwise, also where the recipe has `reconstruction` by now, which is much better
-(section "Repair"). A seed decides which windows calibrate, in which order, and all random
-numbers. What each method is: `funcnet_plugin/compare/methods.py`.
+kept widths are multiples of 32; four ICA starts. A seed decides which windows calibrate, in which
+order, and all random numbers. What each method is: `funcnet_plugin/compare/methods.py`.
 
 `best`, its control `random-or-best`, `best-uniform` and `deployable` let the model write besides
-(`own_text`), whatever text calibrates; no other method on this page does. `best-without-own-text`
-is what to take where the calibration text shows all that the model is for. `best`, its control,
-`best-without-own-text`, all rows with `reconstruction` and everything on `deep` and `ungated` were
-measured with checkpoints stored in float32, the others with bfloat16. `deep` and `ungated` are made
-by `scripts/train_reference_models.py`, 1500 and 1000 steps on the four texts, by their perplexities
-the measured pages of the three domains among them; their `-bf16` kin were trained with
-`--autocast`, 1500 steps, and measured before that.
+(`own_text`), whatever text calibrates; no other method on this page does.
+`best-without-own-text` is what to take where the calibration text shows all that the model is for.
 """
 
 
-_REPAIR = """The same runs repaired in other ways; all recipes but `ica_prune_paper` have
-`reconstruction`. Checkpoints stored in float32, but with `least_squares` on `ref-llama` those of
-the peers (bfloat16). With own text the two better repairs read one written window for every
-calibration window.
+_NOW = """Everything that cuts neurons repaired by `reconstruction`, checkpoints stored in float32.
+`deep-unseen` and `ungated-unseen` are made by `scripts/train_reference_models.py`, 1500 and 1000
+steps on WikiText-2 valid and the pages of the domains that may calibrate: they never saw the pages
+that are measured. "Share of FLAP's increase": that of `best` over dense in that of FLAP as
+published, which repairs by its bias.
+"""
+
+_BEFORE = """Repaired by `least_squares` is what cuts neurons. `best`, its control, `best-uniform`
+and `best-without-own-text` had `token_share: 0.003` then, and own text was a share of 0.4, begun
+with random tokens. `best`, its control, `best-without-own-text` and everything on `deep` and
+`ungated` were measured with checkpoints stored in float32, the others with bfloat16. `deep` and
+`ungated` were trained on the four texts, 1500 and 1000 steps, by their perplexities the measured
+pages of the three domains among them; their `-bf16` kin were trained with `--autocast`, 1500 steps,
+and measured before that.
 """
 
 
