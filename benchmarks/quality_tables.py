@@ -134,17 +134,18 @@ def _first_peers(runs: dict) -> str:
 
 
 def _as_they_are(runs: dict) -> str:
-    """gm, worst text and perplexity in domain of every method with the recipes' repair."""
+    """What every method loses with the recipes' repair, and what it had to remove for it."""
     lines = []
     for model, text in product(NOW, TEXTS):
         for (where, method, repair), at in sorted(runs.items()):
             if (where, repair) == (f"{model}-{text}", REPAIR):
                 cells = [at.get(ratio, {}) for ratio in RATIOS]
                 line = [f"{model}, {TEXTS[text]}", f"`{method}`", f"`{REPAIR}`", f"{len(cells[1])}"]
-                lines.append([*line, *map(_gm_and_worst, cells), ", ".join(map(_wiki, cells))])
+                joined = [", ".join(map(of, cells)) for of in (_wiki, _reached)]
+                lines.append([*line, *map(_gm_and_worst, cells), *joined])
     header = ["model, calibration", "method", "repaired by", "seeds"]
     header += [f"{100 * ratio:.0f}%" for ratio in RATIOS]
-    return _table([*header, "perplexity of WikiText"], lines)
+    return _table([*header, "perplexity of WikiText", "% removed"], lines)
 
 
 def _of_model(model: str, cells: dict) -> str:
@@ -279,6 +280,14 @@ def _wiki(seeds: Seeds) -> str:
     if not seeds:
         return "-"
     return f"{statistics.mean(row['perplexity']['wiki'] for row in seeds.values()):.1f}"
+
+
+def _reached(seeds: Seeds) -> str:
+    """What was removed of all parameters, in percent: equal widths come less close to what was
+    asked than one cut."""
+    if not seeds:
+        return "-"
+    return f"{100 * statistics.mean(row['ratio_reached'] for row in seeds.values()):.1f}"
 
 
 def _first_of(found: dict[str, float]) -> str:
