@@ -12,7 +12,8 @@ kind, of which there is enough (docs/experiments.md).
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ from funcnet_plugin.errors import CalibrationError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_AT_ONCE = 64  # windows per pass
+_AT_ONCE = 64  # windows per pass ...
+_TOKENS = 8192  # ... or fewer, of so many tokens: keys and values of all of them are kept
 # At 1 the tail of every distribution gets in, mistake upon mistake, which no other text is like.
 _TEMPERATURE = 0.8
 
@@ -80,14 +82,18 @@ def write(
     import torch
 
     if window < 2:
-        raise CalibrationError(f"a window of {window} tokens is too short for the model to write.")
+        raise CalibrationError(
+            f"a window of {window} tokens is too short for the model to write in; give longer "
+            "samples, or calibrate without its own text (own_text: 0)."
+        )
     logger.info(f"the model writes {len(first)} windows of {window} tokens to calibrate on")
     size = network.get_input_embeddings().num_embeddings
     others = sorted(set(range(size)) - set(ordinary))
     windows: list[list[int]] = []
-    with torch.random.fork_rng():
+    at_once = max(1, min(_AT_ONCE, _TOKENS // window))
+    with torch.random.fork_rng(), _as_it_predicts(network):
         torch.manual_seed(seed)
-        for begin in torch.tensor(first, device=network.device)[:, None].split(_AT_ONCE):
+        for begin in torch.tensor(first, device=network.device)[:, None].split(at_once):
             written = network.generate(
                 begin,
                 attention_mask=torch.ones_like(begin),
@@ -102,3 +108,24 @@ def write(
             )
             windows += written.tolist()
     return windows
+
+
+def cache_bytes(network: PreTrainedModel) -> int:
+    """What `write` needs besides the weights, at most: as if no heads shared keys and values."""
+    layers = network.config.get_text_config().num_hidden_layers
+    hidden = network.get_input_embeddings().embedding_dim
+    return 2 * layers * hidden * _TOKENS * network.dtype.itemsize
+
+
+@contextmanager
+def _as_it_predicts(network: PreTrainedModel) -> Iterator[None]:
+    """Without the habits of its generation_config: a repetition penalty, beams or forced tokens
+    would make the text another than the model's own."""
+    from transformers import GenerationConfig
+
+    habits = network.generation_config
+    network.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        network.generation_config = habits

@@ -14,11 +14,12 @@ from funcnet_plugin.calibration import mixed_windows, parse_sources
 from funcnet_plugin.compare import METHODS, Comparison, compare, table, write_plots
 from funcnet_plugin.compare import run as run_module
 from funcnet_plugin.compare.measure import Usage
+from funcnet_plugin.compare.run import _end_last_line, _read
 from funcnet_plugin.errors import CalibrationError, FuncnetError, RecipeError
 from funcnet_plugin.hosts import gradients
 from funcnet_plugin.hosts.llm_compressor import register
 from funcnet_plugin.perplexity import perplexities, text_windows
-from funcnet_plugin.recipe import override
+from funcnet_plugin.recipe import override, pruning_modifier
 from funcnet_plugin.tasks import write_local_tasks
 from tests.conftest import make_llama, make_tokenizer
 
@@ -214,6 +215,28 @@ def test_every_named_method_is_a_valid_recipe():
         text = yaml.safe_dump(override(recipe, {"pruning_ratio": 0.2}))
         (modifier,) = Recipe.create_instance(text).modifiers
         assert modifier.pruning_ratio == 0.2, name
+
+
+@pytest.mark.parametrize(
+    "method, control",
+    [
+        ("deployable", "random-or-deployable"),
+        ("networks-or-effect-uniform", "random-or-effect-uniform"),
+        *(("best", name) for name in ("random-or-best", "flap", "obs", "obs-own-text", "random")),
+    ],
+)
+def test_what_is_compared_removes_as_much(method, control):
+    first, second = (pruning_modifier(METHODS[name])[1] for name in (method, control))
+    assert first["align"] == second["align"]
+
+
+def test_a_line_cut_short_takes_no_other_with_it(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"mark": "a", "row": {}}\n{"mark": "b", "r')
+    _end_last_line(rows)
+    with rows.open("a") as file:
+        file.write('{"mark": "c", "row": {}}\n')
+    assert list(_read(rows)) == ["a", "c"]
 
 
 def test_mixed_sources_get_their_shares_in_one_order(texts):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from funcnet_plugin import own_text
 from funcnet_plugin.adapters import bind
@@ -65,6 +66,52 @@ def test_a_sample_of_special_tokens_begins_with_any(texts):
     ids = torch.ones(4, 12, dtype=torch.long)  # the beginning-of-sequence token and nothing else
     found = own_windows(make_llama(), make_loader(ids.tolist()), seed=0)
     assert found[:, 0].min() > 2 and len(set(found[:, 0].tolist())) > 1
+
+
+def test_habits_of_the_generation_config_do_not_enter_the_text(texts):
+    """Its penalties, beams and forced tokens are for chats; the model's own text has none."""
+    model, data = make_llama(), loader(texts, samples=4, window=30)
+    found = own_windows(model, data, seed=0)
+    habits = GenerationConfig(
+        repetition_penalty=1.5, num_beams=2, min_p=0.3, forced_eos_token_id=2,
+        return_dict_in_generate=True, max_length=12,
+    )  # fmt: skip
+    model.generation_config = habits
+    assert torch.equal(own_windows(model, data, seed=0), found)
+    assert model.generation_config is habits
+
+
+def test_fewer_long_windows_are_written_at_once(monkeypatch):
+    model, passes = make_llama(), []
+    generate = model.generate
+    monkeypatch.setattr(
+        model, "generate", lambda ids, **asked: passes.append(len(ids)) or generate(ids, **asked)
+    )
+    monkeypatch.setattr(own_text, "_TOKENS", 64)
+    ordinary = range(3, model.config.vocab_size)
+    own_text.write(model, ordinary, first=[5] * 7, window=20, seed=0)
+    own_text.write(model, ordinary, first=[5] * 2, window=80, seed=0)
+    assert passes == [3, 3, 1, 1, 1]
+    # keys and values of 64 tokens, for as many heads as there are queries
+    keys = model(torch.zeros(1, 64, dtype=torch.long), use_cache=True).past_key_values
+    exact = sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in keys.layers)
+    heads = model.config.num_attention_heads // model.config.num_key_value_heads
+    assert own_text.cache_bytes(model) == heads * exact
+
+
+def test_a_model_that_was_being_trained_is_measured_without_dropout(texts, tmp_path):
+    FAMILIES["gpt2"].build().save_pretrained(tmp_path / "dense")
+    text = recipe(
+        "WidthPruningModifier", own_text=0.5, **FIELDS | {"compensation": "reconstruction"}
+    )
+
+    def pruned(training):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "dense").train(training)
+        found = run(model, texts, text)
+        assert found.training == training
+        return logits(found.eval())
+
+    assert torch.equal(pruned(True), pruned(False))
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.75])

@@ -13,13 +13,16 @@ def _recipe(modifier: str, **fields: Any) -> Recipe:
     return {"prune_stage": {"pruning_modifiers": {modifier: fields}}}
 
 
-def _width(**fields: Any) -> Recipe:
-    return _recipe("WidthPruningModifier", **fields)
-
-
 def _like(recipe: str, **fields: Any) -> Recipe:
     """A packaged recipe with some fields changed."""
     return override(load_recipe(recipe_path(recipe)), fields)
+
+
+_, _best = pruning_modifier(load_recipe(recipe_path("prune_best")))
+
+
+def _width(**fields: Any) -> Recipe:
+    return _recipe("WidthPruningModifier", **{"align": _best["align"]} | fields)
 
 
 def _peer(scorer: str, **fields: Any) -> Recipe:
@@ -27,6 +30,7 @@ def _peer(scorer: str, **fields: Any) -> Recipe:
 
 
 # The peers with one cut over all layers, as the best of ours; `-uniform`: one width for all layers.
+# A control has the `align` of what it controls, or it would not remove as much.
 METHODS: dict[str, Recipe] = {
     "deployable": load_recipe(recipe_path("ica_prune")),
     "best": load_recipe(recipe_path("prune_best")),
@@ -56,10 +60,12 @@ METHODS: dict[str, Recipe] = {
     "random-or-effect": _peer("random", union_with="effect"),
     "random-or-loss_effect": _peer("random", union_with="loss_effect"),
     "random-or-surgeon": _peer("random", union_with="surgeon", token_share=0.003),
-    "effect-uniform": _width(scorer="effect"),
+    "effect-uniform": _width(scorer="effect", align=128),
     # the union of deployable with nothing but the data, each MLP's output repaired; its control
     "networks-or-effect-uniform": _like("ica_prune", own_text=0.0, compensation="least_squares"),
-    "random-or-effect-uniform": _width(scorer="random", union_with="effect", token_share=0.003),
+    "random-or-effect-uniform": _width(
+        scorer="random", union_with="effect", token_share=0.003, align=128
+    ),
     # with own text and reconstruction: the control of deployable
     "random-or-deployable": _like(
         "prune_best",
@@ -68,6 +74,7 @@ METHODS: dict[str, Recipe] = {
         token_share=0.003,
         fisher_labels="text",
         allocation="uniform",
+        align=128,
     ),
     # peers that cut something else than neurons, unrepaired as published
     "shortgpt": _recipe("DepthPruningModifier", score="block_influence"),
@@ -75,7 +82,6 @@ METHODS: dict[str, Recipe] = {
     "slicegpt": _recipe("HiddenSlicingModifier"),
 }
 # The peers with the text that best has the model write, and with its repair.
-_, _best = pruning_modifier(METHODS["best"])
 METHODS |= {
     f"{peer}-own-text": override(
         METHODS[peer], {field: _best[field] for field in ("own_text", "compensation")}

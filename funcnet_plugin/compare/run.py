@@ -52,6 +52,7 @@ def compare(
     common = fingerprint(plan, window)
     out.mkdir(parents=True, exist_ok=True)
     done = _read(out / "rows.jsonl")
+    _end_last_line(out / "rows.jsonl")
 
     def mark_of(key: Row) -> str:
         return json.dumps(key | {"common": common}, sort_keys=True)
@@ -125,3 +126,11 @@ def _read(path: Path) -> dict[str, Row]:
             continue
         found[entry["mark"]] = entry["row"]
     return found
+
+
+def _end_last_line(path: Path) -> None:
+    """What an interruption cut short must not swallow the next row."""
+    text = path.read_text() if path.exists() else ""
+    if text and not text.endswith("\n"):
+        with path.open("a") as file:
+            file.write("\n")

@@ -68,9 +68,8 @@ class Evidence:
         None if none are needed. Once per layer."""
         if not self._with_moments:
             return None
-        device = block.down.weight.device
         own = self._own.pop(block.index, None)
-        return Moments(block.width, device) if own is None else own.to(device)
+        return Moments(block.width) if own is None else own
 
     def scores(self, block: MLPBlock, moments: Moments | None) -> dict[str, Tensor]:
         """Scorer -> (width,), of a layer whose moments are complete."""

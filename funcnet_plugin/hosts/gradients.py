@@ -82,7 +82,8 @@ def loss_gradients(
     """
     logger.info("taking the loss's gradients over the calibration data")
     home = next(model.parameters()).device
-    with on_gpu(model):
+    outputs = sum(8 * out_size(block.down) ** 2 for block in blocks) if of_outputs else 0
+    with on_gpu(model, besides=outputs):
         return _collect(
             model, calibration, blocks, processes, of_weights, of_outputs, drawn_by, home
         )

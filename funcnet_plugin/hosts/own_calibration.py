@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.calibration import make_loader
 from funcnet_plugin.hosts.resume import Record
-from funcnet_plugin.own_text import write
+from funcnet_plugin.own_text import cache_bytes, write
 from funcnet_plugin.pruning.compensation import Moments
 from funcnet_plugin.pruning.processes import Processes
 from funcnet_plugin.pruning.whole_model import model_inputs, on_gpu
@@ -60,7 +60,7 @@ def own_windows(
     samples = _samples(model, calibration)
     seed += 0 if processes is None else processes.rank
     ordinary = _ordinary_tokens(model)
-    with on_gpu(model):
+    with on_gpu(model, besides=cache_bytes(model)):
         windows = write(
             model,
             ordinary,
@@ -138,16 +138,15 @@ def _ordinary_tokens(model: nn.Module) -> set[int]:
 def inner_moments(
     model: nn.Module, batches: Batches, blocks: Sequence[MLPBlock]
 ) -> dict[int, Moments]:
-    """Layer -> moments of its inner activations over all tokens, on the device of its weights.
+    """Layer -> moments of its inner activations over all tokens, on the CPU.
 
     Args:
         model: dense, in memory.
         batches: without padding.
         blocks: which MLPs are measured.
     """
-    homes = {block.index: block.down.weight.device for block in blocks}
     with on_gpu(model, besides=sum(8 * block.width**2 for block in blocks)):
-        found = {b.index: Moments(b.width, b.down.weight.device) for b in blocks}
+        found = {b.index: Moments(b.width) for b in blocks}
         hooks = [
             b.down.register_forward_pre_hook(
                 lambda module, args, i=b.index: found[i].add(args[0].flatten(0, -2))
@@ -156,8 +155,8 @@ def inner_moments(
         ]
         try:
             for ids, mask, _ in model_inputs(model, batches):
-                model(input_ids=ids, attention_mask=mask)
+                model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)  # no logits
         finally:
             for hook in hooks:
                 hook.remove()
-        return {index: moments.to(homes[index]) for index, moments in found.items()}
+        return {index: moments.to("cpu") for index, moments in found.items()}

@@ -12,6 +12,7 @@ from typing import Any
 from compressed_tensors.distributed import is_distributed
 from llmcompressor.core import State
 from llmcompressor.modifiers import Modifier
+from llmcompressor.utils import eval_context
 from loguru import logger
 from pydantic import Field, PrivateAttr
 from torch import nn
@@ -51,11 +52,8 @@ class WholeModelModifier(PlainErrors, Modifier):
         checks.check_samples(calibration, None)
         fix_order(calibration, self.seed)
         self._before = count_parameters(model)
-        was_training = model.training
-        model.eval()
-        with on_gpu(model):
+        with eval_context(model), on_gpu(model):
             self._report = self._prune(model, calibration)
-        model.train(was_training)
         self._after = count_parameters(model)  # here: quantization adds scales, width pruning cuts
         logger.info(
             f"pruned {self._before:,} -> {self._after:,} parameters: "

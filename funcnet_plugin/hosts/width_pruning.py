@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import torch
 from llmcompressor.core import Event, State, active_session
 from llmcompressor.modifiers import Modifier
+from llmcompressor.utils import eval_context
 from loguru import logger
 from pydantic import Field, PrivateAttr
 from torch import Tensor
@@ -165,7 +166,6 @@ class WidthPruningModifier(PlainErrors, Modifier):
         if self.compensation == "bias":
             checks.check_bias(plan.layout.adapter, plan.prunable)
         checks.check_ridge(self.ridge, self.compensation)
-        residual = self.compensation in BEHIND_PRUNED_LAYERS
         # the state holds a copy of the loader; the one that will be read comes as an argument
         calibration = kwargs.get("calib_data", state.data.calib)
         self._check_data(calibration)
@@ -183,21 +183,8 @@ class WidthPruningModifier(PlainErrors, Modifier):
         if self.resume_dir:
             self._record = Record(self, model, calibration)
             todo = [block for block in todo if not self._record.finished(block)]
-        own = None
-        if self.own_text and (todo or residual):
-            own = own_windows(model, calibration, self.seed, self._processes, self._record)
-        if residual:
-            self._residual = plan_repair(
-                model, plan.layout.blocks, calibration, own,
-                own_text=self.own_text, ridge=self.ridge, seed=self.seed,
-                epochs=self.reconstruction_epochs if self.compensation == "reconstruction" else 0,
-                processes=self._processes,
-            )  # fmt: skip
-        self._evidence = Evidence(
-            model, calibration, todo, self._scorers, self._processes,
-            moments=moments, fisher_labels=self.fisher_labels, own_text=self.own_text,
-            own_windows=own, token_share=self.token_share, seed=self.seed,
-        )  # fmt: skip
+        with eval_context(model):  # the pipeline sees to that in its own passes only
+            self._look_at_the_whole(model, calibration, todo, moments)
         return True
 
     def on_calibration_start(self, state: State, event: Event, **kwargs: Any) -> None:
@@ -234,6 +221,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
                 scores = self._score(block, measured)
                 if self.waits_for_all_layers():
                     self._scores[block.index] = scores
+                    measured.wait()
                     if self._record is not None:
                         self._record.save_measured(block, measured, scores, self._across_layers())
                 else:
@@ -288,12 +276,33 @@ class WidthPruningModifier(PlainErrors, Modifier):
             self.remove_hooks()  # a model that stays in memory must not keep recording
             raise
 
+    def _look_at_the_whole(
+        self, model: torch.nn.Module, calibration: Any, todo: Sequence[MLPBlock], moments: bool
+    ) -> None:
+        """What is measured in passes through the whole dense model, before the pipeline's."""
+        residual = self.compensation in BEHIND_PRUNED_LAYERS
+        own = None
+        if self.own_text and (todo or residual):
+            own = own_windows(model, calibration, self.seed, self._processes, self._record)
+        if residual:
+            self._residual = plan_repair(
+                model, self._plan.layout.blocks, calibration, own,
+                own_text=self.own_text, ridge=self.ridge, seed=self.seed,
+                epochs=self.reconstruction_epochs if self.compensation == "reconstruction" else 0,
+                processes=self._processes,
+            )  # fmt: skip
+        self._evidence = Evidence(
+            model, calibration, todo, self._scorers, self._processes,
+            moments=moments, fisher_labels=self.fisher_labels, own_text=self.own_text,
+            own_windows=own, token_share=self.token_share, seed=self.seed,
+        )  # fmt: skip
+
     # -- what a scorer decides ---------------------------------------------------------------
     def _new_statistics(
         self, block: MLPBlock, channels: Sequence[str] = (), networks: Any = None
     ) -> LayerStatistics:
         auto = self.compensation == "least_squares" and self.ridge == "auto"
-        held_out = Moments(block.width, block.down.weight.device) if auto else None
+        held_out = Moments(block.width) if auto else None
         moments = self._evidence.new_moments(block)
         return LayerStatistics(list(channels), moments, networks, held_out)
 

@@ -77,6 +77,13 @@ class LayerStatistics:
         if self.networks is not None:
             self.networks.merge(processes)
 
+    def wait(self) -> None:
+        """Leave the device of the weights: the layer is scored, and cut after all others are."""
+        if self.moments is not None:
+            self.moments = self.moments.to("cpu")
+        if self.held_out is not None:
+            self.held_out = self.held_out.to("cpu")
+
     def add(self, sample: MLPSample) -> None:
         self.n_samples += 1
         if self.moments is not None:

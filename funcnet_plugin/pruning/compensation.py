@@ -23,22 +23,25 @@ class Moments:
     """Streamed first and second moments of inner activations, for one layer.
 
     Products are float32 (the activations have no more digits), their sums float64, so that a long
-    calibration does not drown late samples: width^2 * 8 bytes, 1 GB at width 11008. Tokens wait
-    until there are enough for one large product.
+    calibration does not drown late samples: width^2 * 8 bytes, 1 GB at width 11008. They are on the
+    CPU until the first tokens come, and then where these are: a GPU has no room for those of all
+    layers. Tokens wait until there are enough for one large product.
 
     Attributes:
         count: tokens seen.
     """
 
-    def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, width: int) -> None:
         self.count = 0
-        self._sum = torch.zeros(width, dtype=torch.float64, device=device)
-        self._total = torch.zeros(width, width, dtype=torch.float64, device=device)
+        self._sum = torch.zeros(width, dtype=torch.float64)
+        self._total = torch.zeros(width, width, dtype=torch.float64)
         self._waiting: list[Tensor] = []
 
     def add(self, h: Tensor) -> None:
         """h: (n_tokens, width), any floating dtype. One call per sample: then the result does not
         depend on how samples were batched."""
+        if self._sum.device != h.device:
+            self._sum, self._total = self._sum.to(h.device), self._gram.to(h.device)
         self.count += h.shape[0]
         self._sum += h.sum(0, dtype=torch.float64)
         self._waiting.append(h)
@@ -62,17 +65,17 @@ class Moments:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         self.count = int(state["count"])
-        self._sum, self._total = state["sum"].to(self._sum), state["gram"].to(self._total)
+        self._sum, self._total = state["sum"], state["gram"]
 
     def to(self, device: torch.device | str) -> Moments:
         """The same tokens on another device."""
-        moved = Moments(len(self._sum), device)
-        moved.load_state(self.state())
+        moved = Moments(len(self._sum))
+        moved.load_state({key: value.to(device) for key, value in self.state().items()})
         return moved
 
     def counted_as(self, count: int) -> Moments:
         """The same means of so many tokens: what these weigh beside others."""
-        found = Moments(len(self._sum), self._sum.device)
+        found = Moments(len(self._sum))
         factor = count / max(self.count, 1)
         found.count, found._sum, found._total = count, self._sum * factor, self._gram * factor
         return found
@@ -83,7 +86,7 @@ class Moments:
         Args:
             extra: (width,), float64: what that adds to E[h_j^2]; nothing to means and correlations.
         """
-        found = Moments(len(self._sum), self._sum.device)
+        found = Moments(len(self._sum))
         found.count, found._sum = self.count, self._sum
         found._total = self._gram + torch.diag(extra.to(self._sum) * self.count)
         return found

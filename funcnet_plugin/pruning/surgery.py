@@ -59,8 +59,11 @@ def cut_and_repair(
         set_down_bias(block, bias)
     elif compensation in ("least_squares", *BEHIND_PRUNED_LAYERS):
         if held_out is not None:
-            ridge = choose_ridge(weight, moments, held_out, keep)
-        repaired = least_squares_repair(weight, moments.second, keep, ridge)
+            ridge = choose_ridge(
+                weight, moments.to(weight.device), held_out.to(weight.device), keep
+            )
+        second = moments.second.to(weight.device)  # they may have waited on the CPU
+        repaired = least_squares_repair(weight, second, keep, ridge)
         cut_neurons(block, keep, repaired)
     else:
         cut_neurons(block, keep)

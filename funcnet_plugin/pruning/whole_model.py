@@ -32,6 +32,7 @@ def on_gpu(model: nn.Module, besides: int = 0) -> Iterator[None]:
         yield
         return
     needed = _ROOM * sum(p.numel() * p.element_size() for p in parameters) + besides
+    torch.cuda.empty_cache()  # what earlier passes left is free, but does not look so
     free, _ = torch.cuda.mem_get_info()
     if needed > free:
         logger.warning(
