@@ -31,20 +31,18 @@ from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.description import describe_widths, pruning_block
 from funcnet_plugin.hosts.evidence import Evidence
 from funcnet_plugin.hosts.fields import PlainErrors
+from funcnet_plugin.hosts.layer_cuts import LayerCuts
 from funcnet_plugin.hosts.own_calibration import own_windows
 from funcnet_plugin.hosts.recorder import MLPRecorder
-from funcnet_plugin.hosts.requantize import renew_quantization
 from funcnet_plugin.hosts.residual_repair import ResidualRepair, plan_repair
 from funcnet_plugin.hosts.resume import Record
 from funcnet_plugin.hosts.sample_order import arrange
 from funcnet_plugin.hosts.width_plan import WidthPlan
-from funcnet_plugin.pruning.budget import select
 from funcnet_plugin.pruning.collect import LayerStatistics, MLPSample
 from funcnet_plugin.pruning.compensation import BEHIND_PRUNED_LAYERS, Moments
 from funcnet_plugin.pruning.global_networks import GlobalNetworks
 from funcnet_plugin.pruning.processes import Processes
 from funcnet_plugin.pruning.scorers import Scorer, union_of_ranks
-from funcnet_plugin.pruning.surgery import cut_and_repair
 
 Scores = dict[str, Tensor]  # name -> (width,), see `pruning.scorers`
 
@@ -130,9 +128,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
     _plan: WidthPlan = PrivateAttr()
     _statistics: dict[int, LayerStatistics] = PrivateAttr(default_factory=dict)
     _scores: dict[int, Scores] = PrivateAttr(default_factory=dict)  # waiting for one cut
-    _done: dict[int, dict[str, Any]] = PrivateAttr(default_factory=dict)  # layer -> its report
-    _kept: dict[int, list[int]] = PrivateAttr(default_factory=dict)  # layer -> neurons, if cut
-
+    _cuts: LayerCuts = PrivateAttr()
     _scorers: list[Scorer] = PrivateAttr(default_factory=list)
     _evidence: Evidence = PrivateAttr()
     _processes: Processes | None = PrivateAttr(default=None)  # None: one process
@@ -183,6 +179,9 @@ class WidthPruningModifier(PlainErrors, Modifier):
         if self.resume_dir:
             self._record = Record(self, model, calibration)
             todo = [block for block in todo if not self._record.finished(block)]
+        # where all layers wait, what is kept of them is what was measured
+        record = None if self.waits_for_all_layers() else self._record
+        self._cuts = LayerCuts(plan, self.compensation, self.ridge, self._processes, record)
         with eval_context(model):  # the pipeline sees to that in its own passes only
             self._look_at_the_whole(model, calibration, todo, moments)
         return True
@@ -195,7 +194,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
                 "pipeline='independent'."
             )
         for block in self._plan.prunable:
-            if self._replay(block):
+            if self._cuts.replay(block):
                 continue
             self._statistics[block.index] = self._new_statistics(block)
             if self._restore(block):
@@ -246,7 +245,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
             if self._residual is not None:
                 found = self._residual.prune(state.model, self._plan.layout.blocks, cuts)
                 for index, report in found.items():
-                    self._done[index].update(report)
+                    self._cuts.reports[index].update(report)
             else:
                 for cut in cuts.values():
                     cut()
@@ -254,14 +253,15 @@ class WidthPruningModifier(PlainErrors, Modifier):
 
     def on_finalize(self, state: State, **kwargs: Any) -> bool:
         self.remove_hooks()
-        missing = [b.index for b in self._plan.prunable if b.index not in self._done]
+        missing = [b.index for b in self._plan.prunable if b.index not in self._cuts.reports]
         if missing:  # also when a failed run is cleaned up: the config must not change then
             raise CalibrationError(
                 f"layers {missing} were not calibrated, so the model is not pruned and its config "
                 "is left as it was; use oneshot's default pipeline and sequential_targets."
             )
         layout, block = self._plan.layout, self._describe(state.model)
-        describe_widths(state.model, layout, block, self._kept, biased=self.compensation == "bias")
+        biased = self.compensation == "bias"
+        describe_widths(state.model, layout, block, self._cuts.kept, biased=biased)
         logger.info(
             f"pruned {block['parameters_before']:,} -> {block['parameters_after']:,} parameters: "
             f"{block['pruning_ratio_reached']:.4f} of the {self.ratio_scope} "
@@ -336,41 +336,8 @@ class WidthPruningModifier(PlainErrors, Modifier):
         checks.check_samples(calibration, None)
 
     def _prune(self, block: MLPBlock, score: Tensor) -> None:
-        width = self._plan.kept[block.index]
         statistics = self._statistics.pop(block.index)
-        self._done[block.index] = self._report(block, statistics)
-        keep = None
-        if width < block.width:
-            keep = select(score, width)
-            if self._processes is not None:
-                keep = self._processes.from_first(keep)
-            moments, held_out = statistics.moments, statistics.held_out
-            ridge = cut_and_repair(block, keep, self.compensation, moments, self.ridge, held_out)
-            if held_out is not None:
-                self._done[block.index]["ridge"] = ridge
-            self._after_cut(block, keep)
-        if self._record is not None and not self.waits_for_all_layers():
-            self._record.save_pruned(block, keep, self._done[block.index])
-
-    def _after_cut(self, block: MLPBlock, keep: Tensor) -> None:
-        self._kept[block.index] = keep.tolist()
-        for module in block.projections:
-            renew_quantization(module)
-        logger.info(
-            f"layer {block.index}: kept {len(keep)} of {self._plan.original[block.index]} neurons"
-        )
-
-    def _replay(self, block: MLPBlock) -> bool:
-        """Prune a layer as the interrupted run did."""
-        if self._record is None or self.waits_for_all_layers():
-            return False
-        found = self._record.replay(block)
-        if found is None:
-            return False
-        self._done[block.index], keep = found
-        if keep is not None:
-            self._after_cut(block, keep)
-        return True
+        self._cuts.cut(block, score, statistics, self._report(block, statistics))
 
     def _restore(self, block: MLPBlock) -> bool:
         """Take over what the interrupted run measured of a layer."""
@@ -389,7 +356,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
 
     def _describe(self, model: torch.nn.Module) -> dict[str, Any]:
         """The `functional_network` block of config.json."""
-        plan = self._plan
+        plan, reports = self._plan, self._cuts.reports
         return pruning_block(
             self,
             model,
@@ -398,5 +365,5 @@ class WidthPruningModifier(PlainErrors, Modifier):
             plan.budget.scope_parameters,
             original_widths=plan.original,
             kept_widths=plan.layout.widths,
-            measured=checkpoint.by_figure([self._done[i] for i in sorted(self._done)]),
+            measured=checkpoint.by_figure([reports[i] for i in sorted(reports)]),
         )
