@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from funcnet_plugin.errors import BudgetError, CheckpointError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,10 @@ def inspect_model(
         CheckpointError: nothing to load there, or it is quantized already.
         AdapterError: no adapter fits.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
     from funcnet_plugin.adapters import bind, count_parameters
     from funcnet_plugin.pruning.budget import LayerSize, plan_budget
 
-    config = load_config(source)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    model.tie_weights()
+    model = model_without_weights(source)
     layout = bind(model)
     sizes = [LayerSize(block.width, block.parameters_per_neuron) for block in layout.blocks]
     total = count_parameters(model)
@@ -88,9 +82,30 @@ def inspect_model(
         widths=layout.widths,
         parameters=total,
         mlp_parameters=sum(block.parameters for block in layout.blocks),
-        max_length=getattr(config, "max_position_embeddings", None),
+        max_length=max_length(model),
         reaches=reaches,
     )
+
+
+def model_without_weights(source: str | Path) -> PreTrainedModel:
+    """The model of a full-precision checkpoint on the meta device.
+
+    Raises:
+        CheckpointError: nothing to load there, or it is quantized already.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(source)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    return model
+
+
+def max_length(model: PreTrainedModel) -> int | None:
+    """Positions that a model was made for; None if its config does not say."""
+    return getattr(model.config, "max_position_embeddings", None)
 
 
 def load_config(source: str | Path) -> PretrainedConfig:

@@ -22,23 +22,31 @@ def check_output(out: Path) -> None:
         raise CheckpointError(f"{out} is a file; give a directory for the pruned model.")
     if out.exists() and any(out.iterdir()):
         raise CheckpointError(f"{out} is not empty; give a new directory for the pruned model.")
-    parent = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not os.access(parent, os.W_OK):
-        raise CheckpointError(f"{parent} is not writable; give another output directory.")
+    out = out.resolve()
+    nearest = next(p for p in (out, *out.parents) if p.exists())
+    if not os.access(nearest, os.W_OK):
+        raise CheckpointError(f"{nearest} is not writable; give another output directory.")
 
 
 @contextlib.contextmanager
 def staged(out: Path) -> Iterator[Path]:
     """A directory that becomes `out` if the block ends well, and vanishes if not."""
-    # Beside `out`, so that the last step is a rename on one file system.
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    out = out.resolve()
+    # An empty directory that is there stays: it may be a mount point, or where the user is, and
+    # neither can be replaced. Staging inside it keeps the last step on one file system.
+    filled = out.exists()
+    place = out if filled else out.parent
+    place.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=place))
     try:
         yield staging
-        staging.chmod(0o777 & ~_umask())  # mkdtemp makes it private
-        if out.exists():
-            out.rmdir()
-        staging.rename(out)
+        if filled:
+            # without its config a directory is no checkpoint yet
+            for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
+                path.rename(out / path.name)
+        else:
+            staging.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+            staging.rename(out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

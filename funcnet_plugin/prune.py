@@ -9,14 +9,25 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from funcnet_plugin.calibration import load_sources, make_loader, mixed_windows
 from funcnet_plugin.checkpoint import make_readable_for_older_versions, read_block
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.export import exporter
 from funcnet_plugin.output import check_output, staged
-from funcnet_plugin.recipe import dump_recipe, load_recipe, override, recipe_path
+from funcnet_plugin.recipe import (
+    Recipe,
+    dump_recipe,
+    load_recipe,
+    override,
+    pruning_modifier,
+    recipe_path,
+)
+
+if TYPE_CHECKING:
+    from llmcompressor.modifiers import Modifier
+    from transformers import PreTrainedModel
 
 
 def prune(
@@ -63,16 +74,17 @@ def prune(
     if ratio is not None:
         fields["pruning_ratio"] = ratio
     plan = override(load_recipe(recipe or recipe_path("ica_prune")), fields)
-    _check_fields(plan)
-    shape = inspection.inspect_model(model)
+    modifiers = _modifiers(plan)
+    shapes = inspection.model_without_weights(model)
+    _check(modifiers, shapes, samples)
     sources = load_sources(data, text_column)
     tokenizer = inspection.load_tokenizer(model)
     windows = mixed_windows(
         sources,
         tokenizer,
-        window=min(window, shape.max_length or window),
+        window=min(window, inspection.max_length(shapes) or window),
         samples=samples,
-        seed=int(fields.get("seed", 0)),
+        seed=int(pruning_modifier(plan)[1].get("seed", 0)),
         model=model,
     )
 
@@ -107,7 +119,7 @@ def _replace_by(directory: Path, inner: str) -> None:
     (directory / inner).rmdir()
 
 
-def _check_fields(plan: dict[str, Any]) -> None:
+def _modifiers(plan: Recipe) -> list[Modifier]:
     """Let llm-compressor build the modifiers now: a wrong field ends here, not after loading.
 
     Raises:
@@ -115,4 +127,19 @@ def _check_fields(plan: dict[str, Any]) -> None:
     """
     from llmcompressor.recipe import Recipe
 
-    Recipe.create_instance(dump_recipe(plan))
+    return Recipe.create_instance(dump_recipe(plan)).modifiers
+
+
+def _check(modifiers: Sequence[Modifier], model: PreTrainedModel, samples: int) -> None:
+    """Refuse now what the run would refuse once the weights are loaded.
+
+    Raises:
+        FuncnetError: the architecture is not known, or a modifier cannot do what it says.
+    """
+    from funcnet_plugin.adapters import bind
+    from funcnet_plugin.hosts.llm_compressor import WidthPruningModifier
+
+    bind(model)
+    for modifier in modifiers:
+        if isinstance(modifier, WidthPruningModifier):
+            modifier.plan(model, samples)

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from funcnet_plugin import cli
-from funcnet_plugin.errors import FuncnetError
+from funcnet_plugin import prune as prune_module
+from funcnet_plugin.errors import BudgetError, CalibrationError, FuncnetError, RecipeError
 from tests.conftest import make_llama
 
 FAST = ["--set", "align=4", "--set", "n_components=6", "--set", "samples_per_group=8",
@@ -108,6 +109,43 @@ def test_bad_requests_write_nothing(checkpoint, text, tmp_path, change, message)
     assert isinstance(result.exception, FuncnetError), result.output
     assert message in str(result.exception) and "\n" not in str(result.exception)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["--ratio", "1.5"],
+        ["--ratio", "0.9"],
+        ["--set", "union_with=magic"],
+        ["--set", "ignore=[model.layers.7.mlp]"],
+        ["--set", "samples_per_group=17"],
+        ["--set", "n_components=999"],
+    ],
+)
+def test_what_the_shapes_tell_is_refused_before_weights_and_text_are_read(
+    checkpoint, text, tmp_path, change
+):
+    (checkpoint / "model.safetensors").unlink()
+    text.unlink()
+    out = tmp_path / "out"
+    result = call("prune", checkpoint, "--data", text, "--out", out, "--ratio", 0.2, *FAST, *change)
+    assert isinstance(result.exception, BudgetError | RecipeError | CalibrationError)
+    assert "text.jsonl" not in str(result.exception) and not out.exists()
+
+
+def test_the_recipes_seed_draws_the_windows(checkpoint, text, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        prune_module, "mixed_windows", lambda *a, seed, **k: drawn.append(seed) or 1 / 0
+    )
+    recipe = tmp_path / "seeded.yaml"
+    fields = "{pruning_ratio: 0.2, scorer: random, align: 4, seed: 7}"
+    recipe.write_text(f"a_stage: {{b_modifiers: {{WidthPruningModifier: {fields}}}}}")
+    for more in ([], ["--set", "seed=3"]):
+        call(
+            "prune", checkpoint, "--data", text, "--out", tmp_path / "o", "--recipe", recipe, *more
+        )
+    assert drawn == [7, 3]
 
 
 def test_a_quantized_model_is_refused_before_its_weights_are_read(checkpoint, text, tmp_path):

@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM
 from funcnet_plugin.calibration import mixed_windows, parse_sources
 from funcnet_plugin.compare import METHODS, Comparison, compare, table, write_plots
 from funcnet_plugin.compare import run as run_module
+from funcnet_plugin.compare.lm_eval_tasks import _first_metric
 from funcnet_plugin.compare.measure import Usage
+from funcnet_plugin.compare.plan import fingerprint
 from funcnet_plugin.compare.run import _end_last_line, _read
 from funcnet_plugin.errors import CalibrationError, FuncnetError, RecipeError
 from funcnet_plugin.hosts import gradients
@@ -181,6 +183,66 @@ def test_lm_eval_tasks_are_scored(checkpoint, files, tmp_path):
     with pytest.raises(FuncnetError, match="lm-eval knows no task 'no_such'"):
         compare(plan(checkpoint, files, **changes | {"tasks": ("no_such",)}), tmp_path / "out2")
     assert not (tmp_path / "out2").exists()
+
+
+def test_tags_and_groups_without_a_score_are_scored_by_their_members(checkpoint, files, tmp_path):
+    tasks = tmp_path / "tasks"
+    sources = {name: files[name] for name in ("near", "far")}
+    near, far = write_local_tasks(tasks, sources, [], "text")
+    tagged = yaml.safe_load((tasks / f"{far}.yaml").read_text()) | {"tag": ["everything"]}
+    (tasks / f"{far}.yaml").write_text(yaml.safe_dump(tagged))
+    group = {"group": "plain", "task": [near, {"task": ["everything"]}]}
+    (tasks / "plain.yaml").write_text(yaml.safe_dump(group))
+    options = {"methods": (), "include_path": str(tasks), "limit": 1}
+    for name, members in (("everything", [far]), ("plain", [near, far])):
+        scored = plan(checkpoint, files, tasks=(name,), **options)
+        (dense,) = compare(scored, tmp_path / name)
+        assert list(dense["tasks"]) == members
+        assert all(task in table.markdown([dense], scored) for task in members)
+
+
+def test_a_filtered_metric_is_a_score():
+    result = {"alias": "gsm8k", "sample_len": 9, "exact_match_stderr,strict-match": 0.1,
+              "exact_match,strict-match": 0.4, "exact_match,flexible-extract": 0.5}  # fmt: skip
+    assert _first_metric(result) == 0.4
+
+
+def test_other_tasks_of_the_same_name_are_measured_anew(checkpoint, files, tmp_path):
+    tasks = tmp_path / "tasks"
+    (name,) = write_local_tasks(tasks, {"near": files["near"]}, [], "text")
+    scored = plan(checkpoint, files, texts={}, tasks=(name,), include_path=str(tasks))
+    first = fingerprint(scored, 40)
+    assert fingerprint(scored, 40) == first
+    files["near"].write_text('{"text": "another document"}\n')  # the task's data
+    second = fingerprint(scored, 40)
+    (tasks / f"{name}.yaml").write_text("{}")
+    assert len({first, second, fingerprint(scored, 40)}) == 3
+
+
+def test_what_was_refused_is_tried_again(checkpoint, files, tmp_path, monkeypatch):
+    asked = plan(checkpoint, files, methods=("random",), ratios=(0.2,))
+    prune = run_module.prune
+
+    def refuse(*args, **kwargs):
+        raise RecipeError("there is no scorer yet")
+
+    monkeypatch.setattr(run_module, "prune", refuse)
+    for _ in range(2):
+        assert "refused" in compare(asked, tmp_path / "out")[1]
+    assert len((tmp_path / "out" / "rows.jsonl").read_text().splitlines()) == 2  # said once
+    monkeypatch.setattr(run_module, "prune", prune)
+    for _ in range(2):
+        assert "gm" in compare(asked, tmp_path / "out")[1]
+    assert len((tmp_path / "out" / "rows.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("values", [(0.02, "auto"), (["act"], ["act", "up"]), (True, False)])
+def test_values_that_are_no_numbers_stand_by_name(checkpoint, files, tmp_path, values):
+    asked = plan(checkpoint, files, sweeps={"field": values})
+    common = {"method": "a", "ratio": 0.1, "samples": 16, "compensation": "none"}
+    rows = [common | {"setting": {"field": v}, "gm": 1.1, "worst": 1.2} for v in values]
+    (path,) = write_plots(rows, asked, tmp_path)
+    assert path.name == "field.png"
 
 
 def test_whole_models_are_peers(checkpoint, files, tmp_path):

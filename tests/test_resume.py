@@ -116,7 +116,9 @@ def test_a_shuffled_dataset_keeps_its_order(fresh, texts, tmp_path, monkeypatch)
     assert all(torch.equal(p, expected[name]) for name, p in resumed.named_parameters())
 
 
-@pytest.mark.parametrize("what", ["settings", "model", "attention", "data"])
+@pytest.mark.parametrize(
+    "what", ["settings", "model", "attention", "precision", "frequencies", "data"]
+)
 def test_another_run_is_refused_with_what_differs(fresh, texts, tmp_path, monkeypatch, what):
     folder = str(tmp_path / "progress")
     interrupted(fresh(), texts, recipe(resume_dir=folder), monkeypatch)
@@ -129,10 +131,14 @@ def test_another_run_is_refused_with_what_differs(fresh, texts, tmp_path, monkey
     elif what == "attention":  # as where two adapters of attention were merged into one model
         with torch.no_grad():
             bind(model).blocks[1].decoder_layer.self_attn.q_proj.weight.mul_(1.01)
+    elif what == "precision":
+        model = model.bfloat16()
+    elif what == "frequencies":
+        model.config.rope_parameters["rope_theta"] *= 2
     else:
         options = {"dataset": loader(list(reversed(texts)))}
     before = [p.clone() for p in model.parameters()]
-    part = "model" if what == "attention" else what
+    part = what if what in ("settings", "data") else "model"
     with pytest.raises(CheckpointError, match=f"holds another run: {part} differ"):
         run(model, texts, recipe(resume_dir=folder, **fields), **options)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

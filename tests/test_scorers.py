@@ -5,10 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from compressed_tensors.offload import offload_module
 from transformers import AutoModelForCausalLM
 
 from funcnet_plugin.adapters import bind, hookimpl, manager
-from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts.gradients import gradients_for, loss_gradients
 from funcnet_plugin.pruning import scorers
 from funcnet_plugin.pruning.compensation import Moments
@@ -244,6 +245,36 @@ def test_gradients_of_outputs_alone_are_the_same_and_ignore_padding(texts):
             alone[i].output_second, both[i].output_second, rtol=1e-4, atol=1e-9
         )
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("drawn_by", [None, 7])
+def test_padding_on_the_left_changes_nothing(texts, attention, drawn_by):
+    """A padded position would predict the first real token otherwise."""
+    model = make_llama()
+    model.set_attn_implementation(attention)
+    blocks = bind(model).blocks
+    plain = loss_gradients(model, loader(texts, samples=4), blocks, drawn_by=drawn_by)
+    padded = []
+    for batch in loader(texts, samples=4):
+        pad = torch.zeros(1, 7, dtype=torch.long)
+        padded.append({key: torch.cat([pad, value], 1) for key, value in batch.items()})
+    same = loss_gradients(model, padded, blocks, drawn_by=drawn_by)
+    for i in range(3):
+        near = {"rtol": 1e-3, "atol": 1e-6 * float(plain[i].output_second.abs().max())}
+        torch.testing.assert_close(same[i].output_second, plain[i].output_second, **near)
+        for a, b in zip(same[i].weights, plain[i].weights, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
+
+
+def test_weights_that_are_loaded_anew_each_time_gather_no_gradients(texts, tmp_path):
+    model = make_llama()
+    for layer in model.model.layers:
+        for module in layer.modules():
+            if isinstance(module, torch.nn.Linear):
+                offload_module(module, "cpu", "disk", offload_dir=str(tmp_path))
+    with pytest.raises(CalibrationError, match="weights are offloaded; load it into memory"):
+        loss_gradients(model, loader(texts, samples=4), bind(model).blocks)
 
 
 def test_loss_effect_is_the_mean_square_of_activation_times_gradient_if_independent(

@@ -9,14 +9,13 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 from torch import Tensor
 
+from funcnet_plugin.compare.lm_eval_tasks import task_scores
 from funcnet_plugin.compare.plan import Comparison
-from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.perplexity import perplexities
 
 _MB = 2**20
@@ -30,54 +29,6 @@ def measure(checkpoint: str | Path, texts: Mapping[str, Tensor], plan: Compariso
         "tasks": task_scores(checkpoint, plan) if plan.tasks else {},
         "tokens_per_second": found.tokens_per_second,
     }
-
-
-def task_scores(checkpoint: str | Path, plan: Comparison) -> dict[str, float]:
-    """lm-eval's first metric of each task (`acc`, a perplexity), of a group its aggregate.
-
-    Raises:
-        FuncnetError: lm-eval does not know a task.
-    """
-    from lm_eval import simple_evaluate
-
-    results = simple_evaluate(
-        model="funcnet",
-        model_args={"pretrained": str(checkpoint), "dtype": "float32"},
-        tasks=list(plan.tasks),
-        task_manager=_task_manager(plan),
-        limit=plan.limit,
-        batch_size=16,
-        bootstrap_iters=0,
-        log_samples=False,
-    )["results"]
-    return {name: _first_metric(results[name]) for name in plan.tasks}
-
-
-def check_tasks(plan: Comparison) -> None:
-    """Before the work: are the tasks there?"""
-    if not plan.tasks:
-        return
-    known = set(_task_manager(plan).all_tasks)
-    for name in plan.tasks:
-        if name not in known:
-            raise FuncnetError(
-                f"lm-eval knows no task {name!r}; look for its name with lm_eval ls tasks, or give "
-                "the directory of your own with --include-path."
-            )
-
-
-def _task_manager(plan: Comparison) -> Any:
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=plan.include_path)
-
-
-def _first_metric(result: dict[str, Any]) -> float:
-    return next(
-        float(value)
-        for key, value in result.items()
-        if key.endswith(",none") and "_stderr" not in key and isinstance(value, int | float)
-    )
 
 
 def _give_back_memory() -> None:

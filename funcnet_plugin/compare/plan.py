@@ -11,6 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from funcnet_plugin import __version__
 from funcnet_plugin.calibration import load_source
 from funcnet_plugin.compare.methods import method
@@ -167,20 +169,41 @@ def fingerprint(plan: Comparison, window: int) -> str:
         {name: _digest_of(s, plan.text_column) for name, s in plan.texts.items()},
         list(plan.tasks), plan.limit,
     ]  # fmt: skip
+    if plan.tasks and plan.include_path is not None:
+        facts.append(_digest_of_tasks(Path(plan.include_path)))
     return digest(json.dumps(facts, sort_keys=True))
 
 
 def _digest_of_files(model: Path) -> list[str]:
     """Of config and weights of a checkpoint directory; nothing of a hub name."""
-    found = []
-    for pattern in ("config.json", "*.safetensors", "*.bin"):
-        for path in sorted(model.glob(pattern)):
-            digest_so_far = hashlib.sha256()
-            with path.open("rb") as file:
-                while part := file.read(2**24):
-                    digest_so_far.update(part)
-            found.append(digest_so_far.hexdigest())
-    return found
+    patterns = ("config.json", "*.safetensors", "*.bin")
+    return [_digest_of_file(path) for pattern in patterns for path in sorted(model.glob(pattern))]
+
+
+def _digest_of_tasks(directory: Path) -> dict[str, str]:
+    """Of everything below, where tasks name each other and code, and of local data they name."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    data = {Path(name) for path in files if path.suffix == ".yaml" for name in _data_of(path)}
+    return {str(path): _digest_of_file(path) for path in [*files, *sorted(data)] if path.is_file()}
+
+
+def _data_of(task: Path) -> Iterator[str]:
+    """The data files that a task names."""
+    try:
+        settings = yaml.safe_load(task.read_text())
+        named = settings["dataset_kwargs"]["data_files"]
+    except (yaml.YAMLError, KeyError, TypeError):  # lm-eval knows tags that YAML does not
+        return
+    for value in named.values() if isinstance(named, Mapping) else [named]:
+        yield from [value] if isinstance(value, str) else value
+
+
+def _digest_of_file(path: Path) -> str:
+    so_far = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**24):
+            so_far.update(part)
+    return so_far.hexdigest()
 
 
 def _digest_of(source: str, column: str) -> str:

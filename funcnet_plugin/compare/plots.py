@@ -4,7 +4,7 @@ paper's Figures 4 and 5), and against whatever field was swept."""
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ def write_plots(rows: list[Row], plan: Comparison, out: Path) -> list[Path]:
     """
     axes: dict[str, Callable[[Row], Any]] = {"ratio": lambda row: row["ratio"]}
     axes["samples"] = lambda row: row["samples"]
-    for name in plan.sweeps:
-        axes[name] = lambda row, name=name: row["setting"].get(name)
     first = {"ratio": plan.ratios[0], "samples": plan.samples[0]}
-    first |= {name: values[0] for name, values in plan.sweeps.items()}
+    for name, values in plan.sweeps.items():
+        position = _positions(values)
+        axes[name] = lambda row, name=name, at=position: at(row["setting"].get(name))
+        first[name] = position(values[0])
     measured = [row for row in rows if row["method"] != "dense" and "refused" not in row]
     written = []
     for name, value in axes.items():
@@ -40,6 +41,12 @@ def write_plots(rows: list[Row], plan: Comparison, out: Path) -> list[Path]:
     return written
 
 
+def _positions(values: Sequence[Any]) -> Callable[[Any], float | str | None]:
+    """Where the values of a field stand on an axis: numbers as they are, anything else by name."""
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    return lambda value: value if value is None or numbers else str(value)
+
+
 def _plot(rows: list[Row], name: str, value: Callable[[Row], Any], path: Path) -> Path:
     import matplotlib
 
@@ -52,7 +59,8 @@ def _plot(rows: list[Row], name: str, value: Callable[[Row], Any], path: Path) -
         lines.setdefault(f"{row['method']}, {row['compensation']}", []).append(row)
     for panel, (key, title) in zip(panels, _FIGURES.items(), strict=True):
         for label, line in lines.items():
-            xs = sorted({value(row) for row in line})
+            xs = list(dict.fromkeys(value(row) for row in line))  # names: in the plan's order
+            xs = xs if isinstance(xs[0], str) else sorted(xs)
             ys = [[row[key] for row in line if value(row) == x] for x in xs]
             spread = [statistics.stdev(y) if len(y) > 1 else 0.0 for y in ys]
             panel.errorbar(

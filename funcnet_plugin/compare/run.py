@@ -6,10 +6,12 @@ import json
 import math
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from funcnet_plugin.compare.measure import Usage, check_tasks, measure
+from funcnet_plugin.compare.lm_eval_tasks import scored_tasks
+from funcnet_plugin.compare.measure import Usage, measure
 from funcnet_plugin.compare.plan import Comparison, Run, fingerprint, runs, warn_of_overlap
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.inspect import inspect_model, load_tokenizer
@@ -47,7 +49,7 @@ def compare(
         name: text_windows(source, plan.text_column, tokenizer, window, plan.windows)
         for name, source in plan.texts.items()
     }
-    check_tasks(plan)
+    plan = replace(plan, tasks=scored_tasks(plan))
     warn_of_overlap(plan)
     common = fingerprint(plan, window)
     out.mkdir(parents=True, exist_ok=True)
@@ -59,10 +61,12 @@ def compare(
 
     def once(key: Row, measured: Callable[[], Row]) -> Row:
         mark = mark_of(key)
-        if mark not in done:
+        before = done.get(mark)
+        if before is None or "refused" in before:  # what it lacked may be installed by now
             done[mark] = key | measured()
-            with (out / "rows.jsonl").open("a") as file:
-                file.write(json.dumps({"mark": mark, "row": done[mark]}) + "\n")
+            if done[mark] != before:
+                with (out / "rows.jsonl").open("a") as file:
+                    file.write(json.dumps({"mark": mark, "row": done[mark]}) + "\n")
         progress(done[mark])
         return done[mark]
 

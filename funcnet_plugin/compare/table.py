@@ -16,7 +16,7 @@ Cells = list[str]
 def cells(rows: list[Row], plan: Comparison) -> tuple[Cells, list[Cells]]:
     """Header and lines: one line per method, ratio, repair and setting; several seeds as mean and
     standard deviation."""
-    texts, tasks = list(plan.texts), list(plan.tasks)
+    texts, tasks = list(plan.texts), _tasks(rows)
     with_setting = len(plan.samples) > 1 or bool(plan.sweeps)
     header = ["method", "ratio", "reached", "repair", *(["setting"] if with_setting else []),
               "parameters", *texts, *tasks, "gm", "worst", "seconds", "peak MB",
@@ -70,18 +70,23 @@ def as_csv(rows: list[Row], plan: Comparison) -> str:
     writer = csv.writer(written, lineterminator="\n")
     plain = ("method", "ratio", "ratio_reached", "compensation", "seed", "samples")
     last = ("gm", "worst", "seconds", "peak_mb", "tokens_per_second", "refused")
-    swept = list(plan.sweeps)
-    writer.writerow([*plain, *swept, "parameters", *plan.texts, *plan.tasks, *last])
+    swept, tasks = list(plan.sweeps), _tasks(rows)
+    writer.writerow([*plain, *swept, "parameters", *plan.texts, *tasks, *last])
     for row in rows:
         writer.writerow(
             [*(row.get(key, "") for key in plain),
              *(row.get("setting", {}).get(key, "") for key in swept),
              row.get("parameters", ""),
              *(row.get("perplexity", {}).get(text, "") for text in plan.texts),
-             *(row.get("tasks", {}).get(task, "") for task in plan.tasks),
+             *(row.get("tasks", {}).get(task, "") for task in tasks),
              *(row.get(key, "") for key in last)]
         )  # fmt: skip
     return written.getvalue()
+
+
+def _tasks(rows: list[Row]) -> list[str]:
+    """Not the plan's: a group may be scored by its members."""
+    return list(dict.fromkeys(task for row in rows for task in row.get("tasks", {})))
 
 
 def _mean(rows: list[Row], key: str, digits: int) -> str:

@@ -106,15 +106,14 @@ def _indivisible(
     )
 
 
-def check_samples(calibration: Any, samples_per_group: int | None) -> None:
-    """Enough data for what the recipe asks.
+def count_samples(calibration: Any) -> int | None:
+    """How much data there is; None where that shows only in the first layer.
 
     Args:
         calibration: the DataLoader of the run, or None.
-        samples_per_group: None where the scorer does not group samples.
 
     Raises:
-        CalibrationError: no data, or too few samples for one group.
+        CalibrationError: no data.
     """
     if calibration is None:
         raise CalibrationError(
@@ -124,10 +123,22 @@ def check_samples(calibration: Any, samples_per_group: int | None) -> None:
     try:
         available = len(calibration.sampler)
     except (TypeError, AttributeError):
-        return  # an iterable dataset: how much there is shows only in the first layer
+        return None  # an iterable dataset
     if available == 0:
         raise CalibrationError("the calibration data is empty.")
-    if samples_per_group is not None and available < samples_per_group:
+    return available
+
+
+def check_groups(available: int | None, samples_per_group: int) -> None:
+    """Scores are of whole groups.
+
+    Args:
+        available: see `count_samples`.
+
+    Raises:
+        CalibrationError: too few samples for one group.
+    """
+    if available is not None and available < samples_per_group:
         raise CalibrationError(
             f"one group needs samples_per_group={samples_per_group} samples and the calibration "
             f"data has {available}; give more samples (num_calibration_samples) or lower "

@@ -97,8 +97,8 @@ class FunctionalNetworkModifier(WidthPruningModifier):
     def _samples_per_group(self) -> int:
         return self.samples_per_group
 
-    def _check_data(self, calibration: Any) -> None:
-        checks.check_samples(calibration, self.samples_per_group)
+    def _check_layers(self, samples: int | None) -> None:
+        checks.check_groups(samples, self.samples_per_group)
         if len(set(self.signals)) != len(self.signals):
             raise RecipeError(f"signals names one signal twice: {self.signals}.")
         narrowest = min(len(self._channels(block)) * block.width for block in self._plan.prunable)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented, out_size
+from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.pruning.processes import Processes
 from funcnet_plugin.pruning.scorers import LossGradients, Scorer
 from funcnet_plugin.pruning.whole_model import model_inputs, on_gpu
@@ -79,13 +80,35 @@ def loss_gradients(
 
     Returns:
         layer -> gradients, on the device that the weights had before.
+
+    Raises:
+        CalibrationError: gradients of weights are asked for, and the weights are offloaded.
     """
     logger.info("taking the loss's gradients over the calibration data")
     home = next(model.parameters()).device
-    outputs = sum(8 * out_size(block.down) ** 2 for block in blocks) if of_outputs else 0
-    with on_gpu(model, besides=outputs):
+    needed = 0
+    if of_outputs:
+        needed += sum(8 * out_size(block.down) ** 2 for block in blocks)
+    if of_weights:
+        weights = [module.weight for block in blocks for module in block.projections]
+        _check_weights_stay(blocks[0].projections[0])
+        needed += sum(weight.numel() * weight.element_size() for weight in weights)
+    with on_gpu(model, besides=needed):
         return _collect(
             model, calibration, blocks, processes, of_weights, of_outputs, drawn_by, home
+        )
+
+
+def _check_weights_stay(module: nn.Module) -> None:
+    """Gradients gather in the tensor that the pass used, and offloading makes a new one each time.
+
+    Raises:
+        CalibrationError: it does.
+    """
+    if module.weight is not module.weight:
+        raise CalibrationError(
+            "taylor adds up gradients of weights, and this model's weights are offloaded; load it "
+            "into memory as a whole, or take a scorer without them, surgeon for instance."
         )
 
 
@@ -154,7 +177,8 @@ def _drawn(logits: Tensor, ids: Tensor, mask: Tensor, seed: int) -> Tensor:
         text = sample[real].numpy().tobytes()
         digest = hashlib.sha256(text + str(seed).encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        where = real[1:].nonzero().flatten()  # the same tokens as text labels are there for
+        # the same tokens as text labels are there for
+        where = (real[1:] & real[:-1]).nonzero().flatten()
         chances = logits[row, where.to(logits.device)].float().softmax(-1).cumsum(-1)
         level = torch.rand(len(where), 1, generator=generator).to(chances) * chances[:, -1:]
         drawn = torch.searchsorted(chances, level).flatten()

@@ -49,7 +49,7 @@ class WholeModelModifier(PlainErrors, Modifier):
         if is_distributed():
             raise RecipeError(f"{type(self).__name__} runs in one process; start one.")
         calibration = kwargs.get("calib_data", state.data.calib)
-        checks.check_samples(calibration, None)
+        checks.count_samples(calibration)
         fix_order(calibration, self.seed)
         self._before = count_parameters(model)
         with eval_context(model), on_gpu(model):

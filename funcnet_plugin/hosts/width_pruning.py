@@ -140,17 +140,21 @@ class WidthPruningModifier(PlainErrors, Modifier):
         behind = self.compensation in BEHIND_PRUNED_LAYERS
         return self.allocation == "threshold" or behind or self.own_text > 0.0
 
-    # -- lifecycle ---------------------------------------------------------------------------
+    def plan(self, model: torch.nn.Module, samples: int | None) -> None:
+        """Plan the run, and refuse what can be known to fail from the model's shapes.
 
-    def on_initialize(self, state: State, **kwargs: Any) -> bool:
-        model = state.model
-        checks.refuse_quantized(model)
+        Args:
+            model: before pruning; may be on the meta device.
+            samples: of calibration; None where that is not known.
+
+        Raises:
+            FuncnetError: one sentence on what cannot be done.
+        """
         self._scorers = checks.find_scorers(
             self._scorer_names(), self.token_share, self.fisher_labels
         )
-        moments = self.compensation != "none" or any(s.needs_moments for s in self._scorers)
-        checks.check_own_text(self.own_text, moments)
-        self._plan = plan = WidthPlan(
+        checks.check_own_text(self.own_text, self._needs_moments())
+        self._plan = WidthPlan(
             model,
             ratio=self.pruning_ratio,
             scope=self.ratio_scope,
@@ -160,11 +164,19 @@ class WidthPruningModifier(PlainErrors, Modifier):
             ignore=self.ignore,
         )
         if self.compensation == "bias":
-            checks.check_bias(plan.layout.adapter, plan.prunable)
+            checks.check_bias(self._plan.layout.adapter, self._plan.prunable)
         checks.check_ridge(self.ridge, self.compensation)
+        self._check_layers(samples)
+
+    # -- lifecycle ---------------------------------------------------------------------------
+
+    def on_initialize(self, state: State, **kwargs: Any) -> bool:
+        model = state.model
+        checks.refuse_quantized(model)
         # the state holds a copy of the loader; the one that will be read comes as an argument
         calibration = kwargs.get("calib_data", state.data.calib)
-        self._check_data(calibration)
+        self.plan(model, checks.count_samples(calibration))
+        plan = self._plan
         self._processes = arrange(calibration, self._samples_per_group(), self.seed)
         if self._processes is not None and self.resume_dir:
             raise RecipeError("resume_dir is for runs of one process; leave it out.")
@@ -183,7 +195,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
         record = None if self.waits_for_all_layers() else self._record
         self._cuts = LayerCuts(plan, self.compensation, self.ridge, self._processes, record)
         with eval_context(model):  # the pipeline sees to that in its own passes only
-            self._look_at_the_whole(model, calibration, todo, moments)
+            self._look_at_the_whole(model, calibration, todo)
         return True
 
     def on_calibration_start(self, state: State, event: Event, **kwargs: Any) -> None:
@@ -277,7 +289,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
             raise
 
     def _look_at_the_whole(
-        self, model: torch.nn.Module, calibration: Any, todo: Sequence[MLPBlock], moments: bool
+        self, model: torch.nn.Module, calibration: Any, todo: Sequence[MLPBlock]
     ) -> None:
         """What is measured in passes through the whole dense model, before the pipeline's."""
         residual = self.compensation in BEHIND_PRUNED_LAYERS
@@ -293,7 +305,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
             )  # fmt: skip
         self._evidence = Evidence(
             model, calibration, todo, self._scorers, self._processes,
-            moments=moments, fisher_labels=self.fisher_labels, own_text=self.own_text,
+            moments=self._needs_moments(), fisher_labels=self.fisher_labels, own_text=self.own_text,
             own_windows=own, token_share=self.token_share, seed=self.seed,
         )  # fmt: skip
 
@@ -328,12 +340,15 @@ class WidthPruningModifier(PlainErrors, Modifier):
     def _scorer_names(self) -> list[str]:
         return [self.scorer, *([self.union_with] if self.union_with else [])]
 
+    def _needs_moments(self) -> bool:
+        return self.compensation != "none" or any(s.needs_moments for s in self._scorers)
+
     def _samples_per_group(self) -> int:
         """Samples that must stay in one process."""
         return 1
 
-    def _check_data(self, calibration: Any) -> None:
-        checks.check_samples(calibration, None)
+    def _check_layers(self, samples: int | None) -> None:
+        """Refuse what the layers that may be cut, or so many samples, do not allow."""
 
     def _prune(self, block: MLPBlock, score: Tensor) -> None:
         statistics = self._statistics.pop(block.index)

@@ -83,6 +83,8 @@ class LayerStatistics:
             self.moments = self.moments.to("cpu")
         if self.held_out is not None:
             self.held_out = self.held_out.to("cpu")
+        if self.networks is not None:
+            self.networks.drop_unfinished()
 
     def add(self, sample: MLPSample) -> None:
         self.n_samples += 1

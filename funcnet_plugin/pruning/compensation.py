@@ -132,7 +132,8 @@ def bias_repair(down_weight: Tensor, mean: Tensor, keep: Tensor) -> Tensor:
         (hidden,), float64.
     """
     pruned = pruned_neurons(keep, down_weight.shape[1])
-    return down_weight[:, pruned].double() @ mean[pruned].to(down_weight.device)
+    # the mean waited on the CPU; `keep` may be on the weights' device
+    return down_weight[:, pruned].double() @ mean.to(down_weight.device)[pruned]
 
 
 RIDGES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)

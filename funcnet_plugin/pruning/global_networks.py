@@ -154,6 +154,10 @@ class LayerFeed:
             self._networks.add_group(self._n_groups, self._index, blocks)
             self._n_groups += 1
 
+    def drop_unfinished(self) -> None:
+        """Forget the signals of samples that fill no group; they stay counted."""
+        self._blocks = []
+
     def state(self) -> dict[str, Any]:
         """Plain values of a layer that was seen to the end; what it added is in the groups."""
         return {"leftover_samples": self.leftover_samples, "n_groups": self.n_groups}

@@ -123,6 +123,10 @@ class NetworkScorer:
             self.leftover_samples = 0
             self._add_group(stream)
 
+    def drop_unfinished(self) -> None:
+        """Forget the signals of samples that fill no group; they stay counted."""
+        self._stream = self._new_stream()
+
     def _add_group(self, stream: SignalStream) -> None:
         result = self._decompose(stream.finish())
         counted = result.stability >= self._min_stability if self._min_stability > 0 else None

@@ -103,18 +103,26 @@ class Progress:
 
 
 def fingerprint_model(model: nn.Module) -> str:
-    """Tells models apart by a thousand weights of every parameter; the weights stay where they
-    are, but for one at a time."""
-    digest = hashlib.sha256()
+    """Tells models apart by their config and a thousand weights of every parameter; the weights
+    stay where they are, but for one at a time."""
+    digest = hashlib.sha256(json.dumps(_config_of(model), sort_keys=True, default=str).encode())
     for name, module in model.named_modules():
         for key in module._parameters:
             weight = getattr(module, key)  # not from the dictionary: it may have to be onloaded
             if weight is not None:
                 flat = weight.detach().flatten()
-                digest.update(f"{name}.{key} {tuple(weight.shape)}".encode())
+                digest.update(f"{name}.{key} {tuple(weight.shape)} {weight.dtype}".encode())
                 sample = flat[:: max(1, len(flat) // 1000)].float().cpu()
                 digest.update(sample.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _config_of(model: nn.Module) -> dict[str, Any]:
+    """Without what does not change what the model computes."""
+    config = getattr(model, "config", None)
+    facts = {} if config is None else config.to_dict()
+    elsewhere = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+    return {key: value for key, value in facts.items() if key not in elsewhere}
 
 
 def fingerprint_data(batches: Iterable[dict[str, Tensor]]) -> str:

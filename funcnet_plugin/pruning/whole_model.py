@@ -56,10 +56,12 @@ def model_inputs(
 
     Yields:
         ids, mask, labels, each (batch, length) int64; mask is 1 where a token is no padding, and
-        padding is -100 in labels.
+        labels are -100 at padding, and where a left-padded text begins: nothing real predicts it.
     """
     for batch in calibration:
         ids = batch["input_ids"].to(model.device)
         mask = batch.get("attention_mask")
         mask = torch.ones_like(ids) if mask is None else mask.to(ids)
-        yield ids, mask, ids.masked_fill(mask == 0, -100)
+        labels = ids.masked_fill(mask == 0, -100)
+        labels[:, 1:].masked_fill_(mask[:, :-1] == 0, -100)
+        yield ids, mask, labels
