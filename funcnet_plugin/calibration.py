@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def _read(source: str, text_column: str) -> list[str]:
             f"{source} is a directory; give one .txt, .jsonl or .json file, or a dataset name."
         )
     if not path.exists() and (path.suffix in _JSON + _TEXT or source.startswith((".", "/", "~"))):
-        raise CalibrationError(f"the calibration file {source} does not exist.")
+        raise CalibrationError(f"the text file {source} does not exist.")
 
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
@@ -71,7 +72,9 @@ def _read(source: str, text_column: str) -> list[str]:
         try:
             rows = load_dataset("json", data_files=str(path), split="train")
         except (DatasetGenerationError, ValueError) as error:
-            raise CalibrationError(f"{source} is not valid JSON lines: {error}.") from error
+            raise CalibrationError(
+                f"{source} is not valid JSON lines: {error.__cause__ or error}."
+            ) from error
     else:
         name, config, split = [*source.split(":"), "", ""][:3]
         try:
@@ -108,8 +111,10 @@ def load_sources(
     if not isinstance(data, Mapping):
         return [(load_source(data, text_column), 1.0)]
     for source, share in data.items():
-        if not share > 0:
-            raise CalibrationError(f"the share of {source} must be positive, got {share:g}.")
+        if not 0 < share < math.inf:
+            raise CalibrationError(
+                f"the share of {source} must be a positive number, got {share:g}."
+            )
     total = sum(data.values())
     return [(load_source(source, text_column), share / total) for source, share in data.items()]
 

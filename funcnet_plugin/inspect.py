@@ -97,8 +97,13 @@ def model_without_weights(source: str | Path) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     config = load_config(source)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"no causal language model can be built from {source} ({_first_line(error)[:200]})."
+        ) from error
     model.tie_weights()
     return model
 
@@ -136,7 +141,7 @@ def read_model_config(source: str | Path) -> PretrainedConfig:
         raise CheckpointError(f"{source} is not a checkpoint: it has no config.json.")
     try:
         return AutoConfig.from_pretrained(str(source))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever a file that is no config makes of it
         raise CheckpointError(
             f"no model can be loaded from {source} ({_first_line(error)})."
         ) from error

@@ -18,12 +18,22 @@ def check_output(out: Path) -> None:
     Raises:
         CheckpointError: `out` is a file, holds something, or cannot be written.
     """
-    if out.exists() and not out.is_dir():
-        raise CheckpointError(f"{out} is a file; give a directory for the pruned model.")
+    check_directory(out)
     if out.exists() and any(out.iterdir()):
         raise CheckpointError(f"{out} is not empty; give a new directory for the pruned model.")
-    out = out.resolve()
-    nearest = next(p for p in (out, *out.parents) if p.exists())
+
+
+def check_directory(out: Path) -> None:
+    """`out` is a directory to write into, or can become one.
+
+    Raises:
+        CheckpointError: it, or what it would lie in, is a file or cannot be written.
+    """
+    whole = out.resolve()
+    nearest = next(p for p in (whole, *whole.parents) if p.exists())
+    if not nearest.is_dir():
+        where = "" if nearest == whole else f", so {out} cannot be made"
+        raise CheckpointError(f"{nearest} is a file{where}; give another output directory.")
     if not os.access(nearest, os.W_OK):
         raise CheckpointError(f"{nearest} is not writable; give another output directory.")
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from funcnet_plugin.calibration import load_sources, make_loader, mixed_windows
 from funcnet_plugin.checkpoint import make_readable_for_older_versions, read_block
-from funcnet_plugin.errors import CheckpointError
-from funcnet_plugin.export import exporter
+from funcnet_plugin.errors import CalibrationError, CheckpointError, FuncnetError, RecipeError
+from funcnet_plugin.export import check_form, exporter
 from funcnet_plugin.output import check_output, staged
 from funcnet_plugin.recipe import (
     Recipe,
@@ -63,9 +63,11 @@ def prune(
         the `functional_network` block of the saved config.json.
 
     Raises:
-        FuncnetError: one sentence on what cannot be done; nothing is written then.
+        FuncnetError: one sentence on what cannot be done; nothing is written then, but for a pruned
+            model that cannot be exported, which is left as a plain checkpoint.
     """
     import funcnet_plugin.inspect as inspection
+    from funcnet_plugin.weights import check_shapes
 
     out = Path(out)
     check_output(out)
@@ -77,6 +79,10 @@ def prune(
     modifiers = _modifiers(plan)
     shapes = inspection.model_without_weights(model)
     _check(modifiers, shapes, samples)
+    if Path(model).is_dir():
+        check_shapes(Path(model), shapes.config)
+    if export:
+        check_form(export, shapes, modifiers)
     sources = load_sources(data, text_column)
     tokenizer = inspection.load_tokenizer(model)
     windows = mixed_windows(
@@ -87,6 +93,7 @@ def prune(
         seed=int(pruning_modifier(plan)[1].get("seed", 0)),
         model=model,
     )
+    _check_ids(windows, shapes)
 
     from llmcompressor import oneshot
 
@@ -102,10 +109,17 @@ def prune(
         if block is None:
             raise CheckpointError("the run ended without a pruned model; nothing was written.")
         make_readable_for_older_versions(staging)
+        failed = None
         if convert is not None:
-            with staged(staging / "export") as converted:
-                convert(staging, converted)
-            _replace_by(staging, "export")
+            try:
+                with staged(staging / "export") as converted:
+                    convert(staging, converted)
+            except FuncnetError as error:
+                failed = str(error).replace(staging.name, out.name)
+            else:
+                _replace_by(staging, "export")
+    if failed:
+        raise FuncnetError(f"{out} holds the pruned model, but not as {export}: {failed}")
     return block
 
 
@@ -123,11 +137,16 @@ def _modifiers(plan: Recipe) -> list[Modifier]:
     """Let llm-compressor build the modifiers now: a wrong field ends here, not after loading.
 
     Raises:
-        RecipeError: a field is wrong.
+        RecipeError: a field is wrong, or there is no such modifier.
     """
     from llmcompressor.recipe import Recipe
 
-    return Recipe.create_instance(dump_recipe(plan)).modifiers
+    try:
+        return Recipe.create_instance(dump_recipe(plan)).modifiers
+    except FuncnetError:
+        raise
+    except ValueError as error:  # pydantic's, of another modifier, or an unknown name
+        raise RecipeError(f"the recipe cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _check(modifiers: Sequence[Modifier], model: PreTrainedModel, samples: int) -> None:
@@ -143,3 +162,17 @@ def _check(modifiers: Sequence[Modifier], model: PreTrainedModel, samples: int) 
     for modifier in modifiers:
         if isinstance(modifier, WidthPruningModifier):
             modifier.plan(model, samples)
+
+
+def _check_ids(windows: Sequence[Sequence[int]], model: PreTrainedModel) -> None:
+    """The tokenizer must be the model's.
+
+    Raises:
+        CalibrationError: it gave a token that the model does not have.
+    """
+    highest, known = max(map(max, windows)), model.get_input_embeddings().num_embeddings
+    if highest >= known:
+        raise CalibrationError(
+            f"the tokenizer gives token {highest} and the model has {known} tokens; put the "
+            "model's own tokenizer beside it."
+        )

@@ -6,6 +6,7 @@ nothing is pruned. Others end in an AttributeError. Here each is one sentence.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +24,43 @@ MODIFIER_NAMES = frozenset(
         "HiddenSlicingModifier",
     }
 )
+_FOLDER = Path(__file__).parent / "recipes"
 _SHAPE = "<name>_stage: -> <name>_modifiers: -> ModifierName: {fields}"
 
 
 def recipe_path(name: str) -> Path:
     """A recipe that comes with the package, "ica_prune" for instance."""
-    return Path(__file__).parent / "recipes" / f"{name}.yaml"
+    return _FOLDER / f"{name}.yaml"
+
+
+def packaged_recipes() -> list[str]:
+    """The names that `recipe_path` takes."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def load_recipe(source: str | Path) -> Recipe:
-    """Read a recipe file, or the YAML text itself, and check its shape.
+    """Read a recipe and check its shape.
+
+    Args:
+        source: a file, the name of a packaged recipe ("prune_best"), or the YAML text itself.
 
     Raises:
         RecipeError: no such file, not YAML, or of a shape that llm-compressor would read as empty
             or stumble over.
     """
     text = str(source)
+    if text in packaged_recipes() and not Path(text).exists():
+        source = recipe_path(text)
     if isinstance(source, Path) or text.endswith((".yaml", ".yml", ".json")):
         try:
-            text = Path(source).read_text()
+            text = Path(source).read_text(encoding="utf-8")
         except OSError as error:
-            raise RecipeError(f"the recipe {source} cannot be read: {error.strerror}.") from error
+            raise RecipeError(
+                f"the recipe {source} cannot be read: {error.strerror}; give a file, or one of "
+                f"{', '.join(packaged_recipes())}."
+            ) from error
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"the recipe {source} is not UTF-8 text.") from error
     try:
         recipe = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -98,7 +115,7 @@ def override(recipe: Recipe, fields: dict[str, Any]) -> Recipe:
     Raises:
         RecipeError: the recipe has no pruning modifier, or more than one.
     """
-    recipe = yaml.safe_load(yaml.safe_dump(recipe))  # a copy: the caller's stays
+    recipe = deepcopy(recipe)
     pruning_modifier(recipe)[1].update(fields)
     return recipe
 
@@ -109,19 +126,19 @@ def pruning_modifier(recipe: Recipe) -> tuple[str, dict[str, Any]]:
     Raises:
         RecipeError: the recipe has no pruning modifier, or more than one.
     """
-    ours = [
+    every = [
         (name, modifiers[name])
         for stage in recipe.values()
         if isinstance(stage, dict)
         for modifiers in stage.values()
         if isinstance(modifiers, dict)
         for name in modifiers
-        if name in MODIFIER_NAMES
     ]
+    ours = [(name, fields) for name, fields in every if name in MODIFIER_NAMES]
     if len(ours) != 1:
         raise RecipeError(
-            f"the recipe has {len(ours)} pruning modifiers ({', '.join(sorted(MODIFIER_NAMES))}); "
-            "exactly one is needed."
+            f"the recipe has {len(ours)} pruning modifiers and needs exactly one of "
+            f"{', '.join(sorted(MODIFIER_NAMES))}; it names {', '.join(name for name, _ in every)}."
         )
     return ours[0]
 

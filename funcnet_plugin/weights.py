@@ -20,8 +20,11 @@ def check_shapes(directory: Path, config: PreTrainedConfig) -> None:
     are left to the loader.
 
     Raises:
-        CheckpointError: a shape differs, a width is not a positive integer, a file is damaged.
+        CheckpointError: there are no weights, a shape differs, a width is not a positive integer, a
+            file is damaged.
     """
+    if not any(path.suffix in (".safetensors", ".bin") for path in directory.iterdir()):
+        raise CheckpointError(f"{directory} has no weights: no .safetensors and no .bin file.")
     if getattr(config, "auto_map", None):
         return  # its own code decides about the shapes
     try:

@@ -11,7 +11,13 @@ from typer.testing import CliRunner
 
 from funcnet_plugin import cli
 from funcnet_plugin import prune as prune_module
-from funcnet_plugin.errors import BudgetError, CalibrationError, FuncnetError, RecipeError
+from funcnet_plugin.errors import (
+    BudgetError,
+    CalibrationError,
+    CheckpointError,
+    FuncnetError,
+    RecipeError,
+)
 from tests.conftest import make_llama
 
 FAST = ["--set", "align=4", "--set", "n_components=6", "--set", "samples_per_group=8",
@@ -87,11 +93,22 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(tmp_path):
         (["--out", "{tmp}/text.jsonl"], "is a file"),
         (["--recipe", "{tmp}/gone.yaml"], "cannot be read"),
         (["--recipe", "{tmp}/bare.yaml"], "ignores the top-level key"),
+        (["--recipe", "{tmp}/typo.yaml"], "the recipe cannot be read"),
+        (["--set", "ignore=['re:(']"], "is no regular expression"),
+        (["--set", "signals=[act"], "is not valid YAML"),
+        (["--data", "{tmp}/bare.yaml:inf"], "must be a positive number"),
+        (["--out", "{tmp}/text.jsonl/out"], "is a file, so"),
+        (["--export", "glm"], "glm is for ChatGLM"),
+        (["--export", "remote-code"], "one width in all layers"),
+        (["--export", "onnx", "--recipe", "ica_prune_gptq"], "onnx takes no quantized model"),
     ],
 )
 def test_bad_requests_write_nothing(checkpoint, text, tmp_path, change, message):
     (tmp_path / "small.txt").write_text("too short")
     (tmp_path / "bare.yaml").write_text("FunctionalNetworkModifier: {pruning_ratio: 0.2}")
+    (tmp_path / "typo.yaml").write_text(
+        "s_stage: {p_modifiers: {FunctionalNetworkModifier: {pruning_ratio: 0.2}, GPTQModifer: {}}}"
+    )
     before = sorted(tmp_path.rglob("*"))
     change = [part.format(tmp=tmp_path) for part in change]
     result = call(
@@ -146,6 +163,43 @@ def test_the_recipes_seed_draws_the_windows(checkpoint, text, tmp_path, monkeypa
             "prune", checkpoint, "--data", text, "--out", tmp_path / "o", "--recipe", recipe, *more
         )
     assert drawn == [7, 3]
+
+
+@pytest.mark.parametrize(
+    "harm", ["none", "cut", "other width", "no number", "no config", "few tokens"]
+)
+def test_a_damaged_checkpoint_is_named(checkpoint, text, tmp_path, harm):
+    weights, config = checkpoint / "model.safetensors", checkpoint / "config.json"
+    settings = json.loads(config.read_text())
+    if harm == "none":
+        weights.unlink()
+    elif harm == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif harm == "no config":
+        config.write_text("[1]")
+    elif harm == "few tokens":
+        small = make_llama(vocab_size=20)
+        small.save_pretrained(checkpoint)
+    else:
+        settings["intermediate_size"] = 40 if harm == "other width" else "many"
+        config.write_text(json.dumps(settings))
+    out = tmp_path / "out"
+    result = call("prune", checkpoint, "--data", text, "--out", out, "--ratio", 0.2, *FAST)
+    assert isinstance(result.exception, CheckpointError | CalibrationError), result.exception
+    assert "\n" not in str(result.exception) and not out.exists()
+
+
+def test_a_model_that_cannot_be_exported_is_still_pruned(checkpoint, text, tmp_path, monkeypatch):
+    def fail(source, out):
+        raise CheckpointError(f"{source} is too large.")
+
+    monkeypatch.setattr(prune_module, "exporter", lambda name: fail)
+    out = tmp_path / "out"
+    request = ["prune", checkpoint, "--data", text, "--out", out, "--ratio", 0.2, *FAST]
+    result = call(*request, "--export", "padded")
+    assert "out holds the pruned model, but not as padded" in str(result.exception)
+    assert ".out-" not in str(result.exception)
+    assert AutoModelForCausalLM.from_pretrained(out).config.intermediate_size < 48
 
 
 def test_a_quantized_model_is_refused_before_its_weights_are_read(checkpoint, text, tmp_path):

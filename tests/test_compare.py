@@ -17,7 +17,13 @@ from funcnet_plugin.compare.lm_eval_tasks import _first_metric
 from funcnet_plugin.compare.measure import Usage
 from funcnet_plugin.compare.plan import fingerprint
 from funcnet_plugin.compare.run import _end_last_line, _read
-from funcnet_plugin.errors import CalibrationError, FuncnetError, RecipeError
+from funcnet_plugin.errors import (
+    BudgetError,
+    CalibrationError,
+    CheckpointError,
+    FuncnetError,
+    RecipeError,
+)
 from funcnet_plugin.hosts import gradients
 from funcnet_plugin.hosts.llm_compressor import register
 from funcnet_plugin.perplexity import perplexities, text_windows
@@ -265,6 +271,13 @@ def test_measuring_on_the_calibration_text_is_said(checkpoint, files, tmp_path):
 def test_bad_requests_come_before_the_work(checkpoint, files, tmp_path):
     with pytest.raises(RecipeError, match="no method 'magic'; choose one of deployable, best"):
         compare(plan(checkpoint, files, methods=("magic",)), tmp_path / "out")
+    with pytest.raises(BudgetError, match=r"between 0 and 1, got 1\.2"):
+        compare(plan(checkpoint, files, ratios=(0.1, 1.2)), tmp_path / "out3")
+    with pytest.raises(RecipeError, match="compensation"):
+        compare(plan(checkpoint, files, compensations=("foo",)), tmp_path / "out4")
+    with pytest.raises(CheckpointError, match="is a file"):
+        compare(plan(checkpoint, files), files["near"])
+    assert not list(tmp_path.glob("out*"))
     with pytest.raises(RecipeError, match="no pruning modifier has the field 'alignment'"):
         compare(plan(checkpoint, files, overrides={"alignment": 8}), tmp_path / "out2")
 

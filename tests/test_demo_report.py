@@ -14,9 +14,9 @@ from funcnet_plugin.demo.report import (
     write_page,
     write_plots,
 )
-from funcnet_plugin.demo.run import prepare_output
+from funcnet_plugin.demo.run import check_place, make_room, run_demo
 from funcnet_plugin.demo.skills import SKILLS, examples
-from funcnet_plugin.errors import CheckpointError
+from funcnet_plugin.errors import BudgetError, CheckpointError
 
 DENSE = Evaluation(
     accuracy=dict.fromkeys(SKILLS, 0.96),
@@ -81,12 +81,25 @@ def test_the_tasks_are_read_by_lm_eval(tmp_path):
 
 def test_an_earlier_demo_is_replaced_and_nothing_else(tmp_path):
     out = tmp_path / "demo"
-    prepare_output(out)
+    check_place(out)
+    make_room(out)
     (out / "pruned").mkdir(parents=True)
     (out / "results.json").write_text("{}")
-    prepare_output(out)
-    assert list(out.iterdir()) == []
+    check_place(out)
+    make_room(out)
+    assert [path.name for path in out.iterdir()] == [".funcnet-demo"]
     (out / "thesis.tex").write_text("precious")
     with pytest.raises(CheckpointError, match=r"no demo wrote \(thesis\.tex\)"):
-        prepare_output(out)
-    assert (out / "thesis.tex").exists()
+        check_place(out)
+    mine = tmp_path / "mine"
+    (mine / "pruned").mkdir(parents=True)  # a name that anybody may choose
+    with pytest.raises(CheckpointError, match=r"no demo wrote \(pruned\)"):
+        run_demo(mine, console=Console())
+
+
+def test_a_mistake_costs_no_earlier_demo(tmp_path):
+    make_room(tmp_path)
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(BudgetError):
+        run_demo(tmp_path, console=Console(quiet=True), ratio=1.5)
+    assert (tmp_path / "results.json").exists()

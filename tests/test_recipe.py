@@ -107,6 +107,34 @@ def test_shapes_that_llm_compressor_reads_as_empty_are_refused(text, message):
     assert "\n" not in str(error.value)
 
 
+def test_the_order_of_modifiers_stays():
+    """It decides what they see: smoothing, pruning, quantization."""
+    text = """
+    z_stage:
+      z_modifiers: {SmoothQuantModifier: {}, FunctionalNetworkModifier: {pruning_ratio: 0.2}}
+      a_modifiers: {QuantizationModifier: {}}
+    a_stage: {b_modifiers: {GPTQModifier: {}}}
+    """
+    changed = load_recipe(dump_recipe(override(load_recipe(text), {"align": 8})))
+    assert list(changed) == ["z_stage", "a_stage"]
+    assert list(changed["z_stage"]) == ["z_modifiers", "a_modifiers"]
+    assert list(changed["z_stage"]["z_modifiers"]) == [
+        "SmoothQuantModifier", "FunctionalNetworkModifier",
+    ]  # fmt: skip
+
+
+def test_packaged_recipes_have_names():
+    assert load_recipe("prune_best") == load_recipe(recipe_path("prune_best"))
+    with pytest.raises(RecipeError, match="names GPTQModifier"):
+        override(load_recipe("s_stage: {p_modifiers: {GPTQModifier: {}}}"), {})
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "r.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError, match="not UTF-8"):
+        load_recipe(tmp_path / "r.yaml")
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(RecipeError, match=r"gone\.yaml cannot be read"):
         load_recipe(tmp_path / "gone.yaml")

@@ -23,15 +23,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, 
 
 def recipe_fields(assignments: list[str]) -> dict[str, Any]:
     """FIELD=VALUE, the value read as YAML."""
-    return {name: yaml.safe_load(value) for name, value in pairs_of(assignments, "--set").items()}
+    return {name: _value(value) for name, value in pairs_of(assignments, "--set").items()}
 
 
 def swept_fields(assignments: list[str]) -> dict[str, list[Any]]:
     """FIELD=VALUE,VALUE, the values read as YAML."""
     return {
-        name: [yaml.safe_load(value) for value in values.split(",")]
+        name: [_value(value) for value in values.split(",")]
         for name, values in pairs_of(assignments, "--sweep").items()
     }
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise FuncnetError(f"the value {text!r} is not valid YAML.") from error
 
 
 def pairs_of(assignments: list[str], option: str) -> dict[str, str]:

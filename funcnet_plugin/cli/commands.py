@@ -19,6 +19,7 @@ from funcnet_plugin.cli.arguments import (
     stdout_for_json,
 )
 from funcnet_plugin.errors import FuncnetError
+from funcnet_plugin.recipe import packaged_recipes
 
 
 def demo(
@@ -116,7 +117,10 @@ def prune(
     out: Annotated[Path, typer.Option(help="New directory for the pruned model.")],
     ratio: Annotated[float | None, typer.Option(help="Share of all parameters to remove.")] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="Recipe file; the packaged ica_prune if not given.")
+        Path | None,
+        typer.Option(
+            help=f"Recipe file, or one of {', '.join(packaged_recipes())}; ica_prune if not given."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -132,7 +136,7 @@ def prune(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prune a model and save a checkpoint that stock transformers loads.
+    """Prune a model and save it; stock transformers loads it if all layers keep one width.
 
     Example: `funcnet prune ./llama --data wiki.jsonl --ratio 0.2 --out ./llama-20 --set align=64`
     """
@@ -210,6 +214,11 @@ def tasks(
             raise FuncnetError("--text and --pairs need --out, a directory for the tasks.")
         print(FOLDER)
         return
+    if not text and not pairs:
+        raise FuncnetError("--out needs something to make tasks of: --text NAME=FILE or --pairs.")
+    for folder in pairs or []:
+        if folder.is_dir() and not any(folder.glob("*.jsonl")):
+            raise FuncnetError(f"{folder} holds no .jsonl file; give the directory of the pairs.")
     files = [f for p in pairs or [] for f in (sorted(p.glob("*.jsonl")) if p.is_dir() else [p])]
     named = {name: Path(path) for name, path in pairs_of(text or [], "--text").items()}
     print(",".join(write_local_tasks(out, named, files, text_column)))

@@ -27,13 +27,19 @@ def compare(
     ],
     out: Annotated[Path, typer.Option(help="Directory for the results; an old one goes on.")],
     method: Annotated[
-        list[str] | None, typer.Option(help="Known name or NAME=RECIPE.yaml; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="Known name or NAME=RECIPE.yaml; may be repeated. All known ones if not given; "
+            "any other name lists them."
+        ),
     ] = None,
-    ratio: Annotated[list[float] | None, typer.Option(help="May be repeated.")] = None,
+    ratio: Annotated[
+        list[float] | None, typer.Option(help="0.1, 0.2 and 0.3 if not given; may be repeated.")
+    ] = None,
     compensation: Annotated[
         list[str] | None, typer.Option(help="Instead of the recipes' own; may be repeated.")
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="May be repeated.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="0 if not given; may be repeated.")] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Recipe field of all methods that have it, FIELD=VALUE."),

@@ -9,15 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from funcnet_plugin import __version__
 from funcnet_plugin.calibration import load_source
 from funcnet_plugin.compare.methods import method
-from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.errors import BudgetError, RecipeError
 from funcnet_plugin.recipe import Recipe, dump_recipe, override, pruning_modifier
+
+if TYPE_CHECKING:
+    from llmcompressor.modifiers import Modifier
 
 
 @dataclass
@@ -87,7 +90,8 @@ def runs(plan: Comparison) -> list[Run]:
     """All prunings of a plan, the seed changing fastest.
 
     Raises:
-        RecipeError: an unknown method or field, or a value that a field does not take.
+        FuncnetError: an unknown method or field, a value that a field does not take, or a ratio
+            that is none.
     """
     found: dict[str, Run] = {}
     for name, recipe in [method(name) for name in plan.methods]:
@@ -108,6 +112,9 @@ def _runs_of(plan: Comparison, name: str, recipe: Recipe) -> Iterator[Run]:
         if compensation and "compensation" in known:
             fields["compensation"] = compensation
         complete = override(recipe, fields)
+        if not 0.0 < ratio < 1.0:
+            raise BudgetError(f"pruning_ratio must lie between 0 and 1, got {ratio}.")
+        modifier = _modifier(complete)
         key = {
             "method": name,
             "ratio": ratio,
@@ -120,18 +127,23 @@ def _runs_of(plan: Comparison, name: str, recipe: Recipe) -> Iterator[Run]:
             "recipe": digest(dump_recipe(complete)),
         }
         measures = None
-        if plan.measure_once and len(plan.ratios) > 1 and _waits_for_all_layers(complete):
+        if plan.measure_once and len(plan.ratios) > 1 and _waits_for_all_layers(modifier):
             # in the words of a recipe: that of the first ratio
             first = override(complete, {"pruning_ratio": plan.ratios[0]})
             measures = f"{samples} samples\n{dump_recipe(first)}"
         yield Run(key, dump_recipe(recipe), fields, samples, measures)
 
 
-def _waits_for_all_layers(recipe: Recipe) -> bool:
-    from funcnet_plugin.hosts.llm_compressor import MODIFIERS, WidthPruningModifier
+def _modifier(recipe: Recipe) -> Modifier:
+    from funcnet_plugin.hosts.llm_compressor import MODIFIERS
 
     name, fields = pruning_modifier(recipe)
-    modifier = MODIFIERS[name](**fields)
+    return MODIFIERS[name](**fields)
+
+
+def _waits_for_all_layers(modifier: Modifier) -> bool:
+    from funcnet_plugin.hosts.llm_compressor import WidthPruningModifier
+
     return isinstance(modifier, WidthPruningModifier) and modifier.waits_for_all_layers()
 
 

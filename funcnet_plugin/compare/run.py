@@ -14,9 +14,11 @@ from funcnet_plugin.compare.lm_eval_tasks import scored_tasks
 from funcnet_plugin.compare.measure import Usage, measure
 from funcnet_plugin.compare.plan import Comparison, Run, fingerprint, runs, warn_of_overlap
 from funcnet_plugin.errors import FuncnetError
-from funcnet_plugin.inspect import inspect_model, load_tokenizer
+from funcnet_plugin.inspect import inspect_model, load_config, load_tokenizer
+from funcnet_plugin.output import check_directory
 from funcnet_plugin.perplexity import text_windows
 from funcnet_plugin.prune import prune
+from funcnet_plugin.weights import check_shapes
 
 Row = dict[str, Any]
 
@@ -40,9 +42,12 @@ def compare(
     Raises:
         FuncnetError: one sentence on what cannot be compared, before anything is pruned.
     """
+    check_directory(out)
     todo = runs(plan)
     together = _together(todo)
     shape = inspect_model(plan.model)
+    if Path(plan.model).is_dir():
+        check_shapes(Path(plan.model), load_config(plan.model))
     window = min(plan.window, shape.max_length or plan.window)
     tokenizer = load_tokenizer(plan.model)
     texts = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ MODEL = Path(__file__).parent / "model"
 OVERRIDES = {"align": 8, "n_components": 64}
 _SAMPLES, _WINDOW = 160, 128  # calibration: four groups of 40, as long as the training sequences
 _OURS = ("pruned", "tasks", "report.html", "results.json", "skills.png", "widths.png")
+_MARK = ".funcnet-demo"  # names like those above may be anyone's
 
 
 def run_demo(
@@ -40,7 +42,7 @@ def run_demo(
     Raises:
         FuncnetError: `out` holds other files, or the ratio or the recipe cannot be used.
     """
-    prepare_output(out)
+    check_place(out)
 
     from funcnet_plugin.demo.evaluate import evaluate, measure_speed
     from funcnet_plugin.demo.report import (
@@ -55,17 +57,20 @@ def run_demo(
     from funcnet_plugin.prune import prune
 
     console.print("[bold]1/4[/] pruning with llm-compressor's oneshot ...")
-    block = prune(
-        MODEL,
-        # five lines are a little less than a window
-        documents(2 * _SAMPLES, seed=0, split="train"),
-        out / "pruned",
-        ratio=ratio,
-        recipe=recipe,
-        overrides=None if recipe else OVERRIDES,
-        samples=_SAMPLES,
-        window=_WINDOW,
-    )
+    with tempfile.TemporaryDirectory() as folder:  # a wrong recipe must not cost an earlier demo
+        block = prune(
+            MODEL,
+            # five lines are a little less than a window
+            documents(2 * _SAMPLES, seed=0, split="train"),
+            Path(folder) / "pruned",
+            ratio=ratio,
+            recipe=recipe,
+            overrides=None if recipe else OVERRIDES,
+            samples=_SAMPLES,
+            window=_WINDOW,
+        )
+        make_room(out)
+        shutil.move(Path(folder) / "pruned", out / "pruned")
     console.print("[bold]2/4[/] scoring the dense model with lm-eval ...")
     dense = evaluate(MODEL, out / "tasks", limit=limit)
     console.print("[bold]3/4[/] scoring the pruned model, reloaded by stock transformers ...")
@@ -81,8 +86,8 @@ def run_demo(
     return results
 
 
-def prepare_output(out: Path) -> None:
-    """Make room for a demo: an earlier one may be replaced, nothing else.
+def check_place(out: Path) -> None:
+    """An earlier demo may be replaced, nothing else.
 
     Raises:
         CheckpointError: `out` is a file, or holds something that no demo wrote.
@@ -90,15 +95,21 @@ def prepare_output(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"{out} is a file; give a directory with --out.")
     present = {path.name for path in out.iterdir()} if out.exists() else set()
-    foreign = sorted(present - set(_OURS))
+    foreign = sorted(present - {*_OURS, _MARK} if _MARK in present else present)
     if foreign:
         raise CheckpointError(
             f"{out} holds files that no demo wrote ({', '.join(foreign[:3])}); give a new "
             "directory with --out."
         )
-    for name in present:
+
+
+def make_room(out: Path) -> None:
+    """Leave nothing in a checked directory but the mark of a demo."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _MARK).touch()
+    for name in _OURS:
         path = out / name
         if path.is_dir():
             shutil.rmtree(path)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)

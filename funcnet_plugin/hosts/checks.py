@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -154,6 +155,10 @@ def check_ignore(patterns: Sequence[str], blocks: Sequence[MLPBlock]) -> None:
     """
     names = [block.name for block in blocks]
     for pattern in patterns:
+        try:
+            re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else "")
+        except re.error as error:
+            raise RecipeError(f"ignore: {pattern!r} is no regular expression: {error}.") from error
         if not any(match_name(name, pattern) for name in names):
             raise RecipeError(
                 f"ignore: {pattern!r} matches no MLP; they are called {names[0]} to "

@@ -47,6 +47,7 @@ class WidthPlan:
     ) -> None:
         self.layout = bind(model)
         blocks = self.layout.blocks
+        checks.check_ignore(ignore, blocks)
         self.original = self.layout.widths
         self.parameters = count_parameters(model)
         self._other_parameters = self.parameters - sum(block.parameters for block in blocks)
@@ -64,7 +65,6 @@ class WidthPlan:
             total_parameters=self.parameters,
             scope=scope,
         )
-        checks.check_ignore(ignore, blocks)
         self.kept: list[int] | None = None
 
     def decide_uniform(self) -> float:

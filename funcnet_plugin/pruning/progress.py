@@ -41,6 +41,8 @@ class Progress:
         if path.exists():
             self._compare(path, run)
             return
+        if directory.exists() and not directory.is_dir():
+            raise CheckpointError(f"resume_dir: {directory} is a file; give a directory.")
         if directory.exists() and any(directory.iterdir()):
             raise CheckpointError(
                 f"{directory} holds other files; give resume_dir a directory of its own."
