@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ MODELS = {
 # What the recipes as they are were measured on: the second and third trained without the pages that
 # are measured.
 NOW = ("ref-llama", "deep-unseen", "ungated-unseen")
+MORE_TEXT = ("ref-llama-1280",)  # the first, four times the calibration text
 # The second and third as they were trained once in bfloat16 (`--autocast`): all peers, three seeds,
 # but none of the recipes that let the model write.
 EARLIER = {f"{name}-bf16": f"{MODELS[name]}, other weights" for name in ("deep", "ungated")}
@@ -77,7 +79,9 @@ def page(rows: list[Row]) -> str:
     cells, runs = _cells(rows), _runs(rows)
     dense = {r["comparison"]: r["perplexity"] for r in rows if r["method"] == "dense"}
     parts = [_INTRODUCTION, "## The recipes as they are, and peers with the same repair\n"]
-    parts += [_NOW, _first_peers(runs), _as_they_are(runs)]
+    parts += [_NOW, _first_peers(runs, NOW), _as_they_are(runs, NOW)]
+    parts += ["## With four times the text\n", _MORE]
+    parts += [_first_peers(runs, MORE_TEXT), _as_they_are(runs, MORE_TEXT)]
     parts += ["## With least squares, and the recipes as they were\n", _BEFORE]
     parts += ["### The geometric mean of all\n", _overview(cells)]
     parts += ["### How far behind the first\n", _behind_the_first(cells)]
@@ -112,10 +116,10 @@ def _runs(rows: list[Row]) -> dict[tuple[str, str, str], dict[float, Seeds]]:
     return found
 
 
-def _first_peers(runs: dict) -> str:
+def _first_peers(runs: dict, models: Sequence[str]) -> str:
     """`best`, the first peer, and what `best` loses as a share of what FLAP as published does."""
     lines = []
-    for model, text in product(NOW, TEXTS):
+    for model, text in product(models, TEXTS):
         where = f"{model}-{text}"
         of = {run[1]: at for run, at in runs.items() if (run[0], run[2]) == (where, REPAIR)}
         flap = runs.get((where, "flap", FLAP_AS_PUBLISHED))
@@ -133,10 +137,10 @@ def _first_peers(runs: dict) -> str:
     return _table([*header, "first peer with own text", "share of FLAP's increase"], lines)
 
 
-def _as_they_are(runs: dict) -> str:
+def _as_they_are(runs: dict, models: Sequence[str]) -> str:
     """What every method loses with the recipes' repair, and what it had to remove for it."""
     lines = []
-    for model, text in product(NOW, TEXTS):
+    for model, text in product(models, TEXTS):
         for (where, method, repair), at in sorted(runs.items()):
             if (where, repair) == (f"{model}-{text}", REPAIR):
                 cells = [at.get(ratio, {}) for ratio in RATIOS]
@@ -314,7 +318,8 @@ kept widths are multiples of 32; four ICA starts. A seed decides which windows c
 order, and all random numbers. What each method is: `funcnet_plugin/compare/methods.py`.
 
 `best`, its control `random-or-best`, `best-uniform` and `deployable` let the model write besides
-(`own_text`), whatever text calibrates; no other method on this page does.
+(`own_text`), whatever text calibrates, and so do the peers called `...-own-text`; no other method
+on this page does.
 `best-without-own-text` is what to take where the calibration text shows all that the model is for.
 """
 
@@ -324,6 +329,9 @@ _NOW = """Everything that cuts neurons repaired by `reconstruction`, checkpoints
 steps on WikiText-2 valid and the pages of the domains that may calibrate: they never saw the pages
 that are measured. "Share of FLAP's increase": that of `best` over dense in that of FLAP as
 published, which repairs by its bias.
+"""
+
+_MORE = """As above, 1280 windows of mixed text instead of 320 (`--samples 1280`).
 """
 
 _BEFORE = """Repaired by `least_squares` is what cuts neurons. `best`, its control, `best-uniform`
