@@ -247,3 +247,11 @@ def test_the_same_call_twice_keeps_the_same_neurons(checkpoint, text, tmp_path):
         call("prune", checkpoint, "--data", text, "--out", tmp_path / out, "--ratio", 0.2, *FAST)
         states.append(AutoModelForCausalLM.from_pretrained(tmp_path / out).state_dict())
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+def test_a_comparison_in_which_nothing_was_pruned_fails(checkpoint, text, texts, tmp_path):
+    (tmp_path / "other.txt").write_text(" ".join(texts[:3]))
+    words = f"--text other={tmp_path}/other.txt --method random --ratio 0.9 --window 40 --samples 8"
+    result = call("compare", checkpoint, "--data", text, "--out", tmp_path / "o", *words.split())
+    assert "no method could prune" in str(result.exception)
+    assert "cannot be reached" in (tmp_path / "o" / "table.md").read_text()

@@ -17,6 +17,7 @@ from funcnet_plugin.cli.arguments import (
     stdout_for_json,
     swept_fields,
 )
+from funcnet_plugin.errors import FuncnetError
 
 
 def compare(
@@ -108,6 +109,8 @@ def compare(
         print(json.dumps(rows, indent=2))
     else:
         print(table.markdown(rows, plan))
+    if len(rows) > 1 and all("refused" in row for row in rows[1:]):
+        raise FuncnetError(f"no method could prune {model}; the table says why.")
 
 
 def _one_line(row: dict[str, Any]) -> str:
