@@ -19,8 +19,8 @@ def check_output(out: Path) -> None:
         CheckpointError: `out` is a file, holds something, or cannot be written.
     """
     check_directory(out)
-    if out.exists() and any(out.iterdir()):
-        raise CheckpointError(f"{out} is not empty; give a new directory for the pruned model.")
+    if out.exists():
+        _check_empty(out)
 
 
 def check_directory(out: Path) -> None:
@@ -38,6 +38,14 @@ def check_directory(out: Path) -> None:
         raise CheckpointError(f"{nearest} is not writable; give another output directory.")
 
 
+def _check_empty(out: Path, but: Path | None = None) -> None:
+    found = sorted(path.name for path in out.iterdir() if path != but)
+    if found:
+        interrupted = found[0].startswith(f".{out.resolve().name}-")
+        mend = "an interrupted run left that, delete it" if interrupted else "give a new directory"
+        raise CheckpointError(f"{out} is not empty, it holds {found[0]}; {mend}.")
+
+
 @contextlib.contextmanager
 def staged(out: Path) -> Iterator[Path]:
     """A directory that becomes `out` if the block ends well, and vanishes if not."""
@@ -51,6 +59,7 @@ def staged(out: Path) -> Iterator[Path]:
     try:
         yield staging
         if filled:
+            _check_empty(out, but=staging)  # another run may have been quicker
             # without its config a directory is no checkpoint yet
             for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
                 path.rename(out / path.name)

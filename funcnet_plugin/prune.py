@@ -114,8 +114,8 @@ def prune(
             try:
                 with staged(staging / "export") as converted:
                     convert(staging, converted)
-            except FuncnetError as error:
-                failed = str(error).replace(staging.name, out.name)
+            except Exception as error:  # of any library: hours of work must not go with it
+                failed = " ".join(str(error).split()).replace(str(staging), str(out))
             else:
                 _replace_by(staging, "export")
     if failed:
@@ -140,13 +140,18 @@ def _modifiers(plan: Recipe) -> list[Modifier]:
         RecipeError: a field is wrong, or there is no such modifier.
     """
     from llmcompressor.recipe import Recipe
+    from pydantic import ValidationError
+
+    from funcnet_plugin.hosts.fields import one_sentence
 
     try:
         return Recipe.create_instance(dump_recipe(plan)).modifiers
     except FuncnetError:
         raise
-    except ValueError as error:  # pydantic's, of another modifier, or an unknown name
-        raise RecipeError(f"the recipe cannot be read: {' '.join(str(error).split())}") from error
+    except ValidationError as error:  # of a modifier that is not ours
+        raise RecipeError(one_sentence(error)) from error
+    except ValueError as error:
+        raise RecipeError(f"the recipe cannot be used: {' '.join(str(error).split())}") from error
 
 
 def _check(modifiers: Sequence[Modifier], model: PreTrainedModel, samples: int) -> None:

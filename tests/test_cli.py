@@ -93,7 +93,8 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(tmp_path):
         (["--out", "{tmp}/text.jsonl"], "is a file"),
         (["--recipe", "{tmp}/gone.yaml"], "cannot be read"),
         (["--recipe", "{tmp}/bare.yaml"], "ignores the top-level key"),
-        (["--recipe", "{tmp}/typo.yaml"], "the recipe cannot be read"),
+        (["--recipe", "{tmp}/typo.yaml"], "the recipe cannot be used"),
+        (["--recipe", "{tmp}/field.yaml"], "GPTQModifier: unknown field 'blok_size'"),
         (["--set", "ignore=['re:(']"], "is no regular expression"),
         (["--set", "signals=[act"], "is not valid YAML"),
         (["--data", "{tmp}/bare.yaml:inf"], "must be a positive number"),
@@ -106,9 +107,9 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(tmp_path):
 def test_bad_requests_write_nothing(checkpoint, text, tmp_path, change, message):
     (tmp_path / "small.txt").write_text("too short")
     (tmp_path / "bare.yaml").write_text("FunctionalNetworkModifier: {pruning_ratio: 0.2}")
-    (tmp_path / "typo.yaml").write_text(
-        "s_stage: {p_modifiers: {FunctionalNetworkModifier: {pruning_ratio: 0.2}, GPTQModifer: {}}}"
-    )
+    both = "s_stage: {{p_modifiers: {{FunctionalNetworkModifier: {{pruning_ratio: 0.2}}, {}}}}}"
+    (tmp_path / "typo.yaml").write_text(both.format("GPTQModifer: {}"))
+    (tmp_path / "field.yaml").write_text(both.format("GPTQModifier: {blok_size: 3}"))
     before = sorted(tmp_path.rglob("*"))
     change = [part.format(tmp=tmp_path) for part in change]
     result = call(
@@ -191,14 +192,15 @@ def test_a_damaged_checkpoint_is_named(checkpoint, text, tmp_path, harm):
 
 def test_a_model_that_cannot_be_exported_is_still_pruned(checkpoint, text, tmp_path, monkeypatch):
     def fail(source, out):
-        raise CheckpointError(f"{source} is too large.")
+        raise RuntimeError(f"{source} is\ntoo large.")
 
     monkeypatch.setattr(prune_module, "exporter", lambda name: fail)
     out = tmp_path / "out"
+    out.mkdir()
     request = ["prune", checkpoint, "--data", text, "--out", out, "--ratio", 0.2, *FAST]
     result = call(*request, "--export", "padded")
-    assert "out holds the pruned model, but not as padded" in str(result.exception)
-    assert ".out-" not in str(result.exception)
+    expected = f"{out} holds the pruned model, but not as padded: {out} is too large."
+    assert str(result.exception) == expected and isinstance(result.exception, FuncnetError)
     assert AutoModelForCausalLM.from_pretrained(out).config.intermediate_size < 48
 
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from funcnet_plugin.calibration import mixed_windows, parse_sources
 from funcnet_plugin.compare import METHODS, Comparison, compare, table, write_plots
 from funcnet_plugin.compare import run as run_module
-from funcnet_plugin.compare.lm_eval_tasks import _first_metric
+from funcnet_plugin.compare.lm_eval_tasks import _first_metric, scored_tasks
 from funcnet_plugin.compare.measure import Usage
 from funcnet_plugin.compare.plan import fingerprint
 from funcnet_plugin.compare.run import _end_last_line, _read
@@ -207,6 +207,15 @@ def test_tags_and_groups_without_a_score_are_scored_by_their_members(checkpoint,
         assert all(task in table.markdown([dense], scored) for task in members)
 
 
+def test_a_group_with_settings_of_its_own_is_not_scored_without_them(checkpoint, files, tmp_path):
+    (name,) = write_local_tasks(tmp_path, {"near": files["near"]}, [], "text")
+    group = {"group": "shots", "task": [{"task": name, "num_fewshot": 5}]}
+    (tmp_path / "shots.yaml").write_text(yaml.safe_dump(group))
+    asked = plan(checkpoint, files, tasks=("shots",), include_path=str(tmp_path))
+    with pytest.raises(FuncnetError, match="a group of these tasks changes what"):
+        scored_tasks(asked)
+
+
 def test_a_filtered_metric_is_a_score():
     result = {"alias": "gsm8k", "sample_len": 9, "exact_match_stderr,strict-match": 0.1,
               "exact_match,strict-match": 0.4, "exact_match,flexible-extract": 0.5}  # fmt: skip
@@ -219,8 +228,17 @@ def test_other_tasks_of_the_same_name_are_measured_anew(checkpoint, files, tmp_p
     scored = plan(checkpoint, files, texts={}, tasks=(name,), include_path=str(tasks))
     first = fingerprint(scored, 40)
     assert fingerprint(scored, 40) == first
+    (tasks / "__pycache__").mkdir()
+    (tasks / "__pycache__" / "utils.pyc").write_text("lm-eval's")
+    assert fingerprint(scored, 40) == first
     files["near"].write_text('{"text": "another document"}\n')  # the task's data
     second = fingerprint(scored, 40)
+    with_code = (tasks / f"{name}.yaml").read_text() + "doc_to_choice: !function utils.choices\n"
+    (tasks / f"{name}.yaml").write_text(with_code)
+    (tasks / "words.yaml").write_text("dataset_kwargs: {data_files: null}")
+    coded = fingerprint(scored, 40)
+    files["near"].write_text('{"text": "one more document"}\n')
+    assert fingerprint(scored, 40) != coded
     (tasks / f"{name}.yaml").write_text("{}")
     assert len({first, second, fingerprint(scored, 40)}) == 3
 

@@ -89,12 +89,14 @@ def test_an_earlier_demo_is_replaced_and_nothing_else(tmp_path):
     make_room(out)
     assert [path.name for path in out.iterdir()] == [".funcnet-demo"]
     (out / "thesis.tex").write_text("precious")
-    with pytest.raises(CheckpointError, match=r"no demo wrote \(thesis\.tex\)"):
+    with pytest.raises(CheckpointError, match=r"not marked as a demo's and holds thesis\.tex"):
         check_place(out)
     mine = tmp_path / "mine"
     (mine / "pruned").mkdir(parents=True)  # a name that anybody may choose
-    with pytest.raises(CheckpointError, match=r"no demo wrote \(pruned\)"):
+    with pytest.raises(CheckpointError, match="not marked as a demo's and holds pruned"):
         run_demo(mine, console=Console())
+    with pytest.raises(CheckpointError, match="is a file, so"):
+        check_place(out / "thesis.tex" / "demo")
 
 
 def test_a_mistake_costs_no_earlier_demo(tmp_path):

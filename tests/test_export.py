@@ -5,11 +5,14 @@ import sys
 
 import pytest
 import torch
+from llmcompressor.modifiers.gptq import GPTQModifier
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import FuncnetError
-from funcnet_plugin.export import export_model
+from funcnet_plugin.export import check_form, export_model
+from funcnet_plugin.hosts.llm_compressor import FunctionalNetworkModifier
+from funcnet_plugin.inspect import model_without_weights
 from tests.hosting import IDS, WITHOUT_US, logits, recipe, reload_without_us, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
@@ -49,6 +52,21 @@ def test_remote_code_brings_its_own_loader(sources, tmp_path):
     assert torch.equal(reload_without_us(out, trust_remote_code=True), expected)
     # where the plugin is, nobody needs to trust anything
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(out)), expected)
+
+
+def test_a_form_that_the_recipe_will_not_leave_is_refused_before_it_runs(sources):
+    equal = [FunctionalNetworkModifier(pruning_ratio=0.2)]
+    dense = model_without_weights(sources / "dense")
+    with pytest.raises(FuncnetError, match="leaves one width in all layers"):
+        check_form("remote-code", dense, equal)
+    with pytest.raises(FuncnetError, match="glm is for ChatGLM"):
+        check_form("glm", dense, equal)
+    with pytest.raises(FuncnetError, match="padded takes no quantized model"):
+        check_form("padded", dense, [*equal, GPTQModifier(targets=["Linear"], scheme="W4A16")])
+    # equal widths at most: layers that were narrower stay so
+    check_form("remote-code", model_without_weights(sources / "per_layer"), equal)
+    one_cut = FunctionalNetworkModifier(pruning_ratio=0.2, allocation="threshold")
+    check_form("remote-code", dense, [one_cut])
 
 
 def test_remote_code_survives_saving_again(sources, tmp_path):

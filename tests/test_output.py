@@ -41,3 +41,19 @@ def test_a_failed_run_leaves_nothing(tmp_path, there):
     assert out.exists() == there
     assert not list(tmp_path.rglob("config.json")) and not list(tmp_path.glob(".*"))
     fill(out)
+
+
+def test_two_runs_into_one_directory_are_not_mixed(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(CheckpointError, match=r"holds config\.json"), staged(out) as slower:
+        (slower / "config.json").write_text("slow")
+        (out / "config.json").write_text("quick")
+    assert [path.name for path in out.iterdir()] == ["config.json"]
+    assert (out / "config.json").read_text() == "quick"
+
+
+def test_what_an_interrupted_run_left_is_named(tmp_path):
+    (tmp_path / f".{tmp_path.name}-abc").mkdir()
+    with pytest.raises(CheckpointError, match=r"-abc; an interrupted run left that, delete it"):
+        check_output(tmp_path)

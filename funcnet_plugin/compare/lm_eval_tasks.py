@@ -9,12 +9,15 @@ from typing import Any
 from funcnet_plugin.compare.plan import Comparison
 from funcnet_plugin.errors import FuncnetError
 
+_NAMES = {"task", "group", "task_alias", "group_alias"}
+
 
 def scored_tasks(plan: Comparison) -> tuple[str, ...]:
     """The plan's tasks; tags, and groups without a score of their own, by their members.
 
     Raises:
-        FuncnetError: lm-eval does not know a task.
+        FuncnetError: lm-eval does not know a task, or a group runs its members with other settings
+            than their own.
     """
     if not plan.tasks:
         return ()
@@ -24,7 +27,12 @@ def scored_tasks(plan: Comparison) -> tuple[str, ...]:
 def _members(tasks: Sequence[Any], index: Mapping[str, Any]) -> Iterator[str]:
     for task in tasks:
         if isinstance(task, Mapping):  # written out inside a group, and has no name in the index
-            inner = task["task"]
+            inner = task.get("task", ())
+            if not inner or not set(task) <= _NAMES:
+                raise FuncnetError(
+                    f"a group of these tasks changes what {inner or dict(task)} is; give the tasks "
+                    "one by one, or your own with those settings and --include-path."
+                )
             yield from _members([inner] if isinstance(inner, str) else inner, index)
             continue
         entry = index.get(task)

@@ -193,21 +193,28 @@ def _digest_of_files(model: Path) -> list[str]:
 
 
 def _digest_of_tasks(directory: Path) -> dict[str, str]:
-    """Of everything below, where tasks name each other and code, and of local data they name."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    data = {Path(name) for path in files if path.suffix == ".yaml" for name in _data_of(path)}
-    return {str(path): _digest_of_file(path) for path in [*files, *sorted(data)] if path.is_file()}
+    """Of settings and code below, where tasks name each other, and of local data they name."""
+    files = sorted(path for kind in ("*.yaml", "*.py") for path in directory.rglob(kind))
+    found = {str(path.relative_to(directory)): _digest_of_file(path) for path in files}
+    data = {Path(name) for path in files for name in _data_of(path)}
+    return found | {str(path): _digest_of_file(path) for path in sorted(data) if path.is_file()}
 
 
 def _data_of(task: Path) -> Iterator[str]:
     """The data files that a task names."""
     try:
-        settings = yaml.safe_load(task.read_text())
-        named = settings["dataset_kwargs"]["data_files"]
-    except (yaml.YAMLError, KeyError, TypeError):  # lm-eval knows tags that YAML does not
-        return
-    for value in named.values() if isinstance(named, Mapping) else [named]:
-        yield from [value] if isinstance(value, str) else value
+        named = yaml.load(task.read_text(), _TaskLoader)["dataset_kwargs"]["data_files"]
+        for value in named.values() if isinstance(named, Mapping) else [named]:
+            yield from [value] if isinstance(value, str) else value
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        return  # no task, or none with data here
+
+
+class _TaskLoader(yaml.SafeLoader):
+    """Tasks have tags of lm-eval's (`!function`), which do not matter here."""
+
+
+_TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
 
 
 def _digest_of_file(path: Path) -> str:

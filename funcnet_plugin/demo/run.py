@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from funcnet_plugin.errors import CheckpointError
+from funcnet_plugin.output import check_directory
 
 MODEL = Path(__file__).parent / "model"
 # The packaged recipe is made for real models; this one has 512 neurons per layer.
@@ -90,15 +91,14 @@ def check_place(out: Path) -> None:
     """An earlier demo may be replaced, nothing else.
 
     Raises:
-        CheckpointError: `out` is a file, or holds something that no demo wrote.
+        CheckpointError: `out` cannot be written, or holds something that no demo marked as its own.
     """
-    if out.exists() and not out.is_dir():
-        raise CheckpointError(f"{out} is a file; give a directory with --out.")
+    check_directory(out)
     present = {path.name for path in out.iterdir()} if out.exists() else set()
     foreign = sorted(present - {*_OURS, _MARK} if _MARK in present else present)
     if foreign:
         raise CheckpointError(
-            f"{out} holds files that no demo wrote ({', '.join(foreign[:3])}); give a new "
+            f"{out} is not marked as a demo's and holds {', '.join(foreign[:3])}; give a new "
             "directory with --out."
         )
 

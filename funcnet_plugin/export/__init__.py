@@ -44,10 +44,10 @@ def check_form(form: str, model: PreTrainedModel, modifiers: Sequence[Modifier])
     """
     from llmcompressor.modifiers.quantization import QuantizationMixin
 
+    from funcnet_plugin.adapters import bind
     from funcnet_plugin.chatglm.modeling import ChatGLMForCausalLM
     from funcnet_plugin.hosts.llm_compressor import WidthPruningModifier
 
-    exporter(form)
     for modifier in modifiers:
         if isinstance(modifier, QuantizationMixin):
             raise FuncnetError(
@@ -63,7 +63,7 @@ def check_form(form: str, model: PreTrainedModel, modifiers: Sequence[Modifier])
         if isinstance(m, WidthPruningModifier) and m.allocation == "uniform"
         and not (m.skip_first or m.skip_last or m.ignore)
     ]  # fmt: skip
-    if form == "remote-code" and one_width:
+    if form == "remote-code" and one_width and len(set(bind(model).widths)) == 1:
         raise FuncnetError(
             "the recipe leaves one width in all layers, which stock transformers loads as it is; "
             "leave --export remote-code out."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from llmcompressor.modifiers import Modifier
@@ -17,21 +18,27 @@ class PlainErrors:
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise RecipeError(_one_sentence(type(self), error)) from None
+            known = set(type(self).model_fields) - set(Modifier.model_fields)
+            raise RecipeError(one_sentence(error, known)) from None
 
 
-def _one_sentence(cls: type[Modifier], error: ValidationError) -> str:
-    """pydantic's report as one sentence per mistake: field, value, what it should be."""
+def one_sentence(error: ValidationError, known: Collection[str] = ()) -> str:
+    """pydantic's report as one sentence: the modifier, and of each mistake field, value, what it
+    should be.
+
+    Args:
+        known: the fields that there are, for who misspelt one.
+    """
     problems = []
     for item in error.errors():
         field = ".".join(str(part) for part in item["loc"])
         if isinstance(item.get("ctx", {}).get("error"), FuncnetError):
             problems.append(str(item["ctx"]["error"]))
         elif item["type"] == "extra_forbidden":
-            known = sorted(set(cls.model_fields) - set(Modifier.model_fields))
-            problems.append(f"unknown field {field!r} (known: {', '.join(known)})")
+            others = f" (known: {', '.join(sorted(known))})" if known else ""
+            problems.append(f"unknown field {field!r}{others}")
         elif item["type"] == "missing":
             problems.append(f"field {field!r} is missing")
         else:
             problems.append(f"{field}={item['input']!r}: {item['msg']}")
-    return f"{cls.__name__}: {'; '.join(problems)}."
+    return f"{error.title}: {'; '.join(problems)}."

@@ -90,8 +90,8 @@ def loss_gradients(
     if of_outputs:
         needed += sum(8 * out_size(block.down) ** 2 for block in blocks)
     if of_weights:
+        _check_weights_stay(blocks)
         weights = [module.weight for block in blocks for module in block.projections]
-        _check_weights_stay(blocks[0].projections[0])
         needed += sum(weight.numel() * weight.element_size() for weight in weights)
     with on_gpu(model, besides=needed):
         return _collect(
@@ -99,13 +99,13 @@ def loss_gradients(
         )
 
 
-def _check_weights_stay(module: nn.Module) -> None:
+def _check_weights_stay(blocks: Sequence[MLPBlock]) -> None:
     """Gradients gather in the tensor that the pass used, and offloading makes a new one each time.
 
     Raises:
         CalibrationError: it does.
     """
-    if module.weight is not module.weight:
+    if any(block.down.weight is not block.down.weight for block in blocks):
         raise CalibrationError(
             "taylor adds up gradients of weights, and this model's weights are offloaded; load it "
             "into memory as a whole, or take a scorer without them, surgeon for instance."

@@ -11,7 +11,7 @@ from compressed_tensors.offload import OffloadCache
 from loguru import logger
 from torch import Tensor, nn
 
-_ROOM = 1.5  # of the weights' size: activations, and gradients of some weights
+_ROOM = 1.5  # of the weights' size: what else a pass through the model needs
 
 
 @contextmanager
