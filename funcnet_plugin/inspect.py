@@ -93,16 +93,28 @@ def model_without_weights(source: str | Path) -> PreTrainedModel:
     Raises:
         CheckpointError: nothing to load there, or it is quantized already.
     """
+    return build_on_meta(load_config(source), source)
+
+
+def build_on_meta(config: PretrainedConfig, source: str | Path) -> PreTrainedModel:
+    """The model that a config describes, on the meta device.
+
+    Args:
+        source: where the config is from, for the message.
+
+    Raises:
+        CheckpointError: it describes none.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = load_config(source)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (TypeError, RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"no causal language model can be built from {source} ({_first_line(error)[:200]})."
+            f"{source}: no causal language model can be built from its config.json "
+            f"({type(error).__name__}: {_first_line(error)[:200]}); check the widths in it."
         ) from error
     model.tie_weights()
     return model

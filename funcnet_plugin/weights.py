@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from funcnet_plugin.errors import CheckpointError
+from funcnet_plugin.inspect import build_on_meta
 
 
 def check_shapes(directory: Path, config: PreTrainedConfig) -> None:
@@ -27,14 +27,7 @@ def check_shapes(directory: Path, config: PreTrainedConfig) -> None:
         raise CheckpointError(f"{directory} has no weights: no .safetensors and no .bin file.")
     if getattr(config, "auto_map", None):
         return  # its own code decides about the shapes
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except (TypeError, RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"{directory}: no model can be built from its config.json "
-            f"({type(error).__name__}: {error}); check the widths in it."
-        ) from error
+    model = build_on_meta(config, directory)
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     for name, found in tensor_shapes(directory).items():
         if expected.get(name, found) != found:
