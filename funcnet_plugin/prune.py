@@ -9,25 +9,21 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from funcnet_plugin.calibration import load_sources, make_loader, mixed_windows
 from funcnet_plugin.checkpoint import make_readable_for_older_versions, read_block
-from funcnet_plugin.errors import CalibrationError, CheckpointError, FuncnetError, RecipeError
-from funcnet_plugin.export import check_form, exporter
+from funcnet_plugin.errors import CheckpointError, FuncnetError
+from funcnet_plugin.export import exporter
 from funcnet_plugin.output import check_output, staged
+from funcnet_plugin.preflight import check_ids, check_request
 from funcnet_plugin.recipe import (
-    Recipe,
     dump_recipe,
     load_recipe,
     override,
     pruning_modifier,
     recipe_path,
 )
-
-if TYPE_CHECKING:
-    from llmcompressor.modifiers import Modifier
-    from transformers import PreTrainedModel
 
 
 def prune(
@@ -67,7 +63,6 @@ def prune(
             model that cannot be exported, which is left as a plain checkpoint.
     """
     import funcnet_plugin.inspect as inspection
-    from funcnet_plugin.weights import check_shapes
 
     out = Path(out)
     check_output(out)
@@ -76,13 +71,7 @@ def prune(
     if ratio is not None:
         fields["pruning_ratio"] = ratio
     plan = override(load_recipe(recipe or recipe_path("ica_prune")), fields)
-    modifiers = _modifiers(plan)
-    shapes = inspection.model_without_weights(model)
-    _check(modifiers, shapes, samples)
-    if Path(model).is_dir():
-        check_shapes(Path(model), shapes.config)
-    if export:
-        check_form(export, shapes, modifiers)
+    shapes = check_request(model, plan, samples, export)
     sources = load_sources(data, text_column)
     tokenizer = inspection.load_tokenizer(model)
     windows = mixed_windows(
@@ -93,7 +82,7 @@ def prune(
         seed=int(pruning_modifier(plan)[1].get("seed", 0)),
         model=model,
     )
-    _check_ids(windows, shapes)
+    check_ids(windows, shapes)
 
     from llmcompressor import oneshot
 
@@ -131,53 +120,3 @@ def _replace_by(directory: Path, inner: str) -> None:
     for path in (directory / inner).iterdir():
         path.rename(directory / path.name)
     (directory / inner).rmdir()
-
-
-def _modifiers(plan: Recipe) -> list[Modifier]:
-    """Let llm-compressor build the modifiers now: a wrong field ends here, not after loading.
-
-    Raises:
-        RecipeError: a field is wrong, or there is no such modifier.
-    """
-    from llmcompressor.recipe import Recipe
-    from pydantic import ValidationError
-
-    from funcnet_plugin.hosts.fields import one_sentence
-
-    try:
-        return Recipe.create_instance(dump_recipe(plan)).modifiers
-    except FuncnetError:
-        raise
-    except ValidationError as error:  # of a modifier that is not ours
-        raise RecipeError(one_sentence(error)) from error
-    except ValueError as error:
-        raise RecipeError(f"the recipe cannot be used: {' '.join(str(error).split())}") from error
-
-
-def _check(modifiers: Sequence[Modifier], model: PreTrainedModel, samples: int) -> None:
-    """Refuse now what the run would refuse once the weights are loaded.
-
-    Raises:
-        FuncnetError: the architecture is not known, or a modifier cannot do what it says.
-    """
-    from funcnet_plugin.adapters import bind
-    from funcnet_plugin.hosts.llm_compressor import WidthPruningModifier
-
-    bind(model)
-    for modifier in modifiers:
-        if isinstance(modifier, WidthPruningModifier):
-            modifier.plan(model, samples)
-
-
-def _check_ids(windows: Sequence[Sequence[int]], model: PreTrainedModel) -> None:
-    """The tokenizer must be the model's.
-
-    Raises:
-        CalibrationError: it gave a token that the model does not have.
-    """
-    highest, known = max(map(max, windows)), model.get_input_embeddings().num_embeddings
-    if highest >= known:
-        raise CalibrationError(
-            f"the tokenizer gives token {highest} and the model has {known} tokens; put the "
-            "model's own tokenizer beside it."
-        )

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from compressed_tensors.offload import offload_module
 from llmcompressor import oneshot
 from transformers import AutoModelForCausalLM
 
 from tests.conftest import make_tokenizer
-from tests.hosting import as_dataset, loader, recipe
+from tests.hosting import as_dataset, loader, offload_layers, recipe
 
 
 def sampled(texts: list[str], shuffled: bool) -> dict:
@@ -33,9 +32,7 @@ def main(folder: Path, kind: str) -> None:
         data = sampled(texts, kind == "shuffled")
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     if kind == "offloaded":  # as load_offloaded_model leaves a model that does not fit
-        for module in model.model.layers.modules():
-            if isinstance(module, torch.nn.Linear):
-                offload_module(module, "cpu", "disk", offload_dir=str(folder / "cache"))
+        offload_layers(model, "disk", offload_dir=str(folder / "cache"))
     oneshot(
         model=model, recipe=recipe(**job["fields"]), tokenizer=make_tokenizer(),
         output_dir=str(folder / "out"), **data,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from compressed_tensors.offload import offload_module
 from datasets import Dataset
 from llmcompressor import oneshot
 from torch.utils.data import DataLoader
@@ -40,6 +41,13 @@ def recipe(name="FunctionalNetworkModifier", then: dict | None = None, **fields)
 def loader(texts, samples=20, window=40, batch_size=1) -> DataLoader:
     windows = token_windows(texts, make_tokenizer(), window=window, samples=samples, seed=0)
     return make_loader(windows, batch_size)
+
+
+def offload_layers(model, device, **options) -> None:
+    """As llm-compressor leaves a model that does not fit: used on the CPU, kept elsewhere."""
+    for module in model.model.layers.modules():
+        if isinstance(module, torch.nn.Linear):
+            offload_module(module, "cpu", device, **options)
 
 
 def as_dataset(loader: DataLoader) -> Dataset:

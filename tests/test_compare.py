@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 from funcnet_plugin.calibration import mixed_windows, parse_sources
 from funcnet_plugin.compare import METHODS, Comparison, compare, table, write_plots
 from funcnet_plugin.compare import run as run_module
+from funcnet_plugin.compare.fingerprint import fingerprint
 from funcnet_plugin.compare.lm_eval_tasks import _first_metric, scored_tasks
 from funcnet_plugin.compare.measure import Usage
-from funcnet_plugin.compare.plan import fingerprint
 from funcnet_plugin.compare.run import _end_last_line, _read
 from funcnet_plugin.errors import (
     BudgetError,

@@ -55,8 +55,14 @@ def test_remote_code_brings_its_own_loader(sources, tmp_path):
 
 
 def test_a_form_that_the_recipe_will_not_leave_is_refused_before_it_runs(sources):
-    equal = [FunctionalNetworkModifier(pruning_ratio=0.2)]
+    def planned(model, **fields):
+        small = {"pruning_ratio": 0.2, "align": 4, "n_components": 6}
+        modifier = FunctionalNetworkModifier(**small | fields)
+        modifier.plan(model, None)
+        return modifier
+
     dense = model_without_weights(sources / "dense")
+    equal = [planned(dense)]
     with pytest.raises(FuncnetError, match="leaves one width in all layers"):
         check_form("remote-code", dense, equal)
     with pytest.raises(FuncnetError, match="glm is for ChatGLM"):
@@ -64,9 +70,10 @@ def test_a_form_that_the_recipe_will_not_leave_is_refused_before_it_runs(sources
     with pytest.raises(FuncnetError, match="padded takes no quantized model"):
         check_form("padded", dense, [*equal, GPTQModifier(targets=["Linear"], scheme="W4A16")])
     # equal widths at most: layers that were narrower stay so
-    check_form("remote-code", model_without_weights(sources / "per_layer"), equal)
-    one_cut = FunctionalNetworkModifier(pruning_ratio=0.2, allocation="threshold")
-    check_form("remote-code", dense, [one_cut])
+    per_layer = model_without_weights(sources / "per_layer")
+    check_form("remote-code", per_layer, [planned(per_layer, align=1, pruning_ratio=0.005)])
+    check_form("remote-code", dense, [planned(dense, allocation="threshold")])
+    check_form("remote-code", dense, [planned(dense, skip_first=1)])
 
 
 def test_remote_code_survives_saving_again(sources, tmp_path):

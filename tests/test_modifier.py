@@ -5,7 +5,6 @@ import json
 import loguru
 import pytest
 import torch
-from compressed_tensors.offload import offload_module
 from llmcompressor import oneshot
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
@@ -17,7 +16,7 @@ from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.pruning.budget import select
 from funcnet_plugin.pruning.compensation import RIDGES
 from tests.conftest import make_tokenizer
-from tests.hosting import loader, logits, recipe, reload_without_us, run
+from tests.hosting import loader, logits, offload_layers, recipe, reload_without_us, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 
@@ -149,10 +148,7 @@ def test_an_offloaded_model_is_pruned_like_one_in_memory(
     model = fresh()
     options = {"offload_dir": str(tmp_path / "cache")} if device == "disk" else {}
     (tmp_path / "cache").mkdir()
-    for layer in model.model.layers:
-        for module in layer.modules():
-            if isinstance(module, torch.nn.Linear):
-                offload_module(module, "cpu", device, **options)
+    offload_layers(model, device, **options)
     run(model, texts, recipe(compensation=compensation))
     assert torch.equal(logits(model), logits(expected))
     model.save_pretrained(tmp_path / "out")

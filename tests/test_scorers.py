@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from compressed_tensors.offload import offload_module
 from transformers import AutoModelForCausalLM
 
 from funcnet_plugin.adapters import bind, hookimpl, manager
@@ -16,7 +15,7 @@ from funcnet_plugin.pruning.compensation import Moments
 from funcnet_plugin.pruning.scorers import SCORERS, LayerEvidence, Scorer, get_scorers
 from tests.conftest import make_llama
 from tests.families import FAMILIES
-from tests.hosting import loader, logits, recipe, run
+from tests.hosting import loader, logits, offload_layers, recipe, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 
@@ -37,6 +36,12 @@ def measured(texts):
     gradients = loss_gradients(model, loader(texts), [block])
     evidence = LayerEvidence(block, moments, gradients[1], seed=3)
     return block, torch.cat(seen).double().numpy(), evidence
+
+
+def padded(batches, left=False):
+    """Seven tokens more that are none."""
+    pad = torch.nn.functional.pad
+    return [{k: pad(v, (7, 0) if left else (0, 7)) for k, v in batch.items()} for batch in batches]
 
 
 def score(name, evidence) -> np.ndarray:
@@ -234,11 +239,7 @@ def test_gradients_of_outputs_alone_are_the_same_and_ignore_padding(texts):
     model = make_llama()
     blocks = bind(model).blocks
     both = loss_gradients(model, loader(texts, samples=4), blocks)
-    padded = []
-    for batch in loader(texts, samples=4):
-        pad = torch.zeros(1, 7, dtype=torch.long)
-        padded.append({key: torch.cat([value, pad], 1) for key, value in batch.items()})
-    alone = loss_gradients(model, padded, blocks, of_weights=False)
+    alone = loss_gradients(model, padded(loader(texts, samples=4)), blocks, of_weights=False)
     for i in range(3):
         assert alone[i].weights is None
         torch.testing.assert_close(
@@ -255,11 +256,8 @@ def test_padding_on_the_left_changes_nothing(texts, attention, drawn_by):
     model.set_attn_implementation(attention)
     blocks = bind(model).blocks
     plain = loss_gradients(model, loader(texts, samples=4), blocks, drawn_by=drawn_by)
-    padded = []
-    for batch in loader(texts, samples=4):
-        pad = torch.zeros(1, 7, dtype=torch.long)
-        padded.append({key: torch.cat([pad, value], 1) for key, value in batch.items()})
-    same = loss_gradients(model, padded, blocks, drawn_by=drawn_by)
+    batches = padded(loader(texts, samples=4), left=True)
+    same = loss_gradients(model, batches, blocks, drawn_by=drawn_by)
     for i in range(3):
         near = {"rtol": 1e-3, "atol": 1e-6 * float(plain[i].output_second.abs().max())}
         torch.testing.assert_close(same[i].output_second, plain[i].output_second, **near)
@@ -269,10 +267,7 @@ def test_padding_on_the_left_changes_nothing(texts, attention, drawn_by):
 
 def test_weights_that_are_loaded_anew_each_time_gather_no_gradients(texts, tmp_path):
     model = make_llama()
-    for layer in model.model.layers:
-        for module in layer.modules():
-            if isinstance(module, torch.nn.Linear):
-                offload_module(module, "cpu", "disk", offload_dir=str(tmp_path))
+    offload_layers(model, "disk", offload_dir=str(tmp_path))
     with pytest.raises(CalibrationError, match="weights are offloaded; load it into memory"):
         loss_gradients(model, loader(texts, samples=4), bind(model).blocks)
 
@@ -351,11 +346,8 @@ def test_drawn_labels_depend_on_the_sample_alone(texts):
     blocks = bind(model).blocks
     options = {"of_weights": False, "drawn_by": 7}
     one = loss_gradients(model, loader(texts, samples=4), blocks, **options)
-    padded = []
-    for batch in reversed(list(loader(texts, samples=4, batch_size=2))):
-        pad = torch.zeros(2, 7, dtype=torch.long)
-        padded.append({key: torch.cat([value, pad], 1) for key, value in batch.items()})
-    same = loss_gradients(model, padded, blocks, **options)
+    batches = padded(reversed(list(loader(texts, samples=4, batch_size=2))))
+    same = loss_gradients(model, batches, blocks, **options)
     other = loss_gradients(model, loader(texts, samples=4), blocks, of_weights=False, drawn_by=8)
     for i in range(3):
         near = {"rtol": 1e-3, "atol": 1e-8}

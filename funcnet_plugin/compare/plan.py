@@ -1,20 +1,14 @@
-"""What a comparison is made of, and what makes two of them the same."""
+"""What a comparison is made of."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from funcnet_plugin import __version__
-from funcnet_plugin.calibration import load_source
+from funcnet_plugin.compare.fingerprint import digest
 from funcnet_plugin.compare.methods import method
 from funcnet_plugin.errors import BudgetError, RecipeError
 from funcnet_plugin.recipe import Recipe, dump_recipe, override, pruning_modifier
@@ -160,74 +154,3 @@ def _fields_of(recipe: Recipe, asked: Sequence[str]) -> set[str]:
         if name not in everywhere:
             raise RecipeError(f"no pruning modifier has the field {name!r}.")
     return set(MODIFIERS[pruning_modifier(recipe)[0]].model_fields)
-
-
-def warn_of_overlap(plan: Comparison) -> None:
-    calibration = {_digest_of(source, plan.text_column): source for source in plan.data}
-    for name, source in plan.texts.items():
-        if _digest_of(source, plan.text_column) in calibration:
-            warnings.warn(
-                f"{name} is measured on the text that calibrates ({source}); its perplexity says "
-                "nothing about text that was not seen.",
-                stacklevel=3,
-            )
-
-
-def fingerprint(plan: Comparison, window: int) -> str:
-    """Of everything that all rows of a plan share."""
-    facts = [
-        __version__, str(plan.model), _digest_of_files(Path(plan.model)), window, plan.windows,
-        {_digest_of(s, plan.text_column): share for s, share in plan.data.items()},
-        {name: _digest_of(s, plan.text_column) for name, s in plan.texts.items()},
-        list(plan.tasks), plan.limit,
-    ]  # fmt: skip
-    if plan.tasks and plan.include_path is not None:
-        facts.append(_digest_of_tasks(Path(plan.include_path)))
-    return digest(json.dumps(facts, sort_keys=True))
-
-
-def _digest_of_files(model: Path) -> list[str]:
-    """Of config and weights of a checkpoint directory; nothing of a hub name."""
-    patterns = ("config.json", "*.safetensors", "*.bin")
-    return [_digest_of_file(path) for pattern in patterns for path in sorted(model.glob(pattern))]
-
-
-def _digest_of_tasks(directory: Path) -> dict[str, str]:
-    """Of settings and code below, where tasks name each other, and of local data they name."""
-    files = sorted(path for kind in ("*.yaml", "*.py") for path in directory.rglob(kind))
-    found = {str(path.relative_to(directory)): _digest_of_file(path) for path in files}
-    data = {Path(name) for path in files for name in _data_of(path)}
-    return found | {str(path): _digest_of_file(path) for path in sorted(data) if path.is_file()}
-
-
-def _data_of(task: Path) -> Iterator[str]:
-    """The data files that a task names."""
-    try:
-        named = yaml.load(task.read_text(), _TaskLoader)["dataset_kwargs"]["data_files"]
-        for value in named.values() if isinstance(named, Mapping) else [named]:
-            yield from [value] if isinstance(value, str) else value
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        return  # no task, or none with data here
-
-
-class _TaskLoader(yaml.SafeLoader):
-    """Tasks have tags of lm-eval's (`!function`), which do not matter here."""
-
-
-_TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
-
-
-def _digest_of_file(path: Path) -> str:
-    so_far = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(2**24):
-            so_far.update(part)
-    return so_far.hexdigest()
-
-
-def _digest_of(source: str, column: str) -> str:
-    return digest(json.dumps(load_source(source, column)))
-
-
-def digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from funcnet_plugin.compare.fingerprint import fingerprint, warn_of_overlap
 from funcnet_plugin.compare.lm_eval_tasks import scored_tasks
 from funcnet_plugin.compare.measure import Usage, measure
-from funcnet_plugin.compare.plan import Comparison, Run, fingerprint, runs, warn_of_overlap
+from funcnet_plugin.compare.plan import Comparison, Run, runs
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.inspect import inspect_model, load_config, load_tokenizer
 from funcnet_plugin.output import check_directory

@@ -37,14 +37,13 @@ def check_form(form: str, model: PreTrainedModel, modifiers: Sequence[Modifier])
     Args:
         form: see `FORMATS`.
         model: before pruning; may be on the meta device.
-        modifiers: of the recipe.
+        modifiers: of the recipe, those of ours planned.
 
     Raises:
         FuncnetError: the form is for other models.
     """
     from llmcompressor.modifiers.quantization import QuantizationMixin
 
-    from funcnet_plugin.adapters import bind
     from funcnet_plugin.chatglm.modeling import ChatGLMForCausalLM
     from funcnet_plugin.hosts.llm_compressor import WidthPruningModifier
 
@@ -58,12 +57,8 @@ def check_form(form: str, model: PreTrainedModel, modifiers: Sequence[Modifier])
         raise FuncnetError(
             f"glm is for ChatGLM, and this is a {type(model).__name__}; leave --export out."
         )
-    one_width = [
-        m for m in modifiers
-        if isinstance(m, WidthPruningModifier) and m.allocation == "uniform"
-        and not (m.skip_first or m.skip_last or m.ignore)
-    ]  # fmt: skip
-    if form == "remote-code" and one_width and len(set(bind(model).widths)) == 1:
+    one_width = (m.leaves_one_width() for m in modifiers if isinstance(m, WidthPruningModifier))
+    if form == "remote-code" and any(one_width):
         raise FuncnetError(
             "the recipe leaves one width in all layers, which stock transformers loads as it is; "
             "leave --export remote-code out."

@@ -168,6 +168,10 @@ class WidthPruningModifier(PlainErrors, Modifier):
         checks.check_ridge(self.ridge, self.compensation)
         self._check_layers(samples)
 
+    def leaves_one_width(self) -> bool:
+        """Whether all layers of the planned run will have one width."""
+        return self.allocation == "uniform" and len(set(self._plan.budget.uniform())) == 1
+
     # -- lifecycle ---------------------------------------------------------------------------
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:
