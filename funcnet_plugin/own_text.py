@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,15 +53,15 @@ def write_windows(
     if torch.cuda.is_available():
         network.cuda()
     ordinary = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
-    first = random.Random(seed).choices(ordinary, k=samples)
-    return write(network, ordinary, first=first, window=window, seed=seed)
+    begin = [[token] for token in random.Random(seed).choices(ordinary, k=samples)]
+    return write(network, ordinary, begin=begin, window=window, seed=seed)
 
 
 def write(
     network: PreTrainedModel,
     ordinary: Collection[int],
     *,
-    first: Sequence[int],
+    begin: Sequence[Sequence[int]],
     window: int,
     seed: int,
 ) -> list[list[int]]:
@@ -69,12 +70,12 @@ def write(
     Args:
         network: in memory.
         ordinary: the tokens that may be written.
-        first: the token that each window begins with.
-        window: tokens per window, the first included.
+        begin: the tokens that each window begins with, fewer than `window`.
+        window: tokens per window, these included.
         seed: of the sampling, from the whole vocabulary.
 
     Returns:
-        as many windows as first tokens.
+        a window for each of `begin`, in that order.
 
     Raises:
         CalibrationError: windows too short to write anything.
@@ -86,27 +87,28 @@ def write(
             f"a window of {window} tokens is too short for the model to write in; give longer "
             "samples, or calibrate without its own text (own_text: 0)."
         )
-    logger.info(f"the model writes {len(first)} windows of {window} tokens to calibrate on")
+    logger.info(f"the model writes {len(begin)} windows of {window} tokens to calibrate on")
     size = network.get_input_embeddings().num_embeddings
     others = sorted(set(range(size)) - set(ordinary))
     windows: list[list[int]] = []
     at_once = max(1, min(_AT_ONCE, _TOKENS // window))
     with torch.random.fork_rng(), _as_it_predicts(network):
         torch.manual_seed(seed)
-        for begin in torch.tensor(first, device=network.device)[:, None].split(at_once):
-            written = network.generate(
-                begin,
-                attention_mask=torch.ones_like(begin),
-                do_sample=True,
-                temperature=_TEMPERATURE,
-                top_k=0,
-                top_p=1.0,
-                suppress_tokens=others or None,
-                min_new_tokens=window - 1,
-                max_new_tokens=window - 1,
-                pad_token_id=others[0] if others else 0,  # never needed: all are equally long
-            )
-            windows += written.tolist()
+        for given, alike in groupby(begin, key=len):
+            for ids in torch.tensor(list(alike), device=network.device).split(at_once):
+                written = network.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    do_sample=True,
+                    temperature=_TEMPERATURE,
+                    top_k=0,
+                    top_p=1.0,
+                    suppress_tokens=others or None,
+                    min_new_tokens=window - given,
+                    max_new_tokens=window - given,
+                    pad_token_id=others[0] if others else 0,  # never needed: all are equally long
+                )
+                windows += written.tolist()
     return windows
 
 

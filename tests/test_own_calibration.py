@@ -89,8 +89,8 @@ def test_fewer_long_windows_are_written_at_once(monkeypatch):
     )
     monkeypatch.setattr(own_text, "_TOKENS", 64)
     ordinary = range(3, model.config.vocab_size)
-    own_text.write(model, ordinary, first=[5] * 7, window=20, seed=0)
-    own_text.write(model, ordinary, first=[5] * 2, window=80, seed=0)
+    own_text.write(model, ordinary, begin=[[5]] * 7, window=20, seed=0)
+    own_text.write(model, ordinary, begin=[[5]] * 2, window=80, seed=0)
     assert passes == [3, 3, 1, 1, 1]
     # keys and values of 64 tokens, for as many heads as there are queries
     keys = model(torch.zeros(1, 64, dtype=torch.long), use_cache=True).past_key_values

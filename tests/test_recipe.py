@@ -74,7 +74,8 @@ def test_the_paper_recipe_states_every_setting_of_the_method():
     assert left_out - host == {
         "scorer",  # fixed
         "ridge",  # of least squares only
-        "reconstruction_epochs",  # of another repair
+        "reconstruction_epochs",  # of another repair, as the next
+        "continuations",
         "ignore",  # none
         "max_memory",  # no part of the method
         "resume_dir",

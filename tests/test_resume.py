@@ -33,6 +33,7 @@ KINDS = {
         "allocation": "threshold",
         "score": "union",
         "own_text": 0.25,
+        "continuations": 1,
         "compensation": "reconstruction",
     },
 }

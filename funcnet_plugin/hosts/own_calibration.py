@@ -1,14 +1,18 @@
 """Calibration on what the model writes by itself, beside the calibration data.
 
-What it writes is measured before the run, on the dense model, in passes through the whole of it. So
-this is for runs that cut nothing before every layer is measured. Only activations are measured: the
-loss's gradients on calibration data serve as well (docs/experiments.md).
+It writes two kinds of text. Own windows begin with a single token and show what the model can do
+besides; they are a share of the calibration. Continuations go on from a piece of a calibration
+sample and are more text of its kind, for a repair that would learn little text by heart.
+
+All is written before the run, on the dense model, in passes through the whole of it. So this is for
+runs that cut nothing before every layer is measured. Of own windows only activations are measured:
+the loss's gradients on calibration data serve as well (docs/experiments.md).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +30,7 @@ Batches = Iterable[dict[str, Any]]
 # Windows written for every calibration sample, whatever their weight: with fewer, how much there is
 # of the rarer kinds of text is chance.
 PER_SAMPLE = 3
+_PREFIX = 16  # tokens of a sample that a continuation goes on from
 _AT_ONCE = 8  # windows per pass
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -54,7 +59,45 @@ def own_windows(
     Raises:
         CalibrationError: samples of one token.
     """
-    found = None if record is None else record.own_text()
+
+    def begin(samples: list[list[int]], ordinary: set[int], seed: int) -> list[list[int]]:
+        return [[token] for token in _first_tokens(samples, ordinary, seed)]
+
+    return _written("own-text", begin, model, calibration, seed, processes, record)
+
+
+def continuation_windows(
+    model: nn.Module,
+    calibration: Batches,
+    per_sample: int,
+    seed: int,
+    processes: Processes | None = None,
+    record: Record | None = None,
+) -> Tensor:
+    """As `own_windows`, but each goes on from up to 16 tokens from anywhere in its sample.
+
+    Args:
+        per_sample: how many for every sample; those of one sample stand together.
+    """
+
+    def begin(samples: list[list[int]], ordinary: set[int], seed: int) -> list[list[int]]:
+        length = max(1, min(_PREFIX, _window(samples) // 2))
+        return _pieces(samples, ordinary, length, per_sample, seed)
+
+    return _written("continuations", begin, model, calibration, seed, processes, record)
+
+
+def _written(
+    name: str,
+    begin: Callable[[list[list[int]], set[int], int], list[list[int]]],
+    model: nn.Module,
+    calibration: Batches,
+    seed: int,
+    processes: Processes | None,
+    record: Record | None,
+) -> Tensor:
+    """See `own_windows`; `begin` says with what each window begins, `record` knows it by name."""
+    found = None if record is None else record.written(name)
     if found is not None:
         return found
     samples = _samples(model, calibration)
@@ -64,13 +107,13 @@ def own_windows(
         windows = write(
             model,
             ordinary,
-            first=_first_tokens(samples, ordinary, seed),
-            window=round(sum(map(len, samples)) / max(len(samples), 1)),
+            begin=begin(samples, ordinary, seed),
+            window=_window(samples),
             seed=seed,
         )
     found = torch.tensor(windows)
     if record is not None:
-        record.save_own_text(found)
+        record.save_written(name, found)
     return found
 
 
@@ -112,6 +155,10 @@ def _samples(model: nn.Module, calibration: Batches) -> list[list[int]]:
         ]
 
 
+def _window(samples: list[list[int]]) -> int:
+    return round(sum(map(len, samples)) / max(len(samples), 1))
+
+
 def _first_tokens(samples: list[list[int]], ordinary: set[int], seed: int) -> list[int]:
     """`PER_SAMPLE` of each sample's tokens, or any where a sample has none that may be written."""
     rng = random.Random(seed)
@@ -122,6 +169,20 @@ def _first_tokens(samples: list[list[int]], ordinary: set[int], seed: int) -> li
             [t for t in sample if t in ordinary] or sorted(ordinary), k=PER_SAMPLE
         )
     ]
+
+
+def _pieces(
+    samples: list[list[int]], ordinary: set[int], length: int, count: int, seed: int
+) -> list[list[int]]:
+    """`count` of each sample, of so many tokens; of a shorter one all, of an empty one any token"""
+    rng = random.Random(seed)
+    found = []
+    for sample in samples:
+        tokens = sample or [rng.choice(sorted(ordinary))]
+        for _ in range(count):
+            start = rng.randint(0, max(0, len(tokens) - length))
+            found.append(tokens[start : start + length])
+    return found
 
 
 def _ordinary_tokens(model: nn.Module) -> set[int]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented
-from funcnet_plugin.hosts.own_calibration import PER_SAMPLE, own_batches
+from funcnet_plugin.hosts.own_calibration import PER_SAMPLE, continuation_windows, own_batches
+from funcnet_plugin.hosts.resume import Record
 from funcnet_plugin.pruning.processes import Processes
 from funcnet_plugin.pruning.reconstruction import Examples, mlp_output, reconstruct
 from funcnet_plugin.pruning.residual import ResidualFit, residual_gain
@@ -24,12 +25,27 @@ Batches = Iterable[dict[str, Any]]
 _MOST_TOKENS = 2**18
 
 
+@dataclass(frozen=True)
+class Text:
+    """What a repair reads.
+
+    Attributes:
+        batches: calibration data, or what the model wrote.
+        share: what it counts, of the whole.
+        per_sample: how many in a row belong to one calibration sample.
+    """
+
+    batches: Batches
+    share: float
+    per_sample: int = 1
+
+
 @dataclass
 class ResidualRepair:
     """What a run repairs with, once all layers are measured.
 
     Attributes:
-        texts: calibration batches, with their share of the whole.
+        texts: calibration data first, then what the model wrote; their shares sum to 1.
         gain: see `residual_gain`.
         ridge: see `ResidualFit`.
         epochs: of `reconstruct` after that; 0, and only the down projection changes.
@@ -37,7 +53,7 @@ class ResidualRepair:
         processes: others that read other batches.
     """
 
-    texts: Sequence[tuple[Batches, float]]
+    texts: Sequence[Text]
     gain: float
     ridge: float
     epochs: int
@@ -64,9 +80,12 @@ class ResidualRepair:
         found: dict[int, dict[str, float]] = {}
         logger.info("repairing the residual stream behind every pruned layer")
         with torch.random.fork_rng(devices=[]):
-            texts = [(Streams(model, blocks, batches), share) for batches, share in self.texts]
+            read = [Streams(model, blocks, t.batches, t.per_sample) for t in self.texts]
         # with what each token of them counts
-        streams = {stream: share / self._total(stream.n_tokens) for stream, share in texts}
+        streams = {
+            stream: text.share / self._total(stream.n_tokens)
+            for stream, text in zip(read, self.texts, strict=True)
+        }
         for block in blocks:
             for stream in streams:
                 stream.pass_dense(block)
@@ -122,10 +141,12 @@ def plan_repair(
     own: Tensor | None,
     *,
     own_text: float,
+    continuations: int,
     ridge: float,
     epochs: int,
     seed: int,
     processes: Processes | None,
+    record: Record | None,
 ) -> ResidualRepair | None:
     """The repair of a run; None, with a warning, for a model whose stream cannot be repaired.
 
@@ -134,9 +155,10 @@ def plan_repair(
         blocks: of all layers, in order.
         calibration: batches as the run reads them.
         own: (n_windows, window), what the model wrote, if anything.
-        own_text, ridge: see `WidthPruningModifier`.
+        own_text, continuations, ridge: see `WidthPruningModifier`.
         epochs, seed: see `ResidualRepair`.
         processes: others that read other samples.
+        record: of the run, if it keeps one.
     """
     with torch.random.fork_rng(devices=[]):
         gain = residual_gain(model, blocks, next(iter(calibration)))
@@ -146,8 +168,13 @@ def plan_repair(
             "is, so each MLP's own output is repaired only, as by compensation: least_squares."
         )
         return None
-    texts = [(calibration, 1.0 - own_text if own is not None else 1.0)]
+    share = 1.0 - own_text if own is not None else 1.0
+    texts = [Text(calibration, share / (1 + continuations))]
+    if continuations:  # as long as the samples, so its tokens count as theirs
+        windows = continuation_windows(model, calibration, continuations, seed, processes, record)
+        part = share - texts[0].share
+        texts.append(Text(own_batches(windows), part, per_sample=continuations))
     if own is not None:
         # one window per sample serves the repair as well as all of them, only choosing needs more
-        texts.append((own_batches(own[::PER_SAMPLE]), own_text))
+        texts.append(Text(own_batches(own[::PER_SAMPLE]), own_text))
     return ResidualRepair(texts, gain, ridge, epochs, seed, processes)

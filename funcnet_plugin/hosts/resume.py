@@ -27,7 +27,6 @@ from funcnet_plugin.pruning.surgery import cut_neurons, set_down_bias
 # Where all layers are measured on the dense model, what is measured does not depend on these.
 _OF_THE_CUT = ("pruning_ratio", "ratio_scope", "align")
 _NETWORKS = "networks"
-_OWN_TEXT = "own-text"
 
 
 class Record:
@@ -124,13 +123,13 @@ class Record:
             if key.startswith("score/")
         }
 
-    def save_own_text(self, windows: Tensor) -> None:
+    def save_written(self, name: str, windows: Tensor) -> None:
         """(n_windows, window) int64: what the model wrote."""
-        self._progress.save(_OWN_TEXT, {"windows": windows}, {})
+        self._progress.save(name, {"windows": windows}, {})
 
-    def own_text(self) -> Tensor | None:
-        """What `save_own_text` saved, if it did."""
-        found = self._progress.load(_OWN_TEXT)
+    def written(self, name: str) -> Tensor | None:
+        """What `save_written` saved, if it did."""
+        found = self._progress.load(name)
         return None if found is None else found[0]["windows"]
 
     def save_networks(self, networks: GlobalNetworks) -> None:

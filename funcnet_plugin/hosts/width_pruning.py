@@ -87,6 +87,10 @@ class WidthPruningModifier(PlainErrors, Modifier):
         `reconstruction` goes on from there and fits gate, up and down projection together, by
         gradient steps in one MLP after another; the whole model is never trained.
     :param reconstruction_epochs: how often `reconstruction` goes over the calibration text.
+    :param continuations: windows that the model writes for every calibration sample, going on from
+        16 of its tokens: more text of the same kind, which the repair behind pruned layers reads
+        as it reads the samples. For little calibration text, which `reconstruction` would learn by
+        heart. Neurons are not chosen on it.
     :param ridge: regularisation of least squares, relative to the mean second moment; or `auto`,
         chosen for each layer on every eighth calibration sample, which that choice does not fit.
     :param resume_dir: a directory for what is finished; a run that finds its own there goes on
@@ -121,6 +125,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
         "none", "bias", "least_squares", "residual_least_squares", "reconstruction"
     ] = "least_squares"
     reconstruction_epochs: int = Field(default=5, ge=1)
+    continuations: int = Field(default=0, ge=0)
     ridge: Annotated[float, Field(gt=0.0)] | Literal["auto"] = 0.02
     resume_dir: str = ""
     seed: int = Field(default=0, ge=0)
@@ -166,6 +171,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
         if self.compensation == "bias":
             checks.check_bias(self._plan.layout.adapter, self._plan.prunable)
         checks.check_ridge(self.ridge, self.compensation)
+        checks.check_continuations(self.continuations, self.compensation)
         self._check_layers(samples)
 
     def leaves_one_width(self) -> bool:
@@ -303,9 +309,9 @@ class WidthPruningModifier(PlainErrors, Modifier):
         if residual:
             self._residual = plan_repair(
                 model, self._plan.layout.blocks, calibration, own,
-                own_text=self.own_text, ridge=self.ridge, seed=self.seed,
+                own_text=self.own_text, continuations=self.continuations,
+                ridge=self.ridge, seed=self.seed, processes=self._processes, record=self._record,
                 epochs=self.reconstruction_epochs if self.compensation == "reconstruction" else 0,
-                processes=self._processes,
             )  # fmt: skip
         self._evidence = Evidence(
             model, calibration, todo, self._scorers, self._processes,

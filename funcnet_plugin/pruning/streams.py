@@ -37,7 +37,7 @@ class Difference:
         h: (n_tokens, width), what entered its down projection.
         error: (n_tokens, hidden), float32: the dense model's hidden states after the layer, less
             the pruned model's.
-        sample: (n_tokens,), int64, which sample of all the token is of.
+        sample: (n_tokens,), int64, which calibration sample the token belongs to.
     """
 
     x: Tensor
@@ -53,11 +53,17 @@ class Streams:
         model: still dense; run once as a whole, to see how it calls its layers.
         blocks: of all layers, in order.
         batches: of text.
+        per_sample: how many in a row belong to one calibration sample.
     """
 
     def __init__(
-        self, model: nn.Module, blocks: Sequence[MLPBlock], batches: Iterable[dict[str, Any]]
+        self,
+        model: nn.Module,
+        blocks: Sequence[MLPBlock],
+        batches: Iterable[dict[str, Any]],
+        per_sample: int = 1,
     ) -> None:
+        self._per_sample = per_sample
         self._batches: list[_Batch] = []
         for ids, mask in _together(model, batches):
             calls, hidden = layer_calls(model, blocks, ids, mask)
@@ -95,7 +101,7 @@ class Streams:
             # OPT flattens the batch before its MLP
             x, h = (entered[name].flatten(0, -2)[real] for name in ("mlp", "down"))
             error = batch.dense.to(output.device).float() - output.float()
-            sample = first + batch.real.nonzero()[:, 0]
+            sample = (first + batch.real.nonzero()[:, 0]) // self._per_sample
             yield Difference(x, h, error.flatten(0, -2)[real], sample)
             first += len(batch.real)
 
