@@ -2,10 +2,10 @@
 
     python benchmarks/repair_cost.py MODEL --data CALIBRATION.jsonl
 
-Every run is `funcnet prune` in a process of its own with `prune_best`, without own text unless the
-label says so; the kinds take turns, `--rounds` times, and the ratios are those of medians to the
-run with `least_squares`. The peak is that of the process's resident memory. Scores are measured
-alike in all of them. One table in Markdown.
+Every run is `funcnet prune` in a process of its own with `prune_best`, without own text or
+continuations unless the label says so; the kinds take turns, `--rounds` times, and the ratios are
+those of medians to the run with `least_squares`. The peak is that of the process's resident memory.
+Scores are measured alike in all of them. One table in Markdown.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from pathlib import Path
 from funcnet_plugin.recipe import recipe_path
 
 FUNCNET = str(Path(sys.executable).with_name("funcnet"))  # of this environment
-KINDS = {  # label -> compensation, own_text; the first is what the others are measured by
-    "least_squares": ("least_squares", 0.0),
-    "residual_least_squares": ("residual_least_squares", 0.0),
-    "reconstruction": ("reconstruction", 0.0),
-    "least_squares, own text": ("least_squares", 0.25),
-    "reconstruction, own text": ("reconstruction", 0.25),
+RECONSTRUCTION = {"compensation": "reconstruction"}
+KINDS = {  # label -> fields; the first is what the others are measured by
+    "least_squares": {"compensation": "least_squares"},
+    "residual_least_squares": {"compensation": "residual_least_squares"},
+    "reconstruction": RECONSTRUCTION,
+    "reconstruction, 3 continuations": RECONSTRUCTION | {"continuations": 3},
+    "the same, 2 epochs": RECONSTRUCTION | {"continuations": 3, "reconstruction_epochs": 2},
+    "least_squares, own text": {"compensation": "least_squares", "own_text": 0.25},
+    "reconstruction, own text": RECONSTRUCTION | {"own_text": 0.25},
 }
 
 
@@ -61,8 +64,10 @@ def main() -> None:
     command += ["--set", f"align={args.align}"]
     runs = defaultdict(list)
     for _ in range(args.rounds):
-        for kind, (repair, own_text) in KINDS.items():
-            fields = ["--set", f"compensation={repair}", "--set", f"own_text={own_text}"]
+        for kind, changed in KINDS.items():
+            fields = []
+            for name, value in ({"own_text": 0.0} | changed).items():
+                fields += ["--set", f"{name}={value}"]
             with tempfile.TemporaryDirectory() as folder:
                 runs[kind].append(timed([*command, *fields, "--out", f"{folder}/out"]))
     seconds, peaks = (

@@ -75,9 +75,9 @@ def test_two_processes_prune_like_one(texts, tmp_path, kind, fields):
 
 
 def test_two_processes_reconstruct_together(texts, tmp_path):
-    """Steps are of other tokens than one process takes, so weights are those of all processes and
-    near those of one, not equal."""
-    fields = {"compensation": "reconstruction", "reconstruction_epochs": 2}
+    """Steps are of other tokens than one process takes, and so is what each writes: weights are
+    those of all processes and near those of one, not equal."""
+    fields = {"compensation": "reconstruction", "reconstruction_epochs": 2, "continuations": 1}
     prepare(tmp_path, texts, fields, samples=150)
     torchrun(tmp_path, "offloaded")
     (widths, first), (_, second) = (torch.load(tmp_path / f"rank-{rank}.pt") for rank in (0, 1))

@@ -86,7 +86,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
         calibration text; hidden states of all of it wait in memory, twice.
         `reconstruction` goes on from there and fits gate, up and down projection together, by
         gradient steps in one MLP after another; the whole model is never trained.
-    :param reconstruction_epochs: how often `reconstruction` goes over the calibration text.
+    :param reconstruction_epochs: how often `reconstruction` goes over the text it reads.
     :param continuations: windows that the model writes for every calibration sample, going on from
         16 of its tokens: more text of the same kind, which the repair behind pruned layers reads
         as it reads the samples. For little calibration text, which `reconstruction` would learn by
