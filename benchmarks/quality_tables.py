@@ -36,6 +36,8 @@ MODELS = {
 # are measured.
 NOW = ("ref-llama", "deep-unseen", "ungated-unseen")
 MORE_TEXT = ("ref-llama-1280",)  # the first, four times the calibration text
+# The first, with a tenth of the text, and with what the model makes of either.
+CONTINUED = ("ref-llama-32", "ref-llama-32-continued", "ref-llama-continued")
 # The second and third as they were trained once in bfloat16 (`--autocast`): all peers, three seeds,
 # but none of the recipes that let the model write.
 EARLIER = {f"{name}-bf16": f"{MODELS[name]}, other weights" for name in ("deep", "ungated")}
@@ -82,6 +84,7 @@ def page(rows: list[Row]) -> str:
     parts += [_NOW, _first_peers(runs, NOW), _as_they_are(runs, NOW)]
     parts += ["## With four times the text\n", _MORE]
     parts += [_first_peers(runs, MORE_TEXT), _as_they_are(runs, MORE_TEXT)]
+    parts += ["## With text that the model continues\n", _CONTINUED, _as_they_are(runs, CONTINUED)]
     parts += ["## With least squares, and the recipes as they were\n", _BEFORE]
     parts += ["### The geometric mean of all\n", _overview(cells)]
     parts += ["### How far behind the first\n", _behind_the_first(cells)]
@@ -332,6 +335,11 @@ published, which repairs by its bias.
 """
 
 _MORE = """As above, 1280 windows of mixed text instead of 320 (`--samples 1280`).
+"""
+
+_CONTINUED = """A tenth of the text, 32 windows (`--samples 32`); the same and ten continuations of
+each, two epochs instead of five (`--set continuations=10 --set reconstruction_epochs=2`); 320
+windows and three continuations of each, five epochs (`--set continuations=3`).
 """
 
 _BEFORE = """Repaired by `least_squares` is what cuts neurons. `best`, its control, `best-uniform`
