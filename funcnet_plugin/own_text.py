@@ -5,8 +5,8 @@ sample (Williams et al. 2024, arXiv 2410.17170). Windows of other calibration te
 the middle of documents, and so do these begin: with one token and nothing before it, of calibration
 text where there is any, else a random one of the vocabulary (as in LLM-QAT, arXiv 2305.17888).
 After a beginning-of-sequence token a model writes what documents begin with, and long ones, which
-begin rarely, are hardly ever written; after several tokens of calibration text it goes on in its
-kind, of which there is enough (docs/experiments.md).
+begin rarely, are hardly ever written. After several tokens of calibration text it goes on in its
+kind: another thing, for where there is little of that (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def write(
     if window < 2:
         raise CalibrationError(
             f"a window of {window} tokens is too short for the model to write in; give longer "
-            "samples, or calibrate without its own text (own_text: 0)."
+            "samples, or do without its own text (own_text: 0, continuations: 0)."
         )
     logger.info(f"the model writes {len(begin)} windows of {window} tokens to calibrate on")
     size = network.get_input_embeddings().num_embeddings

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ Batches = Iterable[dict[str, Any]]
 PER_SAMPLE = 3
 _PREFIX = 16  # tokens of a sample that a continuation goes on from
 _AT_ONCE = 8  # windows per pass
+# samples, tokens that may be written, random numbers -> what each window begins with
+_Begin = Callable[[list[list[int]], set[int], random.Random], list[list[int]]]
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -59,11 +62,7 @@ def own_windows(
     Raises:
         CalibrationError: samples of one token.
     """
-
-    def begin(samples: list[list[int]], ordinary: set[int], seed: int) -> list[list[int]]:
-        return [[token] for token in _first_tokens(samples, ordinary, seed)]
-
-    return _written("own-text", begin, model, calibration, seed, processes, record)
+    return _written("own-text", _first_tokens, model, calibration, seed, processes, record)
 
 
 def continuation_windows(
@@ -79,17 +78,13 @@ def continuation_windows(
     Args:
         per_sample: how many for every sample; those of one sample stand together.
     """
-
-    def begin(samples: list[list[int]], ordinary: set[int], seed: int) -> list[list[int]]:
-        length = max(1, min(_PREFIX, _window(samples) // 2))
-        return _pieces(samples, ordinary, length, per_sample, seed)
-
-    return _written("continuations", begin, model, calibration, seed, processes, record)
+    pieces = partial(_pieces, count=per_sample)
+    return _written("continuations", pieces, model, calibration, seed, processes, record)
 
 
 def _written(
     name: str,
-    begin: Callable[[list[list[int]], set[int], int], list[list[int]]],
+    begin: _Begin,
     model: nn.Module,
     calibration: Batches,
     seed: int,
@@ -107,7 +102,7 @@ def _written(
         windows = write(
             model,
             ordinary,
-            begin=begin(samples, ordinary, seed),
+            begin=begin(samples, ordinary, random.Random(seed)),
             window=_window(samples),
             seed=seed,
         )
@@ -156,14 +151,16 @@ def _samples(model: nn.Module, calibration: Batches) -> list[list[int]]:
 
 
 def _window(samples: list[list[int]]) -> int:
+    """How long the samples are on average."""
     return round(sum(map(len, samples)) / max(len(samples), 1))
 
 
-def _first_tokens(samples: list[list[int]], ordinary: set[int], seed: int) -> list[int]:
+def _first_tokens(
+    samples: list[list[int]], ordinary: set[int], rng: random.Random
+) -> list[list[int]]:
     """`PER_SAMPLE` of each sample's tokens, or any where a sample has none that may be written."""
-    rng = random.Random(seed)
     return [
-        token
+        [token]
         for sample in samples
         for token in rng.choices(
             [t for t in sample if t in ordinary] or sorted(ordinary), k=PER_SAMPLE
@@ -172,10 +169,10 @@ def _first_tokens(samples: list[list[int]], ordinary: set[int], seed: int) -> li
 
 
 def _pieces(
-    samples: list[list[int]], ordinary: set[int], length: int, count: int, seed: int
+    samples: list[list[int]], ordinary: set[int], rng: random.Random, count: int
 ) -> list[list[int]]:
-    """`count` of each sample, of so many tokens; of a shorter one all, of an empty one any token"""
-    rng = random.Random(seed)
+    """`count` of each sample, at most half of a window long; of an empty sample any token."""
+    length = max(1, min(_PREFIX, _window(samples) // 2))
     found = []
     for sample in samples:
         tokens = sample or [rng.choice(sorted(ordinary))]
