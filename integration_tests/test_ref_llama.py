@@ -13,7 +13,7 @@ from funcnet_plugin.calibration import load_texts, make_loader, token_windows
 from funcnet_plugin.inspect import load_tokenizer
 from funcnet_plugin.recipe import dump_recipe, load_recipe, override, recipe_path
 from tests.conftest import shared_data
-from tests.hosting import WITHOUT_US
+from tests.hosting import WITHOUT_US, back_on_the_cpu
 
 ALIGN = 32
 IDS = torch.arange(5, 405).reshape(2, 200)
@@ -69,7 +69,7 @@ def test_oneshot_reaches_the_ratio_and_stock_transformers_reloads_bit_for_bit(
         [sys.executable, "-c", RELOAD, out, tmp_path / "logits.pt"], check=True, env=WITHOUT_US
     )
     with torch.no_grad():
-        assert torch.equal(torch.load(tmp_path / "logits.pt"), model(IDS).logits)
+        assert torch.equal(torch.load(tmp_path / "logits.pt"), back_on_the_cpu(model)(IDS).logits)
 
 
 def test_the_kept_neurons_do_not_depend_on_the_batch_size(recipe):

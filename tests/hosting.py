@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from compressed_tensors.offload import offload_module
+from compressed_tensors.offload import offload_module, remove_dispatch
 from datasets import Dataset
 from llmcompressor import oneshot
 from torch.utils.data import DataLoader
@@ -57,13 +57,25 @@ def as_dataset(loader: DataLoader) -> Dataset:
 
 
 def run(model, texts, recipe_text=None, batch_size=1, **options):
-    return oneshot(
-        model=model,
-        recipe=recipe_text or recipe(),
-        dataset=options.pop("dataset", None) or loader(texts, batch_size=batch_size),
-        tokenizer=make_tokenizer(),
-        **options,
-    )
+    try:
+        pruned = oneshot(
+            model=model,
+            recipe=recipe_text or recipe(),
+            dataset=options.pop("dataset", None) or loader(texts, batch_size=batch_size),
+            tokenizer=make_tokenizer(),
+            **options,
+        )
+    finally:
+        if isinstance(model, torch.nn.Module):  # where it failed, too
+            back_on_the_cpu(model)
+    return back_on_the_cpu(pruned)
+
+
+def back_on_the_cpu(model):
+    """With a GPU, llm-compressor leaves a model there; tests compare on the CPU."""
+    if torch.cuda.is_available():
+        remove_dispatch(model).to("cpu")
+    return model
 
 
 def logits(model) -> torch.Tensor:

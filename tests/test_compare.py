@@ -353,9 +353,10 @@ def test_shares_are_read_from_the_command_line():
 
 def test_peak_memory_is_that_of_the_run_alone():
     """Twice the same: what the first freed must not hide what the second needs."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     for _ in range(2):
-        with Usage() as usage:
-            block = [torch.ones(1000) for _ in range(25_000)]  # 100 MB in small pieces
+        with Usage() as usage:  # 100 MB in small pieces
+            block = [torch.ones(1000, device=device) for _ in range(25_000)]
             time.sleep(0.05)
         assert 80 < usage.peak_mb < 200 and usage.seconds >= 0.05
         del block

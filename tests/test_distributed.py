@@ -24,7 +24,8 @@ def torchrun(folder: Path, kind: str, fails: bool = False) -> str:
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          "-m", "tests.distributed_run", str(folder), kind],
         cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     assert (done.returncode != 0) == fails, done.stderr[-4000:]
     return done.stderr

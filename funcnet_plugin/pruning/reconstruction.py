@@ -21,6 +21,7 @@ from torch.nn.functional import linear
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented
 from funcnet_plugin.pruning.processes import Processes
+from funcnet_plugin.pruning.whole_model import free_bytes
 
 _TOKENS = 2048  # of one step, all processes together ...
 _STEPS = 32  # ... or fewer, so that an epoch has so many steps ...
@@ -35,7 +36,7 @@ _RATE = 0.3
 
 @dataclass(frozen=True)
 class Examples:
-    """What an MLP is to give, for some tokens; kept where they are, usually on the CPU.
+    """What an MLP is to give, for some tokens, on any device.
 
     Attributes:
         x: (n_tokens, hidden), what enters the MLP in the pruned model, any floating dtype.
@@ -138,15 +139,21 @@ def reconstruct(
 
 
 class _Tokens:
-    """The examples of one process, those of some samples held out."""
+    """The examples of one process, those of some samples held out.
+
+    They lie on the GPU if it has room: fetched part by part, they would hold up every step.
+    """
 
     def __init__(
         self, examples: Sequence[Examples], device: torch.device, processes: Processes | None
     ) -> None:
         self._device, self._processes = device, processes
-        self._x = torch.cat([e.x for e in examples])
-        self._target = torch.cat([e.target for e in examples])
-        self._weight = torch.cat([torch.full((len(e.x),), float(e.weight)) for e in examples])
+        held = sum(t.numel() * t.element_size() for e in examples for t in (e.x, e.target))
+        place = device if device.type == "cuda" and 2 * held < free_bytes(device) else "cpu"
+        self._x = torch.cat([e.x.to(place) for e in examples])
+        self._target = torch.cat([e.target.to(place) for e in examples])
+        weight = torch.cat([torch.full((len(e.x),), float(e.weight)) for e in examples])
+        self._weight = weight.to(place)
         held_out = torch.cat([e.sample.cpu() % _HELD_OUT == _HELD_OUT - 1 for e in examples])
         self._fitted = (~held_out).nonzero().flatten()
         # with fewer samples than that, those that are fitted judge
@@ -161,7 +168,7 @@ class _Tokens:
     def shuffled(self, generator: torch.Generator) -> Iterator[Tensor]:
         """Positions of all tokens that are fitted, in parts."""
         order = self._fitted[torch.randperm(len(self._fitted), generator=generator)]
-        parts = order.split(self._at_once)
+        parts = order.to(self._x.device).split(self._at_once)
         for step in range(self.steps_per_epoch):
             yield parts[step % len(parts)]
 
@@ -174,7 +181,7 @@ class _Tokens:
     def error(self, block: MLPBlock, weights: Sequence[Tensor]) -> float:
         """See `Reconstruction.error`."""
         sums = torch.zeros(2, dtype=torch.float64)
-        for tokens in self._judging.split(self._at_once):
+        for tokens in self._judging.to(self._x.device).split(self._at_once):
             x, target, weight = self._on_device(tokens)
             missing = _fast_output(block, weights, x) - target
             sums += torch.stack(

@@ -32,8 +32,7 @@ def on_gpu(model: nn.Module, besides: int = 0) -> Iterator[None]:
         yield
         return
     needed = _ROOM * sum(p.numel() * p.element_size() for p in parameters) + besides
-    torch.cuda.empty_cache()  # what earlier passes left is free, but does not look so
-    free, _ = torch.cuda.mem_get_info()
+    free = free_bytes()
     if needed > free:
         logger.warning(
             f"the GPU has {free / 2**30:.1f} GB free and this pass through the whole model needs "
@@ -47,6 +46,12 @@ def on_gpu(model: nn.Module, besides: int = 0) -> Iterator[None]:
     finally:
         model.to("cpu")
         torch.cuda.empty_cache()
+
+
+def free_bytes(device: torch.device | None = None) -> int:
+    """Of a GPU's memory, the current one's if not said."""
+    torch.cuda.empty_cache()  # what earlier passes left is free, but does not look so
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def model_inputs(
