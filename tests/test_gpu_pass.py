@@ -1,19 +1,14 @@
 """Passes through the whole model go to the GPU where there is one with room."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from funcnet_plugin.adapters import bind
+from funcnet_plugin.hosts.gradients import loss_gradients
 from funcnet_plugin.pruning.reconstruction import Examples, reconstruct
 from funcnet_plugin.pruning.whole_model import on_gpu
 from tests.conftest import make_llama
-from tests.hosting import logits, recipe, run
+from tests.hosting import loader
 
 needs_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no CUDA device on this machine"
@@ -61,8 +56,6 @@ def test_without_cuda_nothing_moves(monkeypatch):
 
 @needs_cuda
 def test_gradients_taken_on_the_gpu_are_those_of_the_cpu(texts, monkeypatch):
-    from funcnet_plugin.hosts.gradients import loss_gradients
-    from tests.hosting import loader
 
     model = make_llama()
     there = loss_gradients(model, loader(texts), bind(model).blocks)
@@ -87,33 +80,3 @@ def test_an_mlp_is_reconstructed_on_the_gpu_as_on_the_cpu():
         weights.append([weight.cpu() for weight in found.weights])
     for here, there in zip(*weights, strict=True):
         torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4)
-
-
-ON_THE_CPU = """
-import json, sys, torch
-from tests.hosting import logits, run
-text, texts, source, out = json.load(sys.stdin)
-assert not torch.cuda.is_available()
-torch.save(logits(run(source, texts, text, output_dir=out)), out + "/logits.pt")
-"""
-
-
-@needs_cuda
-@pytest.mark.usefixtures("forget_the_session")
-@pytest.mark.parametrize("compensation", ["least_squares", "reconstruction"])
-def test_a_run_on_the_gpu_is_that_on_the_cpu(checkpoint, texts, tmp_path, compensation):
-    """The same neurons, and nearly the same weights."""
-    here, there = tmp_path / "cpu", tmp_path / "gpu"
-    text = recipe(compensation=compensation, score="union", allocation="threshold")
-    subprocess.run(
-        [sys.executable, "-c", ON_THE_CPU],
-        input=json.dumps([text, texts, str(checkpoint), str(here)]),
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[1],
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-    )
-    model = run(str(checkpoint), texts, text, output_dir=str(there))
-    kept = [json.loads((out / "kept_neurons.json").read_text())["kept"] for out in (here, there)]
-    assert kept[0] == kept[1]
-    torch.testing.assert_close(logits(model), torch.load(here / "logits.pt"), rtol=1e-2, atol=1e-3)
