@@ -37,7 +37,22 @@ MODELS = {
 NOW = ("ref-llama", "deep-unseen", "ungated-unseen")
 MORE_TEXT = ("ref-llama-1280",)  # the first, four times the calibration text
 # The first, with a tenth of the text, and with what the model makes of either.
-CONTINUED = ("ref-llama-32", "ref-llama-32-continued", "ref-llama-continued")
+CONTINUED = (
+    "ref-llama-32", "ref-llama-32-continued", "ref-llama-continued", "deep-unseen-continued",
+)  # fmt: skip
+# Comparisons on the first model that differ in their text alone; with these methods
+BY_TEXT = {
+    "ref-llama-wiki": "WikiText alone",
+    "ref-llama-continued-wiki": "WikiText alone, three continuations of each window",
+    "ref-llama-mixed": "mixed",
+    "ref-llama-continued-mixed": "mixed, three continuations of each window",
+    "ref-llama-1280-mixed": "mixed, 1280 windows",
+    "ref-llama-32-mixed": "mixed, 32 windows",
+    "ref-llama-32-continued-mixed": "mixed, 32 windows, ten continuations of each",
+}
+TO_TELL_TEXTS_APART = ("best", "best-without-own-text", "surgeon")
+WITH_OWN_TEXT = ("flap-own-text", "taylor-own-text", "obs-own-text")
+OTHER_REPAIRS = {"surgeon": "least_squares", "flap": "bias"}
 # The second and third as they were trained once in bfloat16 (`--autocast`): all peers, three seeds,
 # but none of the recipes that let the model write.
 EARLIER = {f"{name}-bf16": f"{MODELS[name]}, other weights" for name in ("deep", "ungated")}
@@ -81,7 +96,8 @@ def page(rows: list[Row]) -> str:
     cells, runs = _cells(rows), _runs(rows)
     dense = {r["comparison"]: r["perplexity"] for r in rows if r["method"] == "dense"}
     parts = [_INTRODUCTION, "## The recipes as they are, and peers with the same repair\n"]
-    parts += [_NOW, _first_peers(runs, NOW), _as_they_are(runs, NOW)]
+    parts += [_NOW, _first_peers(runs, NOW)]
+    parts += [_SHORT, _by_text(runs), _ahead(runs), _by_repair(runs), _as_they_are(runs, NOW)]
     parts += ["## With four times the text\n", _MORE]
     parts += [_first_peers(runs, MORE_TEXT), _as_they_are(runs, MORE_TEXT)]
     parts += ["## With text that the model continues\n", _CONTINUED, _as_they_are(runs, CONTINUED)]
@@ -138,6 +154,47 @@ def _first_peers(runs: dict, models: Sequence[str]) -> str:
             lines.append([place, _gm(at["best"]), without, *first, share])
     header = ["model, calibration", "`best`", "`best-without-own-text`", "first peer"]
     return _table([*header, "first peer with own text", "share of FLAP's increase"], lines)
+
+
+def _by_text(runs: dict) -> str:
+    """What the calibration text decides, and what the model makes of it."""
+    lines = [
+        [what, *(_three(runs.get((where, method, REPAIR))) for method in TO_TELL_TEXTS_APART)]
+        for where, what in BY_TEXT.items()
+    ]
+    return _table(["calibration", *(f"`{method}`" for method in TO_TELL_TEXTS_APART)], lines)
+
+
+def _ahead(runs: dict) -> str:
+    """How far the first of the peers with own text is behind `best`."""
+    lines = []
+    for model, text in product(NOW, TEXTS):
+        of = {
+            run[1]: at
+            for run, at in runs.items()
+            if (run[0], run[2]) == (f"{model}-{text}", REPAIR)
+        }
+        peers = [of[name] for name in WITH_OWN_TEXT if name in of]
+        behind = [
+            100 * (min(_mean_gm(peer[r]) for peer in peers) / _mean_gm(of["best"][r]) - 1)
+            for r in RATIOS
+        ]
+        lines.append([f"{model}, {TEXTS[text]}", ", ".join(f"{b:.1f}%" for b in behind)])
+    return _table(["model, calibration", "the first of them is behind `best` by"], lines)
+
+
+def _by_repair(runs: dict) -> str:
+    """What is gained by the recipes' repair."""
+    where = f"{NOW[0]}-mixed"
+    lines = [
+        [
+            f"`{method}`",
+            f"`{own}`: {_three(runs[where, method, own])}",
+            _three(runs[where, method, REPAIR]),
+        ]
+        for method, own in OTHER_REPAIRS.items()
+    ]
+    return _table([f"{NOW[0]}, mixed", "plain repair", f"`{REPAIR}`"], lines)
 
 
 def _as_they_are(runs: dict, models: Sequence[str]) -> str:
@@ -268,6 +325,11 @@ def _mean_gm(seeds: Seeds) -> float:
     return statistics.mean(row["gm"] for row in seeds.values())
 
 
+def _three(at: dict[float, Seeds] | None) -> str:
+    """Mean gm at all ratios."""
+    return "-" if at is None else ", ".join(f"{_mean_gm(at[ratio]):.3f}" for ratio in RATIOS)
+
+
 def _gm(seeds: Seeds) -> str:
     if not seeds:
         return "-"
@@ -334,12 +396,17 @@ that are measured. "Share of FLAP's increase": that of `best` over dense in that
 published, which repairs by its bias.
 """
 
+_SHORT = """In short, at 10, 20 and 30%: what the calibration text of `ref-llama` decides, how far
+FLAP, Taylor and OBS with own text are behind, and what the repair gains.
+"""
+
 _MORE = """As above, 1280 windows of mixed text instead of 320 (`--samples 1280`).
 """
 
 _CONTINUED = """A tenth of the text, 32 windows (`--samples 32`); the same and ten continuations of
 each, two epochs instead of five (`--set continuations=10 --set reconstruction_epochs=2`); 320
-windows and three continuations of each, five epochs (`--set continuations=3`).
+windows and three continuations of each, five epochs (`--set continuations=3`). Own text keeps its
+share. `deep-unseen-continued` is `deep-unseen`, trained again.
 """
 
 _BEFORE = """Repaired by `least_squares` is what cuts neurons. `best`, its control, `best-uniform`

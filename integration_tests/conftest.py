@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).parents[1]
 # Kept between runs: filling it takes minutes. Another set of versions makes it anew.
@@ -15,9 +16,18 @@ ENVIRONMENT = REPOSITORY / ".venv-wheel"
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory) -> Path:
+def wheel(tmp_path_factory, testrun_uid) -> Path:
     """The directory of executables of an environment with the wheel of this checkout."""
-    built = tmp_path_factory.mktemp("wheel")
+    run = ENVIRONMENT / "run"
+    # the test processes of a run share it; the first that needs it makes it
+    with FileLock(f"{ENVIRONMENT}.lock"):
+        if not run.exists() or run.read_text() != testrun_uid:
+            _install(tmp_path_factory.mktemp("wheel"))
+            run.write_text(testrun_uid)
+    return ENVIRONMENT / "bin"
+
+
+def _install(built: Path) -> None:
     _pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", built, REPOSITORY)
     (file,) = built.glob("*.whl")
     versions = (REPOSITORY / "constraints.txt").read_text()
@@ -33,7 +43,6 @@ def wheel(tmp_path_factory) -> Path:
         _pip(python, "install", *constrain, file)
         stamp.write_text(mark)
     _pip(python, "install", "--no-deps", "--force-reinstall", file)
-    return ENVIRONMENT / "bin"
 
 
 @pytest.fixture(scope="session", params=["wheel", "editable"])

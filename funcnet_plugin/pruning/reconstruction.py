@@ -28,6 +28,7 @@ _STEPS = 32  # ... or fewer, so that an epoch has so many steps ...
 _FEWEST = 32  # ... of at least so many tokens
 _HELD_OUT = 8  # every eighth sample is not fitted, and says whether the fit is any good
 _WARMUP = 20  # steps
+_COPIES = 4  # of the weights that a fit needs: they, their gradients, two moments of these
 _NOTHING = 1e-5  # error as a share of the target: what rounding to half precision leaves
 # Adam moves every weight by this share of what its matrix's entries are typically, over the root of
 # its inputs (so that outputs move alike in MLPs of all sizes, Yang et al. 2022, arXiv 2203.03466).
@@ -105,8 +106,9 @@ def reconstruct(
         seed: of the order of tokens.
         processes: others that hold other examples of the same MLP; all get the same weights.
     """
-    data = _Tokens(examples, block.down.weight.device, processes)
     first = [oriented(m, m.weight).detach().float().clone() for m in block.projections]
+    fit = _COPIES * sum(w.numel() * w.element_size() for w in first)
+    data = _Tokens(examples, block.down.weight.device, fit, processes)
     weights = [weight.clone().requires_grad_() for weight in first]
     rates = [_RATE * float(w.square().mean().sqrt()) / math.sqrt(w.shape[1]) for w in first]
     optimizer = torch.optim.Adam(
@@ -142,14 +144,23 @@ class _Tokens:
     """The examples of one process, those of some samples held out.
 
     They lie on the GPU if it has room: fetched part by part, they would hold up every step.
+
+    Args:
+        besides: bytes that the fit needs there.
     """
 
     def __init__(
-        self, examples: Sequence[Examples], device: torch.device, processes: Processes | None
+        self,
+        examples: Sequence[Examples],
+        device: torch.device,
+        besides: int,
+        processes: Processes | None,
     ) -> None:
         self._device, self._processes = device, processes
         held = sum(t.numel() * t.element_size() for e in examples for t in (e.x, e.target))
-        place = device if device.type == "cuda" and 2 * held < free_bytes(device) else "cpu"
+        place = (
+            device if device.type == "cuda" and 2 * held + besides < free_bytes(device) else "cpu"
+        )
         self._x = torch.cat([e.x.to(place) for e in examples])
         self._target = torch.cat([e.target.to(place) for e in examples])
         weight = torch.cat([torch.full((len(e.x),), float(e.weight)) for e in examples])
