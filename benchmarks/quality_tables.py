@@ -39,6 +39,7 @@ MORE_TEXT = ("ref-llama-1280",)  # the first, four times the calibration text
 # The first, with a tenth of the text, and with what the model makes of either.
 CONTINUED = (
     "ref-llama-32", "ref-llama-32-continued", "ref-llama-continued", "deep-unseen-continued",
+    "ungated-unseen-continued",
 )  # fmt: skip
 # Comparisons on the first model that differ in their text alone; with these methods
 BY_TEXT = {
@@ -179,7 +180,9 @@ def _ahead(runs: dict) -> str:
             100 * (min(_mean_gm(peer[r]) for peer in peers) / _mean_gm(of["best"][r]) - 1)
             for r in RATIOS
         ]
-        lines.append([f"{model}, {TEXTS[text]}", ", ".join(f"{b:.1f}%" for b in behind)])
+        lines.append(
+            [f"{model}, {TEXTS[text]}", ", ".join(f"{round(b, 1) + 0.0:.1f}%" for b in behind)]
+        )
     return _table(["model, calibration", "the first of them is behind `best` by"], lines)
 
 
@@ -406,7 +409,7 @@ _MORE = """As above, 1280 windows of mixed text instead of 320 (`--samples 1280`
 _CONTINUED = """A tenth of the text, 32 windows (`--samples 32`); the same and ten continuations of
 each, two epochs instead of five (`--set continuations=10 --set reconstruction_epochs=2`); 320
 windows and three continuations of each, five epochs (`--set continuations=3`). Own text keeps its
-share. `deep-unseen-continued` is `deep-unseen`, trained again.
+share. `deep-unseen-continued` and `ungated-unseen-continued` are trained again.
 """
 
 _BEFORE = """Repaired by `least_squares` is what cuts neurons. `best`, its control, `best-uniform`
