@@ -36,10 +36,10 @@ MODELS = {
 # are measured.
 NOW = ("ref-llama", "deep-unseen", "ungated-unseen")
 MORE_TEXT = ("ref-llama-1280",)  # the first, four times the calibration text
-# The first, with a tenth of the text, and with what the model makes of either.
+# The first, with a tenth of the text too, and the second, with what the model makes of it.
 CONTINUED = (
-    "ref-llama-32", "ref-llama-32-continued", "ref-llama-continued", "deep-unseen-continued",
-    "ungated-unseen-continued",
+    "ref-llama-32", "ref-llama-32-continued", "ref-llama-continued",
+    "deep-again", "deep-again-continued",
 )  # fmt: skip
 # Comparisons on the first model that differ in their text alone; with these methods
 BY_TEXT = {
@@ -409,7 +409,7 @@ _MORE = """As above, 1280 windows of mixed text instead of 320 (`--samples 1280`
 _CONTINUED = """A tenth of the text, 32 windows (`--samples 32`); the same and ten continuations of
 each, two epochs instead of five (`--set continuations=10 --set reconstruction_epochs=2`); 320
 windows and three continuations of each, five epochs (`--set continuations=3`). Own text keeps its
-share. `deep-unseen-continued` and `ungated-unseen-continued` are trained again.
+share. `deep-again` is `deep-unseen` trained again, on another machine.
 """
 
 _BEFORE = """Repaired by `least_squares` is what cuts neurons. `best`, its control, `best-uniform`
