@@ -41,7 +41,7 @@ CONTINUED = (
     "ref-llama-32", "ref-llama-32-continued", "ref-llama-continued",
     "deep-again", "deep-again-continued",
 )  # fmt: skip
-# Comparisons on the first model that differ in their text alone; with these methods
+# Comparisons on the first model that differ in their text alone, and the methods that are shown.
 BY_TEXT = {
     "ref-llama-wiki": "WikiText alone",
     "ref-llama-continued-wiki": "WikiText alone, three continuations of each window",
@@ -51,7 +51,8 @@ BY_TEXT = {
     "ref-llama-32-mixed": "mixed, 32 windows",
     "ref-llama-32-continued-mixed": "mixed, 32 windows, ten continuations of each",
 }
-TO_TELL_TEXTS_APART = ("best", "best-without-own-text", "surgeon")
+SHOWN_BY_TEXT = ("best", "best-without-own-text", "surgeon")
+# Peers that `best` is told against, and what repaired two of them before.
 WITH_OWN_TEXT = ("flap-own-text", "taylor-own-text", "obs-own-text")
 OTHER_REPAIRS = {"surgeon": "least_squares", "flap": "bias"}
 # The second and third as they were trained once in bfloat16 (`--autocast`): all peers, three seeds,
@@ -136,12 +137,17 @@ def _runs(rows: list[Row]) -> dict[tuple[str, str, str], dict[float, Seeds]]:
     return found
 
 
+def _repaired(runs: dict, where: str) -> dict[str, dict[float, Seeds]]:
+    """Method -> ratio -> seeds, in one comparison and with the recipes' repair."""
+    return {run[1]: at for run, at in runs.items() if (run[0], run[2]) == (where, REPAIR)}
+
+
 def _first_peers(runs: dict, models: Sequence[str]) -> str:
     """`best`, the first peer, and what `best` loses as a share of what FLAP as published does."""
     lines = []
     for model, text in product(models, TEXTS):
         where = f"{model}-{text}"
-        of = {run[1]: at for run, at in runs.items() if (run[0], run[2]) == (where, REPAIR)}
+        of = _repaired(runs, where)
         flap = runs.get((where, "flap", FLAP_AS_PUBLISHED))
         for ratio in RATIOS if "best" in of else ():
             at = {name: found[ratio] for name, found in of.items() if ratio in found}
@@ -160,21 +166,17 @@ def _first_peers(runs: dict, models: Sequence[str]) -> str:
 def _by_text(runs: dict) -> str:
     """What the calibration text decides, and what the model makes of it."""
     lines = [
-        [what, *(_three(runs.get((where, method, REPAIR))) for method in TO_TELL_TEXTS_APART)]
+        [what, *(_gms(runs.get((where, method, REPAIR))) for method in SHOWN_BY_TEXT)]
         for where, what in BY_TEXT.items()
     ]
-    return _table(["calibration", *(f"`{method}`" for method in TO_TELL_TEXTS_APART)], lines)
+    return _table(["calibration", *(f"`{method}`" for method in SHOWN_BY_TEXT)], lines)
 
 
 def _ahead(runs: dict) -> str:
     """How far the first of the peers with own text is behind `best`."""
     lines = []
     for model, text in product(NOW, TEXTS):
-        of = {
-            run[1]: at
-            for run, at in runs.items()
-            if (run[0], run[2]) == (f"{model}-{text}", REPAIR)
-        }
+        of = _repaired(runs, f"{model}-{text}")
         peers = [of[name] for name in WITH_OWN_TEXT if name in of]
         behind = [
             100 * (min(_mean_gm(peer[r]) for peer in peers) / _mean_gm(of["best"][r]) - 1)
@@ -192,8 +194,8 @@ def _by_repair(runs: dict) -> str:
     lines = [
         [
             f"`{method}`",
-            f"`{own}`: {_three(runs[where, method, own])}",
-            _three(runs[where, method, REPAIR]),
+            f"`{own}`: {_gms(runs[where, method, own])}",
+            _gms(runs[where, method, REPAIR]),
         ]
         for method, own in OTHER_REPAIRS.items()
     ]
@@ -328,7 +330,7 @@ def _mean_gm(seeds: Seeds) -> float:
     return statistics.mean(row["gm"] for row in seeds.values())
 
 
-def _three(at: dict[float, Seeds] | None) -> str:
+def _gms(at: dict[float, Seeds] | None) -> str:
     """Mean gm at all ratios."""
     return "-" if at is None else ", ".join(f"{_mean_gm(at[ratio]):.3f}" for ratio in RATIOS)
 

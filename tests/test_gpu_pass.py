@@ -1,10 +1,11 @@
-"""Passes through the whole model go to the GPU where there is one with room."""
+"""What runs on the GPU where there is one with room."""
 
 import pytest
 import torch
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.hosts.gradients import loss_gradients
+from funcnet_plugin.pruning import reconstruction
 from funcnet_plugin.pruning.reconstruction import Examples, reconstruct
 from funcnet_plugin.pruning.whole_model import on_gpu
 from tests.conftest import make_llama
@@ -56,7 +57,6 @@ def test_without_cuda_nothing_moves(monkeypatch):
 
 @needs_cuda
 def test_gradients_taken_on_the_gpu_are_those_of_the_cpu(texts, monkeypatch):
-
     model = make_llama()
     there = loss_gradients(model, loader(texts), bind(model).blocks)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -66,6 +66,16 @@ def test_gradients_taken_on_the_gpu_are_those_of_the_cpu(texts, monkeypatch):
         torch.testing.assert_close(
             found.output_second, here[index].output_second, rtol=1e-3, atol=1e-8
         )
+
+
+@pytest.mark.parametrize(("free", "place"), [(1_400, "cuda"), (1_300, "cpu")])
+def test_examples_lie_there_if_it_has_room_for_the_fit_too(monkeypatch, free, place):
+    monkeypatch.setattr(reconstruction, "free_bytes", lambda device: free)
+    x = torch.zeros(10, 4)  # with its target 320 bytes, and as many once more while they are joined
+    examples = [Examples(x, x, torch.arange(10), 1.0)]
+    found = reconstruction._place(examples, torch.device("cuda"), besides=700)
+    assert found.type == place
+    assert reconstruction._place(examples, torch.device("cpu"), besides=0).type == "cpu"
 
 
 @needs_cuda

@@ -20,8 +20,8 @@ from torch.nn.functional import linear
 
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented
+from funcnet_plugin.pruning.gpu_memory import free_bytes
 from funcnet_plugin.pruning.processes import Processes
-from funcnet_plugin.pruning.whole_model import free_bytes
 
 _TOKENS = 2048  # of one step, all processes together ...
 _STEPS = 32  # ... or fewer, so that an epoch has so many steps ...
@@ -143,10 +143,9 @@ def reconstruct(
 class _Tokens:
     """The examples of one process, those of some samples held out.
 
-    They lie on the GPU if it has room: fetched part by part, they would hold up every step.
-
     Args:
-        besides: bytes that the fit needs there.
+        device: of the fit.
+        besides: bytes that it needs there.
     """
 
     def __init__(
@@ -157,10 +156,7 @@ class _Tokens:
         processes: Processes | None,
     ) -> None:
         self._device, self._processes = device, processes
-        held = sum(t.numel() * t.element_size() for e in examples for t in (e.x, e.target))
-        place = (
-            device if device.type == "cuda" and 2 * held + besides < free_bytes(device) else "cpu"
-        )
+        place = _place(examples, device, besides)
         self._x = torch.cat([e.x.to(place) for e in examples])
         self._target = torch.cat([e.target.to(place) for e in examples])
         weight = torch.cat([torch.full((len(e.x),), float(e.weight)) for e in examples])
@@ -207,6 +203,17 @@ class _Tokens:
 
     def _sum(self, tensor: Tensor) -> Tensor:
         return tensor if self._processes is None else self._processes.sum(tensor)
+
+
+def _place(examples: Sequence[Examples], device: torch.device, besides: int) -> torch.device:
+    """Where examples lie: on the GPU of the fit, if it has room for them as they are and joined.
+
+    Fetched part by part they would hold up every step.
+    """
+    held = sum(t.numel() * t.element_size() for e in examples for t in (e.x, e.target))
+    if device.type == "cuda" and 2 * held + besides < free_bytes(device):
+        return device
+    return torch.device("cpu")
 
 
 def _fast_output(block: MLPBlock, weights: Sequence[Tensor], x: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from compressed_tensors.offload import OffloadCache
 from loguru import logger
 from torch import Tensor, nn
 
+from funcnet_plugin.pruning.gpu_memory import free_bytes
+
 _ROOM = 1.5  # of the weights' size: what else a pass through the model needs
 
 
@@ -46,12 +48,6 @@ def on_gpu(model: nn.Module, besides: int = 0) -> Iterator[None]:
     finally:
         model.to("cpu")
         torch.cuda.empty_cache()
-
-
-def free_bytes(device: torch.device | None = None) -> int:
-    """Of a GPU's memory, the current one's if not said."""
-    torch.cuda.empty_cache()  # what earlier passes left is free, but does not look so
-    return torch.cuda.mem_get_info(device)[0]
 
 
 def model_inputs(
