@@ -65,6 +65,25 @@ def test_prune_writes_a_checkpoint_and_prints_json(checkpoint, text, tmp_path):
     assert not list(tmp_path.glob(".pruned-*"))
 
 
+@pytest.mark.usefixtures("forget_the_session")
+@pytest.mark.parametrize(
+    ("modifier", "said"),
+    [
+        ("WidthPruningModifier: {pruning_ratio: 0.2, align: 4}", "widths ["),
+        ("DepthPruningModifier: {pruning_ratio: 0.3}", "layers ["),
+        ("HiddenSlicingModifier: {pruning_ratio: 0.2, multiple_of: 2}", "hidden size "),
+    ],
+)
+def test_prune_says_what_every_modifier_left(checkpoint, text, tmp_path, modifier, said):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"a_stage:\n  pruning_modifiers:\n    {modifier}\n")
+    result = call("prune", checkpoint, "--data", text, "--out", tmp_path / "pruned",
+                  "--recipe", recipe, "--samples", "16", "--window", "40")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert said in result.output
+    assert (tmp_path / "pruned" / "config.json").exists()
+
+
 def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "funcnet_plugin.cli", "inspect", str(tmp_path)],

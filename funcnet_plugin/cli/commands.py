@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -163,8 +163,14 @@ def prune(
     Console(soft_wrap=True).print(
         f"[bold]{out}[/]: {block['parameters_before']:,} -> {block['parameters_after']:,} "
         f"parameters, {block['pruning_ratio_reached']:.4f} removed "
-        f"(asked: {block['pruning_ratio_requested']:g}), widths {block['kept_widths']}"
+        f"(asked: {block['pruning_ratio_requested']:g}), {_left(block)}"
     )
+
+
+def _left(block: dict[str, Any]) -> str:
+    """What a modifier says that it left: neurons, layers or axes of the hidden states."""
+    names = {"kept_widths": "widths", "kept_layers": "layers", "hidden_size": "hidden size"}
+    return ", ".join(f"{name} {block[key]}" for key, name in names.items() if key in block)
 
 
 def export(
