@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import loguru
 import torch
 import yaml
 from compressed_tensors.offload import offload_module, remove_dispatch
@@ -41,6 +44,17 @@ def recipe(name="FunctionalNetworkModifier", then: dict | None = None, **fields)
 def loader(texts, samples=20, window=40, batch_size=1) -> DataLoader:
     windows = token_windows(texts, make_tokenizer(), window=window, samples=samples, seed=0)
     return make_loader(windows, batch_size)
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """What is logged meanwhile, line by line."""
+    lines: list[str] = []
+    handler = loguru.logger.add(lines.append, format="{message}")
+    try:
+        yield lines
+    finally:
+        loguru.logger.remove(handler)
 
 
 def offload_layers(model, device, **options) -> None:

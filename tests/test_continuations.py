@@ -5,14 +5,14 @@ import torch
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.calibration import make_loader
-from funcnet_plugin.errors import CalibrationError, RecipeError
+from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.hosts import residual_repair
 from funcnet_plugin.hosts.own_calibration import continuation_windows, own_windows
 from funcnet_plugin.pruning.reconstruction import reconstruct
 from funcnet_plugin.pruning.streams import Streams
 from tests.conftest import make_llama
 from tests.families import FAMILIES
-from tests.hosting import loader, recipe, run
+from tests.hosting import loader, logged, recipe, run
 from tests.test_residual import padded_batches
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
@@ -23,6 +23,10 @@ FIELDS = {
     "compensation": "reconstruction",
     "reconstruction_epochs": 1,
 }
+
+
+def refuse(*asked, **more):
+    raise AssertionError("written for nothing")
 
 
 def stands_in(piece, sample):
@@ -111,18 +115,17 @@ def test_little_text_is_not_learnt_by_heart(texts, tmp_path):
 def test_where_nothing_reads_them_nothing_is_written(texts, tmp_path, monkeypatch):
     """Behind a norm MLPs are repaired one by one, on their moments."""
     FAMILIES["gemma2"].build().save_pretrained(tmp_path / "dense")
-
-    def refuse(*asked, **more):
-        raise AssertionError("written for nothing")
-
     monkeypatch.setattr(residual_repair, "continuation_windows", refuse)
     run(str(tmp_path / "dense"), texts, recipe(**FIELDS, continuations=2))
 
 
-def test_other_repairs_are_refused(fresh, texts):
+def test_other_repairs_do_without(fresh, texts, monkeypatch):
+    """As when `--compensation` takes the place of a packaged recipe's repair."""
+    monkeypatch.setattr(residual_repair, "continuation_windows", refuse)
     fields = FIELDS | {"compensation": "least_squares", "continuations": 1}
-    with pytest.raises(RecipeError, match="continuations are text for compensation: residual_"):
+    with logged() as lines:
         run(fresh(), texts, recipe(**fields))
+    assert any("so the model writes none" in line for line in lines)
 
 
 def test_samples_of_one_token_cannot_be_continued(fresh):

@@ -2,7 +2,6 @@
 
 import json
 
-import loguru
 import pytest
 import torch
 from llmcompressor import oneshot
@@ -16,7 +15,7 @@ from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.pruning.budget import select
 from funcnet_plugin.pruning.compensation import RIDGES
 from tests.conftest import make_tokenizer
-from tests.hosting import loader, logits, offload_layers, recipe, reload_without_us, run
+from tests.hosting import loader, logged, logits, offload_layers, recipe, reload_without_us, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 
@@ -165,10 +164,8 @@ def test_threshold_allocation_cuts_all_layers_at_once(fresh, texts, tmp_path):
 
 
 def test_progress_and_non_convergence_are_visible(fresh, texts):
-    lines = []
-    handler = loguru.logger.add(lines.append, format="{message}")
-    run(fresh(), texts, recipe(max_iter=1))
-    loguru.logger.remove(handler)
+    with logged() as lines:
+        run(fresh(), texts, recipe(max_iter=1))
     text = "".join(lines)
     assert "layer 2: 2 of 2 ICA runs did not reach tol=0.0001 in 1 iterations (worst" in text
     assert "layer 0: kept" in text

@@ -75,16 +75,18 @@ METHODS: dict[str, Recipe] = {
         fisher_labels="text",
         allocation="uniform",
         align=128,
+        continuations=0,
     ),
     # peers that cut something else than neurons, unrepaired as published
     "shortgpt": _recipe("DepthPruningModifier", score="block_influence"),
     "shortened_llama": _recipe("DepthPruningModifier", score="perplexity"),
     "slicegpt": _recipe("HiddenSlicingModifier"),
 }
-# The peers with the text that best has the model write, and with its repair.
+# The peers with all the text that best has the model write, and with its repair.
 METHODS |= {
     f"{peer}-own-text": override(
-        METHODS[peer], {field: _best[field] for field in ("own_text", "compensation")}
+        METHODS[peer],
+        {field: _best[field] for field in ("own_text", "continuations", "compensation")},
     )
     for peer in ("flap", "wanda_sp", "taylor", "obs")
 }

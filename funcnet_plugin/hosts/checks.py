@@ -214,19 +214,6 @@ def check_own_text(share: float, looked_at: bool) -> None:
         )
 
 
-def check_continuations(number: int, compensation: str) -> None:
-    """Continuations are text for the repair behind pruned layers.
-
-    Raises:
-        RecipeError: the recipe has no such repair.
-    """
-    if number and compensation not in BEHIND_PRUNED_LAYERS:
-        raise RecipeError(
-            f"continuations are text for compensation: {' or '.join(BEHIND_PRUNED_LAYERS)}, and "
-            f"the recipe has {compensation}; leave them out, or repair so."
-        )
-
-
 def check_ridge(ridge: float | str, compensation: str) -> None:
     """Repair behind pruned layers fits with one ridge.
 

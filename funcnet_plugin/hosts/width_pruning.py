@@ -171,7 +171,6 @@ class WidthPruningModifier(PlainErrors, Modifier):
         if self.compensation == "bias":
             checks.check_bias(self._plan.layout.adapter, self._plan.prunable)
         checks.check_ridge(self.ridge, self.compensation)
-        checks.check_continuations(self.continuations, self.compensation)
         self._check_layers(samples)
 
     def leaves_one_width(self) -> bool:
@@ -303,6 +302,11 @@ class WidthPruningModifier(PlainErrors, Modifier):
     ) -> None:
         """What is measured in passes through the whole dense model, before the pipeline's."""
         residual = self.compensation in BEHIND_PRUNED_LAYERS
+        if self.continuations and not residual:  # not refused: a recipe's repair may be overridden
+            logger.warning(
+                f"continuations are text for compensation: {' or '.join(BEHIND_PRUNED_LAYERS)}, "
+                f"and the recipe has {self.compensation}, so the model writes none."
+            )
         own = None
         if self.own_text and (todo or residual):
             own = own_windows(model, calibration, self.seed, self._processes, self._record)
