@@ -32,15 +32,15 @@ MODELS = {
     "deep": "LLaMA, 10 layers of width 320, 5.5M parameters",
     "ungated": "GPT-NeoX, ungated, 6 layers of width 1024, 5.8M parameters",
 }
-# What the recipes as they are were measured on: the second and third trained without the pages that
-# are measured.
+# What `best` as it is was measured on, and the peers that come near it: the second and third
+# trained without the pages that are measured. All peers were measured without continuations, which
+# take the time of four times the text; the second and third then came from another machine.
+AS_IT_IS = ("ref-llama", "deep-again", "ungated-again")
 NOW = ("ref-llama", "deep-unseen", "ungated-unseen")
 MORE_TEXT = ("ref-llama-1280",)  # the first, four times the calibration text
-# The first, with a tenth of the text too, and the second, with what the model makes of it.
-CONTINUED = (
-    "ref-llama-32", "ref-llama-32-continued", "ref-llama-continued",
-    "deep-again", "deep-again-continued",
-)  # fmt: skip
+CONTINUED = tuple(f"{model}-continued" for model in AS_IT_IS)
+AGAIN = AS_IT_IS[1:]  # the same models without
+LITTLE_TEXT = ("ref-llama-32", "ref-llama-32-continued")  # the first, a tenth of the text
 # Comparisons on the first model that differ in their text alone, and the methods that are shown.
 BY_TEXT = {
     "ref-llama-wiki": "WikiText alone",
@@ -97,12 +97,15 @@ def page(rows: list[Row]) -> str:
     """The whole of docs/quality.md."""
     cells, runs = _cells(rows), _runs(rows)
     dense = {r["comparison"]: r["perplexity"] for r in rows if r["method"] == "dense"}
-    parts = [_INTRODUCTION, "## The recipes as they are, and peers with the same repair\n"]
-    parts += [_NOW, _first_peers(runs, NOW)]
-    parts += [_SHORT, _by_text(runs), _ahead(runs), _by_repair(runs), _as_they_are(runs, NOW)]
+    parts = [_INTRODUCTION, "## `best` as the recipe is, and peers with the same text and repair\n"]
+    parts += [_CONTINUED, _best_as_it_is(runs), _ahead(runs, CONTINUED)]
+    parts += [_as_they_are(runs, CONTINUED)]
+    parts += [_AGAIN, _as_they_are(runs, AGAIN)]
+    parts += ["## Without continuations: all peers\n", _NOW, _first_peers(runs, NOW)]
+    parts += [_SHORT, _by_text(runs), _ahead(runs, NOW), _by_repair(runs), _as_they_are(runs, NOW)]
     parts += ["## With four times the text\n", _MORE]
     parts += [_first_peers(runs, MORE_TEXT), _as_they_are(runs, MORE_TEXT)]
-    parts += ["## With text that the model continues\n", _CONTINUED, _as_they_are(runs, CONTINUED)]
+    parts += ["## With a tenth of the text\n", _LITTLE, _as_they_are(runs, LITTLE_TEXT)]
     parts += ["## With least squares, and the recipes as they were\n", _BEFORE]
     parts += ["### The geometric mean of all\n", _overview(cells)]
     parts += ["### How far behind the first\n", _behind_the_first(cells)]
@@ -142,6 +145,24 @@ def _repaired(runs: dict, where: str) -> dict[str, dict[float, Seeds]]:
     return {run[1]: at for run, at in runs.items() if (run[0], run[2]) == (where, REPAIR)}
 
 
+def _best_as_it_is(runs: dict) -> str:
+    """`best` with and without continuations, the first peer that has both texts of the model, and
+    what `best` loses as a share of what FLAP as published does."""
+    lines = []
+    for model, text in product(AS_IT_IS, TEXTS):
+        of, plain = (_repaired(runs, f"{name}-{text}") for name in (f"{model}-continued", model))
+        best, flap = of["best"], runs[f"{model}-{text}", "flap", FLAP_AS_PUBLISHED]
+        peers = {name.removesuffix("-own-text"): of[name] for name in WITH_OWN_TEXT if name in of}
+        at = [{name: _mean_gm(found[ratio]) for name, found in peers.items()} for ratio in RATIOS]
+        shares = ", ".join(_share(best[ratio], flap[ratio]) for ratio in RATIOS)
+        place = f"{model}, {TEXTS[text]}"
+        lines.append(
+            [place, _gms(best), _gms(plain["best"]), ", ".join(map(_first_of, at)), shares]
+        )
+    header = ["model, calibration", "`best`", "without continuations"]
+    return _table([*header, "first of FLAP, Taylor, OBS", "share of FLAP's increase"], lines)
+
+
 def _first_peers(runs: dict, models: Sequence[str]) -> str:
     """`best`, the first peer, and what `best` loses as a share of what FLAP as published does."""
     lines = []
@@ -172,10 +193,10 @@ def _by_text(runs: dict) -> str:
     return _table(["calibration", *(f"`{method}`" for method in SHOWN_BY_TEXT)], lines)
 
 
-def _ahead(runs: dict) -> str:
+def _ahead(runs: dict, models: Sequence[str]) -> str:
     """How far the first of the peers with own text is behind `best`."""
     lines = []
-    for model, text in product(NOW, TEXTS):
+    for model, text in product(models, TEXTS):
         of = _repaired(runs, f"{model}-{text}")
         peers = [of[name] for name in WITH_OWN_TEXT if name in of]
         behind = [
@@ -185,7 +206,8 @@ def _ahead(runs: dict) -> str:
         lines.append(
             [f"{model}, {TEXTS[text]}", ", ".join(f"{round(b, 1) + 0.0:.1f}%" for b in behind)]
         )
-    return _table(["model, calibration", "the first of them is behind `best` by"], lines)
+    header = ["model, calibration", "the first of FLAP, Taylor, OBS is behind `best` by"]
+    return _table(header, lines)
 
 
 def _by_repair(runs: dict) -> str:
@@ -394,11 +416,21 @@ on this page does.
 """
 
 
-_NOW = """Everything that cuts neurons repaired by `reconstruction`, checkpoints stored in float32.
-`deep-unseen` and `ungated-unseen` are made by `scripts/train_reference_models.py`, 1500 and 1000
+_CONTINUED = """Everything repaired by `reconstruction`, which reads three continuations of each
+window too, checkpoints stored in float32, one seed. FLAP, Taylor and OBS have the same own text,
+continuations and repair; measured are those that came near `best` without continuations.
+`deep-again` and `ungated-again` are made by `scripts/train_reference_models.py`, 1500 and 1000
 steps on WikiText-2 valid and the pages of the domains that may calibrate: they never saw the pages
 that are measured. "Share of FLAP's increase": that of `best` over dense in that of FLAP as
 published, which repairs by its bias.
+"""
+
+_AGAIN = """The same two models without continuations (`--set continuations=0`).
+"""
+
+_NOW = """Everything that cuts neurons repaired by `reconstruction`, without continuations (`--set
+continuations=0`; when they were measured no recipe had any), checkpoints stored in float32.
+`deep-unseen` and `ungated-unseen` are the two models above, trained on another machine.
 """
 
 _SHORT = """In short, at 10, 20 and 30%: what the calibration text of `ref-llama` decides, how far
@@ -408,10 +440,8 @@ FLAP, Taylor and OBS with own text are behind, and what the repair gains.
 _MORE = """As above, 1280 windows of mixed text instead of 320 (`--samples 1280`).
 """
 
-_CONTINUED = """A tenth of the text, 32 windows (`--samples 32`); the same and ten continuations of
-each, two epochs instead of five (`--set continuations=10 --set reconstruction_epochs=2`); 320
-windows and three continuations of each, five epochs (`--set continuations=3`). Own text keeps its
-share. `deep-again` is `deep-unseen` trained again, on another machine.
+_LITTLE = """32 windows (`--samples 32`); the same and ten continuations of each, two epochs instead
+of five (`--set continuations=10 --set reconstruction_epochs=2`). Own text keeps its share.
 """
 
 _BEFORE = """Repaired by `least_squares` is what cuts neurons. `best`, its control, `best-uniform`
