@@ -29,9 +29,12 @@ KINDS = {  # label -> fields; the first is what the others are measured by
     "residual_least_squares": {"compensation": "residual_least_squares"},
     "reconstruction": RECONSTRUCTION,
     "reconstruction, 3 continuations": RECONSTRUCTION | {"continuations": 3},
-    "the same, 2 epochs": RECONSTRUCTION | {"continuations": 3, "reconstruction_epochs": 2},
+    "reconstruction, 3 continuations, 2 epochs": RECONSTRUCTION
+    | {"continuations": 3, "reconstruction_epochs": 2},
     "least_squares, own text": {"compensation": "least_squares", "own_text": 0.25},
     "reconstruction, own text": RECONSTRUCTION | {"own_text": 0.25},
+    "reconstruction, own text, 3 continuations": RECONSTRUCTION
+    | {"own_text": 0.25, "continuations": 3},
 }
 
 
