@@ -23,6 +23,7 @@ from pathlib import Path
 from funcnet_plugin.recipe import recipe_path
 
 FUNCNET = str(Path(sys.executable).with_name("funcnet"))  # of this environment
+PLAIN = {"own_text": 0.0, "continuations": 0}  # unless a kind says otherwise
 RECONSTRUCTION = {"compensation": "reconstruction"}
 KINDS = {  # label -> fields; the first is what the others are measured by
     "least_squares": {"compensation": "least_squares"},
@@ -60,16 +61,21 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=320)
     parser.add_argument("--window", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--kind", action="append", choices=list(KINDS), help="besides the first; default: all"
+    )
     args = parser.parse_args()
     command = [FUNCNET, "prune", args.model, "--data", args.data, "--text-column", args.column]
     command += ["--recipe", str(recipe_path("prune_best")), "--ratio", str(args.ratio)]
     command += ["--samples", str(args.samples), "--window", str(args.window)]
     command += ["--set", f"align={args.align}"]
+    first = next(iter(KINDS))
+    kinds = [kind for kind in KINDS if not args.kind or kind in (first, *args.kind)]
     runs = defaultdict(list)
     for _ in range(args.rounds):
-        for kind, changed in KINDS.items():
+        for kind in kinds:
             fields = []
-            for name, value in ({"own_text": 0.0} | changed).items():
+            for name, value in (PLAIN | KINDS[kind]).items():
                 fields += ["--set", f"{name}={value}"]
             with tempfile.TemporaryDirectory() as folder:
                 runs[kind].append(timed([*command, *fields, "--out", f"{folder}/out"]))
@@ -77,10 +83,9 @@ def main() -> None:
         {kind: statistics.median(run[i] for run in found) for kind, found in runs.items()}
         for i in (0, 1)
     )
-    first = next(iter(KINDS))
     print(f"`{first}`: {seconds[first]:.0f} s, {peaks[first]:.0f} MB\n")
     print("| | time | peak memory |\n|---|---|---|")
-    for kind in KINDS:
+    for kind in kinds:
         time_, peak = seconds[kind] / seconds[first], peaks[kind] / peaks[first]
         print(f"| {kind} | {time_:.1f} | {peak:.2f} |")
 
