@@ -145,6 +145,11 @@ def _repaired(runs: dict, where: str) -> dict[str, dict[float, Seeds]]:
     return {run[1]: at for run, at in runs.items() if (run[0], run[2]) == (where, REPAIR)}
 
 
+def _with_own_text(of: dict[str, dict[float, Seeds]]) -> dict[str, dict[float, Seeds]]:
+    """FLAP, Taylor and OBS with own text, under their plain names; those that were measured."""
+    return {name.removesuffix("-own-text"): of[name] for name in WITH_OWN_TEXT if name in of}
+
+
 def _best_as_it_is(runs: dict) -> str:
     """`best` with and without continuations, the first peer that has both texts of the model, and
     what `best` loses as a share of what FLAP as published does."""
@@ -152,7 +157,7 @@ def _best_as_it_is(runs: dict) -> str:
     for model, text in product(AS_IT_IS, TEXTS):
         of, plain = (_repaired(runs, f"{name}-{text}") for name in (f"{model}-continued", model))
         best, flap = of["best"], runs[f"{model}-{text}", "flap", FLAP_AS_PUBLISHED]
-        peers = {name.removesuffix("-own-text"): of[name] for name in WITH_OWN_TEXT if name in of}
+        peers = _with_own_text(of)
         at = [{name: _mean_gm(found[ratio]) for name, found in peers.items()} for ratio in RATIOS]
         shares = ", ".join(_share(best[ratio], flap[ratio]) for ratio in RATIOS)
         place = f"{model}, {TEXTS[text]}"
@@ -198,9 +203,9 @@ def _ahead(runs: dict, models: Sequence[str]) -> str:
     lines = []
     for model, text in product(models, TEXTS):
         of = _repaired(runs, f"{model}-{text}")
-        peers = [of[name] for name in WITH_OWN_TEXT if name in of]
+        peers = _with_own_text(of)
         behind = [
-            100 * (min(_mean_gm(peer[r]) for peer in peers) / _mean_gm(of["best"][r]) - 1)
+            100 * (min(_mean_gm(peer[r]) for peer in peers.values()) / _mean_gm(of["best"][r]) - 1)
             for r in RATIOS
         ]
         lines.append(
@@ -417,8 +422,9 @@ on this page does.
 
 
 _CONTINUED = """Everything repaired by `reconstruction`, which reads three continuations of each
-window too, checkpoints stored in float32, one seed. FLAP, Taylor and OBS have the same own text,
-continuations and repair; measured are those that came near `best` without continuations.
+window too (`--set compensation=reconstruction --set continuations=3` for all), checkpoints stored
+in float32, one seed. FLAP, Taylor and OBS have the same own text, continuations and repair;
+measured are those that came near `best` without continuations.
 `deep-again` and `ungated-again` are made by `scripts/train_reference_models.py`, 1500 and 1000
 steps on WikiText-2 valid and the pages of the domains that may calibrate: they never saw the pages
 that are measured. "Share of FLAP's increase": that of `best` over dense in that of FLAP as

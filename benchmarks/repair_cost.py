@@ -24,18 +24,20 @@ from funcnet_plugin.recipe import recipe_path
 
 FUNCNET = str(Path(sys.executable).with_name("funcnet"))  # of this environment
 PLAIN = {"own_text": 0.0, "continuations": 0}  # unless a kind says otherwise
+LEAST_SQUARES = {"compensation": "least_squares"}
 RECONSTRUCTION = {"compensation": "reconstruction"}
+OWN_TEXT, CONTINUATIONS = {"own_text": 0.25}, {"continuations": 3}
 KINDS = {  # label -> fields; the first is what the others are measured by
-    "least_squares": {"compensation": "least_squares"},
+    "least_squares": LEAST_SQUARES,
     "residual_least_squares": {"compensation": "residual_least_squares"},
     "reconstruction": RECONSTRUCTION,
-    "reconstruction, 3 continuations": RECONSTRUCTION | {"continuations": 3},
+    "reconstruction, 3 continuations": RECONSTRUCTION | CONTINUATIONS,
     "reconstruction, 3 continuations, 2 epochs": RECONSTRUCTION
-    | {"continuations": 3, "reconstruction_epochs": 2},
-    "least_squares, own text": {"compensation": "least_squares", "own_text": 0.25},
-    "reconstruction, own text": RECONSTRUCTION | {"own_text": 0.25},
-    "reconstruction, own text, 3 continuations": RECONSTRUCTION
-    | {"own_text": 0.25, "continuations": 3},
+    | CONTINUATIONS
+    | {"reconstruction_epochs": 2},
+    "least_squares, own text": LEAST_SQUARES | OWN_TEXT,
+    "reconstruction, own text": RECONSTRUCTION | OWN_TEXT,
+    "reconstruction, own text, 3 continuations": RECONSTRUCTION | OWN_TEXT | CONTINUATIONS,
 }
 
 
