@@ -23,6 +23,7 @@ from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.description import describe, pruning_block
 from funcnet_plugin.hosts.fields import PlainErrors
 from funcnet_plugin.hosts.sample_order import fix_order
+from funcnet_plugin.hosts.tracing import trust_no_trace
 from funcnet_plugin.pruning.whole_model import on_gpu
 
 
@@ -45,6 +46,7 @@ class WholeModelModifier(PlainErrors, Modifier):
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:
         model = state.model
+        trust_no_trace()
         checks.refuse_quantized(model)
         if is_distributed():
             raise RecipeError(f"{type(self).__name__} runs in one process; start one.")

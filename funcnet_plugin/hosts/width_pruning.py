@@ -37,6 +37,7 @@ from funcnet_plugin.hosts.recorder import MLPRecorder
 from funcnet_plugin.hosts.residual_repair import ResidualRepair, plan_repair
 from funcnet_plugin.hosts.resume import Record
 from funcnet_plugin.hosts.sample_order import arrange
+from funcnet_plugin.hosts.tracing import trust_no_trace
 from funcnet_plugin.hosts.width_plan import WidthPlan
 from funcnet_plugin.pruning.collect import LayerStatistics, MLPSample
 from funcnet_plugin.pruning.compensation import BEHIND_PRUNED_LAYERS, Moments
@@ -181,6 +182,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:
         model = state.model
+        trust_no_trace()
         checks.refuse_quantized(model)
         # the state holds a copy of the loader; the one that will be read comes as an argument
         calibration = kwargs.get("calib_data", state.data.calib)
