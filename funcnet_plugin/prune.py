@@ -7,8 +7,10 @@ reproducible windows, and the output directory appears complete or not at all.
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from funcnet_plugin.calibration import load_sources, make_loader, mixed_windows
@@ -120,3 +122,13 @@ def _replace_by(directory: Path, inner: str) -> None:
     for path in (directory / inner).iterdir():
         path.rename(directory / path.name)
     (directory / inner).rmdir()
+
+
+class _CallableModule(ModuleType):
+    """This module has the name of its function, and `from funcnet_plugin import prune` gives the
+    module to whoever imported it before. So calling it must be calling the function."""
+
+    __call__ = staticmethod(prune)
+
+
+sys.modules[__name__].__class__ = _CallableModule

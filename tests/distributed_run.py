@@ -1,4 +1,7 @@
-"""What `test_distributed.py` starts in every process: `oneshot` by torchrun, on CPUs."""
+"""What `test_distributed.py` starts in every process: runs of `oneshot` by torchrun, on CPUs.
+
+All runs are in one start: importing the hosts takes longer than any of them.
+"""
 
 import json
 import sys
@@ -7,8 +10,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from llmcompressor import oneshot
+from llmcompressor.core import active_session
 from transformers import AutoModelForCausalLM
 
+from funcnet_plugin.errors import FuncnetError
 from tests.conftest import make_tokenizer
 from tests.hosting import as_dataset, loader, offload_layers, recipe
 
@@ -22,10 +27,10 @@ def sampled(texts: list[str], shuffled: bool) -> dict:
     }
 
 
-def main(folder: Path, kind: str) -> None:
-    dist.init_process_group("gloo")
+def run_job(folder: Path) -> None:
+    """One run; its weights in rank-N.pt, or what it was refused with in refused-N.txt."""
     job = json.loads((folder / "job.json").read_text())
-    texts = job["texts"]
+    texts, kind, rank = job["texts"], job["kind"], dist.get_rank()
     if kind in ("loader", "offloaded"):
         data = {"dataset": loader(texts, samples=job["samples"])}
     else:
@@ -33,15 +38,27 @@ def main(folder: Path, kind: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     if kind == "offloaded":  # as load_offloaded_model leaves a model that does not fit
         offload_layers(model, "disk", offload_dir=str(folder / "cache"))
-    oneshot(
-        model=model, recipe=recipe(**job["fields"]), tokenizer=make_tokenizer(),
-        output_dir=str(folder / "out"), **data,
-    )  # fmt: skip
+    try:
+        oneshot(
+            model=model, recipe=recipe(**job["fields"]), tokenizer=make_tokenizer(),
+            output_dir=str(folder / "out"), **data,
+        )  # fmt: skip
+    except FuncnetError as error:
+        (folder / f"refused-{rank}.txt").write_text(str(error))
+        active_session().lifecycle.recipe.modifiers = []
+        active_session().reset()
+        return
     widths = [layer.mlp.down_proj.in_features for layer in model.model.layers]
-    torch.save([widths, model.state_dict()], folder / f"rank-{dist.get_rank()}.pt")
-    dist.barrier()
+    torch.save([widths, model.state_dict()], folder / f"rank-{rank}.pt")
+
+
+def main(folders: list[str]) -> None:
+    dist.init_process_group("gloo")
+    for folder in folders:
+        run_job(Path(folder))
+        dist.barrier()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(sys.argv[1:])

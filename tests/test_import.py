@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import funcnet_plugin
+from funcnet_plugin.errors import FuncnetError
 
 HEAVY = ("torch", "transformers", "llmcompressor", "lm_eval", "sklearn", "nilearn", "matplotlib")
 CREATE = (
@@ -37,9 +38,22 @@ def test_recipes_know_the_modifiers_in_any_import_order(imports):
     python(imports + CREATE)
 
 
-def test_every_public_name_is_there():
-    for name in funcnet_plugin.__all__:
-        assert getattr(funcnet_plugin, name) is not None
+def test_public_functions_can_be_called_however_they_are_imported(tmp_path):
+    """`prune` is also the name of the module that holds it."""
+    code = (
+        "import inspect\n{imports}\nfrom funcnet_plugin import {name}\n"
+        "assert callable({name}) and inspect.signature({name}).parameters\n"
+    )
+    for name in set(funcnet_plugin.__all__) - {"__version__"}:
+        assert callable(getattr(funcnet_plugin, name)), name
+    for imports in ("", "import funcnet_plugin.prune", "from funcnet_plugin.prune import prune"):
+        python(code.format(imports=imports, name="prune"))
+    with pytest.raises(FuncnetError, match="is not empty"):
+        (tmp_path / "file").touch()
+        funcnet_plugin.prune("model", ["text"], tmp_path)
+
+
+def test_every_public_name_is_listed():
     assert set(dir(funcnet_plugin)) == set(funcnet_plugin.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = funcnet_plugin.nothing
