@@ -15,7 +15,9 @@ from datasets import Dataset
 from llmcompressor import oneshot
 from torch.utils.data import DataLoader
 
+from funcnet_plugin.adapters import bind
 from funcnet_plugin.calibration import make_loader, token_windows
+from funcnet_plugin.checkpoint import read_kept
 from tests.conftest import make_tokenizer
 
 FIELDS = {
@@ -90,6 +92,35 @@ def back_on_the_cpu(model):
     if torch.cuda.is_available():
         remove_dispatch(model).to("cpu")
     return model
+
+
+@torch.no_grad()
+def kept_by_effect(model, batches, width: int) -> list[list[int]]:
+    """Per layer the neurons of largest effect, `scorer: effect`, all measured on this model."""
+    blocks = bind(model).blocks
+    seen = {block.index: [] for block in blocks}
+    hooks = [
+        block.down.register_forward_pre_hook(
+            lambda module, args, i=block.index: seen[i].append(args[0].flatten(0, -2))
+        )
+        for block in blocks
+    ]
+    for batch in batches:
+        model(**batch)
+    for hook in hooks:
+        hook.remove()
+    kept = []
+    for block in blocks:
+        variance = torch.cat(seen[block.index]).double().var(0, correction=0)
+        effect = variance * block.down.weight.double().square().sum(0)
+        kept.append(sorted(effect.topk(width).indices.tolist()))
+    return kept
+
+
+def kept_of(model, folder: Path) -> list[list[int]]:
+    """Per layer the neurons that a run kept, as its checkpoint says."""
+    model.save_pretrained(folder)
+    return read_kept(folder)[1]
 
 
 def logits(model) -> torch.Tensor:

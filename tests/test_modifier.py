@@ -15,7 +15,17 @@ from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.pruning.budget import select
 from funcnet_plugin.pruning.compensation import RIDGES
 from tests.conftest import make_tokenizer
-from tests.hosting import loader, logged, logits, offload_layers, recipe, reload_without_us, run
+from tests.hosting import (
+    kept_by_effect,
+    kept_of,
+    loader,
+    logged,
+    logits,
+    offload_layers,
+    recipe,
+    reload_without_us,
+    run,
+)
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 
@@ -218,16 +228,27 @@ def test_the_datafree_pipeline_ends_in_an_error_not_in_silence(fresh, texts):
     assert model.config.intermediate_size == 48
 
 
-def test_the_basic_pipeline_measures_all_layers_on_the_dense_model(fresh, texts):
-    model = run(fresh(), texts, pipeline="basic")
-    assert set(bind(model).widths) == {model.config.intermediate_size} != {48}
+def test_the_basic_pipeline_measures_all_layers_on_the_dense_model(fresh, texts, tmp_path):
+    """The sequential one measures later layers on what the pruned ones give."""
+    text = recipe("WidthPruningModifier", scorer="effect", pruning_ratio=0.4)
+    basic = run(fresh(), texts, text, pipeline="basic")
+    expected = kept_by_effect(fresh(), loader(texts), basic.config.intermediate_size)
+    assert kept_of(basic, tmp_path / "basic") == expected
+    sequential = kept_of(run(fresh(), texts, text), tmp_path / "sequential")
+    assert sequential[0] == expected[0] and sequential[2] != expected[2]
 
 
-def test_a_second_run_on_the_same_model_prunes_further(fresh, texts, tmp_path):
-    model = run(fresh(), texts)
+def test_a_second_run_on_the_same_model_prunes_what_the_first_left(fresh, texts, tmp_path):
+    text = recipe("WidthPruningModifier", scorer="effect", pruning_ratio=0.2)
+    model = run(fresh(), texts, text, pipeline="basic")
     first = model.config.intermediate_size
-    run(model, texts)
-    assert model.config.intermediate_size < first
+    rows = [block.up.weight.detach().clone() for block in bind(model).blocks]
+    width = run(fresh(), texts, recipe("WidthPruningModifier", pruning_ratio=0.36)).config
+    assert width.intermediate_size < first  # 0.2 of what 0.2 left
+    expected = kept_by_effect(model, loader(texts), width.intermediate_size)
+    run(model, texts, text, pipeline="basic")
+    for block, before, keep in zip(bind(model).blocks, rows, expected, strict=True):
+        assert torch.equal(block.up.weight, before[keep])
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(logits(again), logits(model))

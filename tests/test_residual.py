@@ -11,7 +11,7 @@ from funcnet_plugin.pruning.residual import ResidualFit, residual_gain
 from funcnet_plugin.pruning.streams import Streams
 from funcnet_plugin.pruning.surgery import cut_neurons
 from tests.families import FAMILIES
-from tests.hosting import loader, logits, recipe, run
+from tests.hosting import kept_by_effect, kept_of, loader, logits, recipe, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 # what comes out of their MLPs is normalised before it joins the stream
@@ -183,12 +183,12 @@ def test_the_last_hidden_states_come_closer(family, texts, tmp_path):
         assert errors[1] < 0.95 * errors[0]
 
 
-def test_widths_may_be_equal(fresh, texts):
-    """All layers are measured before the cut then too."""
-    text = recipe(**FIELDS | {"allocation": "uniform"})
+def test_widths_may_be_equal(fresh, texts, tmp_path):
+    """All layers are measured before the cut then too: on the dense model."""
+    text = recipe(**FIELDS | {"allocation": "uniform", "pruning_ratio": 0.4})
     model = run(fresh(), texts, text)
-    assert len(set(bind(model).widths)) == 1
-    assert model.config.functional_network["settings"]["compensation"] == FIELDS["compensation"]
+    (width,) = set(bind(model).widths)
+    assert kept_of(model, tmp_path) == kept_by_effect(fresh(), loader(texts), width)
 
 
 def test_layers_that_are_ignored_stay_as_they_are(fresh, texts):

@@ -15,7 +15,7 @@ from funcnet_plugin.pruning.compensation import Moments
 from funcnet_plugin.pruning.scorers import SCORERS, LayerEvidence, Scorer, get_scorers
 from tests.conftest import make_llama
 from tests.families import FAMILIES
-from tests.hosting import loader, logits, offload_layers, recipe, run
+from tests.hosting import kept_of, loader, logits, offload_layers, recipe, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 
@@ -149,10 +149,31 @@ def test_every_scorer_prunes_every_layout(texts, tmp_path, name, family):
     assert again.config.functional_network["settings"]["scorer"] == name
 
 
-def test_union_keeps_what_either_needs(fresh, texts):
-    fields = {"scorer": "random", "union_with": "effect", "allocation": "threshold"}
-    model = run(fresh(), texts, recipe("WidthPruningModifier", **fields))
-    assert model.config.functional_network["settings"]["union_with"] == "effect"
+@pytest.mark.parametrize("allocation", ["uniform", "threshold"])
+def test_union_keeps_what_either_needs(fresh, texts, tmp_path, allocation):
+    """One needs the first neurons most, the other the last: those in the middle go."""
+
+    class Plugin:
+        @staticmethod
+        @hookimpl
+        def funcnet_scorers():
+            late = Scorer("late", lambda e: torch.arange(e.block.width).double())
+            early = Scorer("early", lambda e: -torch.arange(e.block.width).double())
+            return [late, early]
+
+    plugins = manager.get_manager()
+    plugins.register(Plugin, name="ends")
+    try:
+        fields = {"scorer": "early", "union_with": "late", "allocation": allocation}
+        model = run(fresh(), texts, recipe("WidthPruningModifier", **fields))
+    finally:
+        plugins.unregister(name="ends")
+    for kept in kept_of(model, tmp_path):
+        half = len(kept) // 2
+        assert kept == [*range(half), *range(48 - half, 48)]
+
+
+def test_a_scorer_is_not_united_with_itself(fresh, texts):
     with pytest.raises(RecipeError, match="union_with names the scorer itself"):
         run(fresh(), texts, recipe("WidthPruningModifier", scorer="obs", union_with="obs"))
 
