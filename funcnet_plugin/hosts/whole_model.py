@@ -20,13 +20,14 @@ from torch import nn
 from funcnet_plugin.adapters import count_parameters
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.hosts import checks
+from funcnet_plugin.hosts.borrowed import GivesBack
 from funcnet_plugin.hosts.description import describe, pruning_block
 from funcnet_plugin.hosts.fields import PlainErrors
 from funcnet_plugin.hosts.sample_order import fix_order
 from funcnet_plugin.pruning.whole_model import on_gpu
 
 
-class WholeModelModifier(PlainErrors, Modifier):
+class WholeModelModifier(PlainErrors, GivesBack, Modifier):
     """A peer of functional networks that does not cut neurons.
 
     :param pruning_ratio: share of all parameters to remove, in (0, 1); the nearest that the method

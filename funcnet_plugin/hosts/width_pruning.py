@@ -28,6 +28,7 @@ from funcnet_plugin import checkpoint
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts import checks
+from funcnet_plugin.hosts.borrowed import GivesBack
 from funcnet_plugin.hosts.description import describe_widths, pruning_block
 from funcnet_plugin.hosts.evidence import Evidence
 from funcnet_plugin.hosts.fields import PlainErrors
@@ -47,7 +48,7 @@ from funcnet_plugin.pruning.scorers import Scorer, union_of_ranks
 Scores = dict[str, Tensor]  # name -> (width,), see `pruning.scorers`
 
 
-class WidthPruningModifier(PlainErrors, Modifier):
+class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
     """Cuts the least important MLP neurons of every layer and repairs what they carried.
 
     The ratio counts parameters, and kept widths are multiples of `align`; what was reached is
