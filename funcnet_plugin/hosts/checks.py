@@ -47,6 +47,22 @@ def refuse_quantized(model: nn.Module) -> None:
         )
 
 
+def refuse_width_pruning_before(modifier: Modifier) -> None:
+    """Modifiers of the whole model act before anything is calibrated, width pruning after it.
+
+    Raises:
+        RecipeError: the recipe names them the other way round.
+    """
+    modifiers = active_session().lifecycle.recipe.modifiers
+    position = next((i for i, m in enumerate(modifiers) if m is modifier), 0)
+    for other in modifiers[:position]:
+        if hasattr(other, "waits_for_all_layers"):
+            raise RecipeError(
+                f"{type(modifier).__name__} changes the model before {type(other).__name__} can "
+                f"calibrate it; put {type(modifier).__name__} first, or make two runs of them."
+            )
+
+
 def check_group_sizes(
     pruning: Modifier,
     blocks: Sequence[MLPBlock],

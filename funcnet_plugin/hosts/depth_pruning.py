@@ -71,7 +71,7 @@ class DepthPruningModifier(WholeModelModifier):
         keep = [i for i in range(len(layers)) if i not in dropped]
         drop_layers(model, path, keep)
         logger.info(f"dropped layers {sorted(dropped)}; {self.score}: {scores}")
-        return {"kept_layers": keep, "layer_scores": scores}
+        return {"original_layers": len(layers), "kept_layers": keep, "layer_scores": scores}
 
     def _changed_keys(self) -> list[str]:
         return ["num_hidden_layers", *PER_LAYER_KEYS]

@@ -47,6 +47,7 @@ class WholeModelModifier(PlainErrors, GivesBack, Modifier):
     def on_initialize(self, state: State, **kwargs: Any) -> bool:
         model = state.model
         checks.refuse_quantized(model)
+        checks.refuse_width_pruning_before(self)
         if is_distributed():
             raise RecipeError(f"{type(self).__name__} runs in one process; start one.")
         calibration = kwargs.get("calib_data", state.data.calib)
