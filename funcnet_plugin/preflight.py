@@ -34,6 +34,7 @@ def check_request(
     """
     from funcnet_plugin.adapters import bind
     from funcnet_plugin.hosts.llm_compressor import WidthPruningModifier
+    from funcnet_plugin.hosts.whole_model import WholeModelModifier
     from funcnet_plugin.inspect import model_without_weights
     from funcnet_plugin.weights import check_shapes
 
@@ -43,6 +44,8 @@ def check_request(
     for modifier in modifiers:
         if isinstance(modifier, WidthPruningModifier):
             modifier.plan(shapes, samples)
+        elif isinstance(modifier, WholeModelModifier):
+            modifier.plan(shapes)
     if Path(model).is_dir():
         check_shapes(Path(model), shapes.config)
     if export:

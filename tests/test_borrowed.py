@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from llmcompressor.core import active_session
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -214,3 +215,22 @@ def test_what_the_user_set_in_the_configs_stays(fresh, texts):
     run(model, texts, text, dataset=shuffled())
     assert model.generation_config.repetition_penalty == 1.3 and model.config.use_cache
     assert model.config._attn_implementation == attention
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_session_driven_by_hand_gives_back_too(fresh, texts, fails):
+    model, loader = fresh(), shuffled(failing_after(3 if fails else N * 100))
+    sampler, before = loader.batch_sampler.sampler, hooks(model)
+    session = active_session()
+    session.reset()
+    if fails:
+        with pytest.raises(OSError):
+            session.initialize(model=model, recipe=TAYLOR, calib_data=loader, copy_data=False)
+    else:
+        recipe_text = peer("DepthPruningModifier", pruning_ratio=0.3)
+        session.initialize(model=model, recipe=recipe_text, calib_data=loader, copy_data=False)
+        assert loader.batch_sampler.sampler is not sampler
+        session.finalize()
+    assert loader.batch_sampler.sampler is sampler
+    if fails:
+        assert hooks(model) == before

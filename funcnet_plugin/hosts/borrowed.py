@@ -27,10 +27,12 @@ from funcnet_plugin.hosts.sample_order import restore_order
 
 class _Run:
     """Attributes:
+    watched: inside `oneshot`, whose end is the end of the run: it puts things back itself first.
     borrowers: our modifiers that have not finished, by id.
     """
 
     def __init__(self) -> None:
+        self.watched = False
         self.borrowers: dict[int, Modifier] = {}
         self._debts = ExitStack()
 
@@ -41,6 +43,9 @@ class _Run:
             if isinstance(model, nn.Module):
                 self._debts.callback(_remember_modes(model))
         self.borrowers[id(modifier)] = modifier
+
+    def owe(self, restore: Callable[[], None]) -> None:
+        self._debts.callback(restore)
 
     def give_back(self) -> None:
         for modifier in self.borrowers.values():
@@ -54,6 +59,9 @@ _run = _Run()  # llm-compressor's session is global as well
 
 class GivesBack:
     """For modifiers: borrows when initialized, gives back when all have finished or one fails."""
+
+    def _when_the_run_ends(self, restore: Callable[[], None]) -> None:
+        _run.owe(restore)
 
     def initialize(self, state: State, **kwargs: Any) -> None:
         # the state holds a copy of the loader; the one that will be read comes as an argument
@@ -70,7 +78,7 @@ class GivesBack:
         with _given_back_on_failure():
             super().finalize(state=state, **kwargs)
         _run.borrowers.pop(id(self), None)
-        if not _run.borrowers:
+        if not _run.borrowers and not _run.watched:
             _run.give_back()
 
 
@@ -79,7 +87,8 @@ def _given_back_on_failure() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _run.give_back()
+        if not _run.watched:
+            _run.give_back()
         raise
 
 
@@ -96,9 +105,11 @@ def watch_runs(oneshot_module: ModuleType) -> None:
 
     @wraps(inner)
     def apply_recipe_modifiers(self, *args: Any, **kwargs: Any) -> Any:
+        _run.watched = True
         try:
             return inner(self, *args, **kwargs)
         finally:
+            _run.watched = False
             _run.give_back()
 
     apply_recipe_modifiers._funcnet = True

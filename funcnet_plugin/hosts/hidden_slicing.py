@@ -39,7 +39,16 @@ class HiddenSlicingModifier(WholeModelModifier):
 
     multiple_of: int = Field(default=8, ge=1)
 
-    def _prune(self, model: nn.Module, calibration: Any) -> dict[str, Any]:
+    def plan(self, model: nn.Module) -> None:
+        self._size(model)
+
+    def _size(self, model: nn.Module) -> int:
+        """The hidden size that comes nearest to the ratio.
+
+        Raises:
+            AdapterError: not a LLaMA.
+            BudgetError: no size is small enough.
+        """
         if type(model).__name__ != "LlamaForCausalLM":
             raise AdapterError(
                 f"slicing hidden states is there for LlamaForCausalLM only, not for "
@@ -54,7 +63,10 @@ class HiddenSlicingModifier(WholeModelModifier):
                 f"pruning_ratio={self.pruning_ratio} cannot be reached by slicing hidden states "
                 f"of {hidden} in steps of {self.multiple_of}; lower the ratio or multiple_of."
             )
-        size = min(counts, key=lambda s: abs(counts[s] - target))
+        return min(counts, key=lambda s: abs(counts[s] - target))
+
+    def _prune(self, model: nn.Module, calibration: Any) -> dict[str, Any]:
+        size, hidden = self._size(model), model.config.hidden_size
         # The head dimension is the quotient of two sizes unless it is said.
         model.config.head_dim = model.model.layers[0].self_attn.head_dim
         fuse_norms(model)

@@ -52,6 +52,7 @@ class WholeModelModifier(PlainErrors, GivesBack, Modifier):
             raise RecipeError(f"{type(self).__name__} runs in one process; start one.")
         calibration = kwargs.get("calib_data", state.data.calib)
         checks.count_samples(calibration)
+        self.plan(model)
         fix_order(calibration, self.seed)
         self._before = count_parameters(model)
         with eval_context(model), on_gpu(model):
@@ -68,6 +69,14 @@ class WholeModelModifier(PlainErrors, GivesBack, Modifier):
         block = pruning_block(self, model, self._before, self._after, self._before, **self._report)
         describe(model, block, self._changed_keys())
         return True
+
+    @abstractmethod
+    def plan(self, model: nn.Module) -> None:
+        """Refuse what can be known to fail from the model's shapes; it may be on the meta device.
+
+        Raises:
+            FuncnetError: one sentence on what cannot be done.
+        """
 
     @abstractmethod
     def _prune(self, model: nn.Module, calibration: Any) -> dict[str, Any]:
