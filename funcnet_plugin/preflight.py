@@ -40,7 +40,7 @@ def check_request(
 
     modifiers = _modifiers(plan)
     shapes = model_without_weights(model)
-    bind(shapes)
+    bind(shapes, try_mlps=False)  # those that cut neurons try them
     for modifier in modifiers:
         if isinstance(modifier, WidthPruningModifier):
             modifier.plan(shapes, samples)

@@ -46,7 +46,7 @@ class DepthPruningModifier(WholeModelModifier):
     skip_last: int = Field(default=0, ge=0)
 
     def plan(self, model: nn.Module) -> None:
-        path = bind(model).adapter.layers
+        path = bind(model, try_mlps=False).adapter.layers
         self._target(model, path)
         check_layers_may_move(model, path)
 
@@ -72,7 +72,7 @@ class DepthPruningModifier(WholeModelModifier):
         return target
 
     def _prune(self, model: nn.Module, calibration: Any) -> dict[str, Any]:
-        path = bind(model).adapter.layers
+        path = bind(model, try_mlps=False).adapter.layers
         layers = list(model.get_submodule(path))
         sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
         choice = range(self.skip_first, len(layers) - self.skip_last)
