@@ -41,9 +41,10 @@ def check_request(
     modifiers = _modifiers(plan)
     shapes = model_without_weights(model)
     bind(shapes, try_mlps=False)  # those that cut neurons try them
-    for modifier in modifiers:
+    for i, modifier in enumerate(modifiers):
         if isinstance(modifier, WidthPruningModifier):
             modifier.plan(shapes, samples)
+            modifier.check_neighbours(modifiers[:i], modifiers[i + 1 :], shapes)
         elif isinstance(modifier, WholeModelModifier):
             modifier.plan(shapes)
     if Path(model).is_dir():

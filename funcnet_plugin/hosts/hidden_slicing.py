@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 from loguru import logger
@@ -9,7 +10,8 @@ from pydantic import Field
 from torch import nn
 
 from funcnet_plugin.adapters import count_parameters
-from funcnet_plugin.errors import AdapterError, BudgetError
+from funcnet_plugin.errors import AdapterError, BudgetError, RecipeError
+from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.whole_model import WholeModelModifier
 from funcnet_plugin.pruning.slicing import (
     fuse_norms,
@@ -41,6 +43,12 @@ class HiddenSlicingModifier(WholeModelModifier):
 
     def plan(self, model: nn.Module) -> None:
         self._size(model)
+        for other in chain(*checks.neighbours(self)):
+            if "transform_config" in type(other).model_fields:
+                raise RecipeError(
+                    f"{type(other).__name__} rotates hidden states and does not know the shortcuts "
+                    "of a sliced model; leave one of the two out."
+                )
 
     def _size(self, model: nn.Module) -> int:
         """The hidden size that comes nearest to the ratio.
