@@ -100,7 +100,10 @@ def patch_save_pretrained(
             patch = earlier() | changes()
             update_json(Path(save_directory) / "config.json", patch)
             if kept is not None:
-                write_kept(Path(save_directory), patch[BLOCK_KEY]["original_widths"], kept)
+                block = patch[BLOCK_KEY]
+                write_kept(
+                    Path(save_directory), block["original_widths"], kept, block.get("kept_layers")
+                )
         return result
 
     save_pretrained._funcnet_inner = inner
@@ -133,23 +136,31 @@ def _write_json(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def write_kept(directory: Path, widths: Sequence[int], kept: Sequence[list[int] | None]) -> None:
+def write_kept(
+    directory: Path,
+    widths: Sequence[int],
+    kept: Sequence[list[int] | None],
+    layers: Sequence[int] | None = None,
+) -> None:
     """kept_neurons.json: which neurons of the source model are still there.
 
     Args:
         directory: an existing checkpoint directory.
-        widths: of the source model.
-        kept: per layer, ascending; None for all.
+        widths: in the source model, of the layers that are still there.
+        kept: for each of them, ascending; None for all.
+        layers: their numbers in the source model; None for all layers.
     """
     content = {
         "widths": list(widths),
         "kept": [list(range(w)) if k is None else k for w, k in zip(widths, kept, strict=True)],
     }
+    if layers is not None:
+        content["layers"] = list(layers)
     _write_json(directory / KEPT_FILE, json.dumps(content))
 
 
 def read_kept(source: str | Path) -> tuple[list[int], list[list[int]]]:
-    """Widths of the source model and kept neurons per layer.
+    """Widths of the source model and kept neurons, of the layers that are still there.
 
     Args:
         source: a checkpoint directory that was pruned by this package, or its kept_neurons.json.
@@ -170,6 +181,13 @@ def read_kept(source: str | Path) -> tuple[list[int], list[list[int]]]:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is not a file of kept neurons: {error}.") from error
     return widths, kept
+
+
+def read_layers(source: str | Path) -> list[int] | None:
+    """Which layers of the source model `read_kept` speaks of; None for all."""
+    path = Path(source)
+    path = path / KEPT_FILE if path.is_dir() else path
+    return json.loads(path.read_text()).get("layers")
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:

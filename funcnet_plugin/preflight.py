@@ -34,15 +34,19 @@ def check_request(
     """
     from funcnet_plugin.adapters import bind
     from funcnet_plugin.hosts.llm_compressor import WidthPruningModifier
+    from funcnet_plugin.hosts.whole_model import WholeModelModifier
     from funcnet_plugin.inspect import model_without_weights
     from funcnet_plugin.weights import check_shapes
 
     modifiers = _modifiers(plan)
     shapes = model_without_weights(model)
-    bind(shapes)
-    for modifier in modifiers:
+    bind(shapes, try_mlps=False)  # those that cut neurons try them
+    for i, modifier in enumerate(modifiers):
         if isinstance(modifier, WidthPruningModifier):
             modifier.plan(shapes, samples)
+            modifier.check_neighbours(modifiers[:i], modifiers[i + 1 :], shapes)
+        elif isinstance(modifier, WholeModelModifier):
+            modifier.plan(shapes)
     if Path(model).is_dir():
         check_shapes(Path(model), shapes.config)
     if export:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -12,6 +13,7 @@ from compressed_tensors.offload import disable_onloading
 from torch import nn
 
 from funcnet_plugin.adapters.builtin import REFUSED
+from funcnet_plugin.adapters.formula import departure, formula_of
 from funcnet_plugin.adapters.manager import ENTRY_POINT_GROUP, get_adapters
 from funcnet_plugin.adapters.projection import KINDS, in_size, oriented, out_size
 from funcnet_plugin.adapters.spec import MLPAdapter
@@ -81,25 +83,57 @@ class ModelLayout:
         return [block.width for block in self.blocks]
 
 
-def bind(model: nn.Module) -> ModelLayout:
+def bind(model: nn.Module, *, try_mlps: bool = True) -> ModelLayout:
     """Find the adapter of a model and check it against the modules that are really there.
 
-    Weights are not read, so models on the meta device and offloaded ones are fine.
+    Models on the meta device and offloaded ones are fine: no weights are read, but those of one
+    MLP of each class when a model comes for the first time.
+
+    Args:
+        try_mlps: whether an MLP must compute what the adapter says; not where only layers count.
 
     Raises:
         AdapterError: no adapter for this class, a mixture of experts, a path that does not exist,
-            or a module or shape that is not what the adapter says.
+            a module or shape that is not what the adapter says, or an MLP that computes something
+            else.
     """
     architecture = type(model).__name__
     adapters = get_adapters()
     if architecture in adapters:
-        return _bind_to(adapters[architecture], model)
+        layout = _bind_to(adapters[architecture], model)
+        if try_mlps:
+            _check_formula(layout, model)
+        return layout
     if architecture in REFUSED:
         raise AdapterError(f"{architecture} cannot be pruned: {REFUSED[architecture]}.")
-    layout = _recognise(model, adapters)
+    layout = _recognise(model, adapters, try_mlps)
     if layout is None:
         raise AdapterError(_unknown(model, architecture, adapters))
     return layout
+
+
+# Models whose MLPs were tried, and by which adapter's formula.
+_TRIED: WeakKeyDictionary[nn.Module, MLPAdapter] = WeakKeyDictionary()
+
+
+def _check_formula(layout: ModelLayout, model: nn.Module) -> None:
+    """Try one MLP of every class that there is among the layers.
+
+    Raises:
+        AdapterError: one computes something else than the adapter says.
+    """
+    adapter = layout.adapter
+    if _TRIED.get(model) == adapter:
+        return
+    for block in {type(block.mlp): block for block in reversed(layout.blocks)}.values():
+        what = departure(adapter, model, block.decoder_layer)
+        if what is not None:
+            raise AdapterError(
+                f"{type(model).__name__} cannot be pruned: {block.name} has the modules of "
+                f"adapter {adapter.name!r} but does not compute {formula_of(adapter)}: {what}, "
+                "so something stands in between that a cut would break."
+            )
+    _TRIED[model] = adapter
 
 
 def _bind_to(adapter: MLPAdapter, model: nn.Module) -> ModelLayout:
@@ -111,7 +145,9 @@ def _bind_to(adapter: MLPAdapter, model: nn.Module) -> ModelLayout:
     return ModelLayout(adapter, blocks)
 
 
-def _recognise(model: nn.Module, adapters: dict[str, MLPAdapter]) -> ModelLayout | None:
+def _recognise(
+    model: nn.Module, adapters: dict[str, MLPAdapter], try_mlps: bool
+) -> ModelLayout | None:
     """A class that nobody listed, but whose modules are those of a known one.
 
     The width must also stand where the known one has it in its config, or the pruned model could
@@ -129,6 +165,8 @@ def _recognise(model: nn.Module, adapters: dict[str, MLPAdapter]) -> ModelLayout
         except (AdapterError, AttributeError):
             continue
         if stated == layout.widths:
+            if try_mlps:
+                _check_formula(layout, model)
             warnings.warn(
                 f"no adapter names {type(model).__name__}; its modules are those of {known.name}, "
                 "so it is treated like that: check a pruned model before you trust it.",

@@ -53,6 +53,13 @@ def teach_recipes(factory_module: ModuleType) -> None:
     factory.create = staticmethod(create_with_plugin)
 
 
+def give_back_after_runs(oneshot_module: ModuleType) -> None:
+    """Let llm-compressor's `oneshot` end with what our modifiers borrowed given back."""
+    from funcnet_plugin.hosts.borrowed import watch_runs
+
+    watch_runs(oneshot_module)
+
+
 def add_lm_eval_model(models_module: ModuleType) -> None:
     """`--model funcnet`. The string is resolved when the model is asked for.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from compressed_tensors.utils import is_match, match_name
+from compressed_tensors.utils import match_name
 from llmcompressor.core import active_session
 from llmcompressor.modifiers import Modifier
 from torch import nn
@@ -47,64 +47,25 @@ def refuse_quantized(model: nn.Module) -> None:
         )
 
 
-def check_group_sizes(
-    pruning: Modifier,
-    blocks: Sequence[MLPBlock],
-    possible_widths: Callable[[MLPBlock], Sequence[int]],
-) -> None:
-    """Group-wise quantization of the down projections must divide the widths that pruning leaves.
-
-    Otherwise it fails when the whole pruning pass is over.
-
-    Args:
-        pruning: ours; those that follow it in the recipe are looked at.
-        blocks: the MLPs that will be cut.
-        possible_widths: the widths that an MLP may end up with.
+def refuse_width_pruning_before(modifier: Modifier) -> None:
+    """Modifiers of the whole model act before anything is calibrated, width pruning after it.
 
     Raises:
-        RecipeError: a width is no multiple of its group size.
+        RecipeError: the recipe names them the other way round.
     """
+    for other in neighbours(modifier)[0]:
+        if hasattr(other, "waits_for_all_layers"):
+            raise RecipeError(
+                f"{type(modifier).__name__} changes the model before {type(other).__name__} can "
+                f"calibrate it; put {type(modifier).__name__} first, or make two runs of them."
+            )
+
+
+def neighbours(modifier: Modifier) -> tuple[list[Modifier], list[Modifier]]:
+    """The modifiers before and behind one in the active recipe."""
     modifiers = active_session().lifecycle.recipe.modifiers
-    position = next((i for i, m in enumerate(modifiers) if m is pruning), -1)
-    for modifier in modifiers[position + 1 :]:
-        resolved = getattr(modifier, "resolved_config", None)
-        for group in getattr(resolved, "config_groups", {}).values():
-            size = getattr(group.weights, "group_size", None)
-            if not size or size < 0:
-                continue  # per tensor or per channel
-            for block in blocks:
-                name = next(n for n, m in block.mlp.named_modules() if m is block.down)
-                path = f"{block.name}.{name}"
-                if not is_match(path, block.down, group.targets, modifier.ignore or ()):
-                    continue
-                if block.width % size and not modifier.bypass_divisibility_checks:
-                    raise RecipeError(
-                        f"{type(modifier).__name__} checks its groups of {size} before anything is "
-                        f"pruned, and {path} is {block.width} wide then; set "
-                        "bypass_divisibility_checks: true in it (what pruning leaves is checked "
-                        "here)."
-                    )
-                bad = [w for w in possible_widths(block) if w % size]
-                if bad:
-                    raise RecipeError(_indivisible(modifier, path, block, bad, size))
-
-
-def _indivisible(
-    modifier: Any, path: str, block: MLPBlock, widths: Sequence[int], size: int
-) -> str:
-    below = widths[0] // size * size
-    nearest = " and ".join(str(w) for w in (below, below + size) if 0 < w <= block.width)
-    where = f"{type(modifier).__name__} quantizes {path} in groups of {size}"
-    if list(widths) == [block.width]:
-        return (
-            f"{where}, which does not divide its width {block.width}; choose another group size, "
-            f"or put re:.*{path.rsplit('.', 1)[-1]} into the modifier's ignore list."
-        )
-    return (
-        f"{where}, which does not divide the width {widths[0]} that pruning may leave (nearest "
-        f"that work: {nearest}); set align: {size} in the pruning modifier, or another "
-        f"pruning_ratio, or a group size that divides {widths[0]}."
-    )
+    position = next((i for i, m in enumerate(modifiers) if m is modifier), None)
+    return ([], []) if position is None else (modifiers[:position], modifiers[position + 1 :])
 
 
 def count_samples(calibration: Any) -> int | None:

@@ -10,10 +10,12 @@ from torch import nn
 
 from funcnet_plugin.adapters import bind, count_parameters
 from funcnet_plugin.errors import BudgetError
+from funcnet_plugin.hosts.moved_norms import follow_moved_layers
 from funcnet_plugin.hosts.whole_model import WholeModelModifier
 from funcnet_plugin.pruning.depth import (
     PER_LAYER_KEYS,
     block_influence,
+    check_layers_may_move,
     drop_layers,
     perplexity_without,
 )
@@ -43,9 +45,18 @@ class DepthPruningModifier(WholeModelModifier):
     skip_first: int = Field(default=0, ge=0)
     skip_last: int = Field(default=0, ge=0)
 
-    def _prune(self, model: nn.Module, calibration: Any) -> dict[str, Any]:
-        path = bind(model).adapter.layers
-        layers = list(model.get_submodule(path))
+    def plan(self, model: nn.Module) -> None:
+        path = bind(model, try_mlps=False).adapter.layers
+        self._target(model, path)
+        check_layers_may_move(model, path)
+
+    def _target(self, model: nn.Module, path: str) -> float:
+        """Parameters to remove.
+
+        Raises:
+            BudgetError: so many cannot be.
+        """
+        layers = model.get_submodule(path)
         sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
         choice = range(self.skip_first, len(layers) - self.skip_last)
         target = self.pruning_ratio * count_parameters(model)
@@ -58,6 +69,14 @@ class DepthPruningModifier(WholeModelModifier):
                 f"{max(largest, 0) / count_parameters(model):.4f} of the parameters are in those "
                 "that may go; lower the ratio, or skip fewer layers."
             )
+        return target
+
+    def _prune(self, model: nn.Module, calibration: Any) -> dict[str, Any]:
+        path = bind(model, try_mlps=False).adapter.layers
+        layers = list(model.get_submodule(path))
+        sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
+        choice = range(self.skip_first, len(layers) - self.skip_last)
+        target = self._target(model, path)
         measure = block_influence if self.score == "block_influence" else perplexity_without
         scores = measure(model, layers, calibration)
         order = sorted(choice, key=lambda i: (scores[i], i))
@@ -69,9 +88,10 @@ class DepthPruningModifier(WholeModelModifier):
             dropped.append(i)
             removed += sizes[i]
         keep = [i for i in range(len(layers)) if i not in dropped]
+        self._when_the_run_ends(follow_moved_layers(model, path, keep))
         drop_layers(model, path, keep)
         logger.info(f"dropped layers {sorted(dropped)}; {self.score}: {scores}")
-        return {"kept_layers": keep, "layer_scores": scores}
+        return {"original_layers": len(layers), "kept_layers": keep, "layer_scores": scores}
 
     def _changed_keys(self) -> list[str]:
         return ["num_hidden_layers", *PER_LAYER_KEYS]

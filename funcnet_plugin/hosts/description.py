@@ -10,6 +10,7 @@ from torch import nn
 
 from funcnet_plugin import __version__, checkpoint
 from funcnet_plugin.adapters import ModelLayout
+from funcnet_plugin.hosts.provenance import since_the_first_source
 
 
 def settings_of(modifier: Modifier) -> dict[str, Any]:
@@ -51,10 +52,13 @@ def describe(
     """Write the block into the config, and let what is saved later say what pruning changed.
 
     Args:
-        block: see `pruning_block`.
+        block: of this run, see `pruning_block`; what earlier runs did joins it.
         keys: config attributes that pruning changed.
-        kept: see `checkpoint.patch_save_pretrained`.
+        kept: neurons that are left of those that this run found, see
+            `checkpoint.patch_save_pretrained`.
     """
+    block, kept = since_the_first_source(model, block, kept)
+    model._funcnet_kept = kept
     setattr(model.config, checkpoint.BLOCK_KEY, block)
     checkpoint.patch_save_pretrained(
         model,
@@ -77,7 +81,7 @@ def describe_widths(
     Args:
         layout: of the pruned model.
         block: see `pruning_block`.
-        kept: layer -> its kept neurons in the source model, if it was cut.
+        kept: layer -> its kept neurons in the model that this run found, if it was cut.
         biased: whether the repair gave the projections biases.
     """
     adapter = layout.adapter

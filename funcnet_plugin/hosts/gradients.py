@@ -68,8 +68,8 @@ def loss_gradients(
     """One forward and backward pass over all samples, through the whole model.
 
     Args:
-        model: dense, in memory, on one device; its parameters come back without gradients and as
-            they were.
+        model: dense, in memory, on one device; its parameters come back as they were, with the
+            gradients that they had.
         calibration: batches as the run reads them. Padding is no target.
         blocks: which MLPs are asked about.
         processes: others that read other samples.
@@ -123,12 +123,15 @@ def _collect(
     home: torch.device,
 ) -> dict[int, LossGradients]:
     wanted = {id(m.weight) for block in blocks for m in block.projections} if of_weights else set()
-    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    for parameter, _ in before:
-        parameter.requires_grad_(id(parameter) in wanted)
-    outputs = {b.index: _OutputGradients(b) for b in blocks} if of_outputs else {}
+    before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    outputs: dict[int, _OutputGradients] = {}
     n_batches = n_tokens = 0
     try:
+        for parameter, *_ in before:
+            parameter.grad = None  # the user's own would be added to ours
+            parameter.requires_grad_(id(parameter) in wanted)
+        if of_outputs:
+            outputs |= ((b.index, _OutputGradients(b)) for b in blocks)
         with torch.enable_grad():
             for ids, mask, labels in model_inputs(model, calibration):
                 n_targets = int((labels[:, 1:] != -100).sum())
@@ -165,9 +168,9 @@ def _collect(
     finally:
         for output in outputs.values():
             output.remove()
-        for parameter, required in before:
-            parameter.grad = None
+        for parameter, required, gradient in before:
             parameter.requires_grad_(required)
+            parameter.grad = gradient if gradient is None else gradient.to(parameter.device)
 
 
 def _drawn(logits: Tensor, ids: Tensor, mask: Tensor, seed: int) -> Tensor:

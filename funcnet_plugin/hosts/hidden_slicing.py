@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 from loguru import logger
@@ -9,7 +10,8 @@ from pydantic import Field
 from torch import nn
 
 from funcnet_plugin.adapters import count_parameters
-from funcnet_plugin.errors import AdapterError, BudgetError
+from funcnet_plugin.errors import AdapterError, BudgetError, RecipeError
+from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.whole_model import WholeModelModifier
 from funcnet_plugin.pruning.slicing import (
     fuse_norms,
@@ -39,7 +41,22 @@ class HiddenSlicingModifier(WholeModelModifier):
 
     multiple_of: int = Field(default=8, ge=1)
 
-    def _prune(self, model: nn.Module, calibration: Any) -> dict[str, Any]:
+    def plan(self, model: nn.Module) -> None:
+        self._size(model)
+        for other in chain(*checks.neighbours(self)):
+            if "transform_config" in type(other).model_fields:
+                raise RecipeError(
+                    f"{type(other).__name__} rotates hidden states and does not know the shortcuts "
+                    "of a sliced model; leave one of the two out."
+                )
+
+    def _size(self, model: nn.Module) -> int:
+        """The hidden size that comes nearest to the ratio.
+
+        Raises:
+            AdapterError: not a LLaMA.
+            BudgetError: no size is small enough.
+        """
         if type(model).__name__ != "LlamaForCausalLM":
             raise AdapterError(
                 f"slicing hidden states is there for LlamaForCausalLM only, not for "
@@ -54,7 +71,10 @@ class HiddenSlicingModifier(WholeModelModifier):
                 f"pruning_ratio={self.pruning_ratio} cannot be reached by slicing hidden states "
                 f"of {hidden} in steps of {self.multiple_of}; lower the ratio or multiple_of."
             )
-        size = min(counts, key=lambda s: abs(counts[s] - target))
+        return min(counts, key=lambda s: abs(counts[s] - target))
+
+    def _prune(self, model: nn.Module, calibration: Any) -> dict[str, Any]:
+        size, hidden = self._size(model), model.config.hidden_size
         # The head dimension is the quotient of two sizes unless it is said.
         model.config.head_dim = model.model.layers[0].self_attn.head_dim
         fuse_norms(model)

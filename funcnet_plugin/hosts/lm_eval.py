@@ -16,7 +16,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel
 
 from funcnet_plugin.adapters import bind
-from funcnet_plugin.checkpoint import read_kept
+from funcnet_plugin.checkpoint import BLOCK_KEY, read_kept, read_layers
 from funcnet_plugin.errors import CheckpointError, FuncnetError
 from funcnet_plugin.inspect import read_model_config
 from funcnet_plugin.pruning.mask import apply_mask
@@ -106,6 +106,12 @@ def _check_arguments(kwargs: dict[str, Any]) -> None:
 
 def _silence(model: PreTrainedModel, widths: list[int], kept: list[list[int]], source: str) -> None:
     layout = bind(model)
+    layers = read_layers(source)
+    if layers != (getattr(model.config, BLOCK_KEY, None) or {}).get("kept_layers"):
+        raise CheckpointError(
+            f"the mask {source} is of {_these(layers)} and the model has other ones; a mask "
+            "silences neurons and cannot take layers out, so give the model with just these layers."
+        )
     if layout.widths != widths:
         raise CheckpointError(
             f"the mask {source} is for {len(widths)} layers of widths {_short(widths)}, and the "
@@ -114,6 +120,10 @@ def _silence(model: PreTrainedModel, widths: list[int], kept: list[list[int]], s
         )
     for block, keep in zip(layout.blocks, kept, strict=True):
         apply_mask(block, keep)
+
+
+def _these(layers: list[int] | None) -> str:
+    return "all layers" if layers is None else f"layers {', '.join(map(str, layers))} of its source"
 
 
 def _short(widths: list[int]) -> str:

@@ -3,7 +3,7 @@
 llm-compressor shuffles with torch's global generator, anew for every modifier and every pass, so a
 run would depend on what was drawn before it. And its partition of a dataset among processes gives
 every one the same first slice: it selects rows for the sampler and lets the loader read the dataset
-they were selected from.
+they were selected from. The loader is the user's, so its own sampler comes back (`restore_order`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from funcnet_plugin.pruning.processes import Processes
 
 
 class _Positions(Sampler[int]):
-    """A fixed list of samples."""
+    """A fixed list of samples.
 
-    def __init__(self, indices: list[int]) -> None:
-        self._indices = indices
+    Attributes:
+        replaced: the sampler that stood here before.
+    """
+
+    def __init__(self, indices: list[int], replaced: Any) -> None:
+        self._indices, self.replaced = indices, replaced
 
     def __iter__(self):
         return iter(self._indices)
@@ -46,18 +50,34 @@ def arrange(calibration: Any, samples_per_group: int, seed: int) -> Processes | 
 
 
 def fix_order(calibration: Any, seed: int) -> None:
-    """Draw the order of shuffled samples now; a loader with an order of its own keeps it."""
+    """Draw the order of shuffled samples now; a loader with an order of its own keeps it, and so
+    does one that draws with a generator of its own, once for all passes."""
     batches = _batches(calibration)
-    if batches is not None and _is_shuffled(batches.sampler):
-        batches.sampler = _Positions(_drawn(calibration, len(batches.sampler), seed))
+    if batches is None:
+        return
+    if _is_shuffled(batches.sampler):
+        _fix(batches, _drawn(calibration, len(batches.sampler), seed))
+    elif hasattr(batches.sampler, "generator"):
+        _fix(batches, _read(batches.sampler, seed))
+
+
+def restore_order(calibration: Any) -> None:
+    """Give a loader the sampler back that it came with."""
+    batches = _batches(calibration)
+    while batches is not None and isinstance(batches.sampler, _Positions):
+        batches.sampler = batches.sampler.replaced
+
+
+def _fix(batches: Any, indices: list[int]) -> None:
+    batches.sampler = _Positions(indices, batches.sampler)
 
 
 def share_groups(calibration: Any, processes: Processes, samples_per_group: int, seed: int) -> None:
     """Let this process read its own whole groups of the samples that one process would read.
 
     Args:
-        calibration: the DataLoader of the run; its sampler is replaced. One that the user gave is
-            the same in every process, and shared here.
+        calibration: the DataLoader of the run; its sampler is replaced until `restore_order`. One
+            that the user gave is the same in every process, and shared here.
         processes: of the run.
         samples_per_group: 1 where samples are not grouped.
         seed: of the order, where samples are shuffled.
@@ -80,7 +100,7 @@ def share_groups(calibration: Any, processes: Processes, samples_per_group: int,
             f"{processes.count} processes; start fewer processes or give more samples."
         )
     mine = processes.my_samples(len(order), samples_per_group)
-    batches.sampler = _Positions([order[position] for position in mine])
+    _fix(batches, [order[position] for position in mine])
 
 
 def _batches(calibration: Any) -> Any | None:
@@ -98,6 +118,13 @@ def _drawn(loader: DataLoader, n_samples: int, seed: int) -> list[int]:
     return list(RandomSampler(loader.dataset, num_samples=n_samples, generator=generator))
 
 
+def _read(sampler: Any, seed: int) -> list[int]:
+    """What a sampler says; the seed decides where it has no generator of its own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return list(sampler)
+
+
 def _order_of_one_process(loader: DataLoader, processes: Processes, seed: int) -> list[int]:
     sampler = loader.batch_sampler.sampler
     partitioned = getattr(sampler, "data_source", loader.dataset) is not loader.dataset
@@ -107,4 +134,4 @@ def _order_of_one_process(loader: DataLoader, processes: Processes, seed: int) -
     if partitioned:  # the longest first
         lengths = torch.tensor([len(ids) for ids in loader.dataset["input_ids"]])
         return torch.argsort(lengths, descending=True).tolist()[:total]
-    return list(sampler)
+    return _read(sampler, seed)

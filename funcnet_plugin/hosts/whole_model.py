@@ -20,6 +20,7 @@ from torch import nn
 from funcnet_plugin.adapters import count_parameters
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.hosts import checks
+from funcnet_plugin.hosts.borrowed import GivesBack
 from funcnet_plugin.hosts.description import describe, pruning_block
 from funcnet_plugin.hosts.fields import PlainErrors
 from funcnet_plugin.hosts.sample_order import fix_order
@@ -27,7 +28,7 @@ from funcnet_plugin.hosts.tracing import trust_no_trace
 from funcnet_plugin.pruning.whole_model import on_gpu
 
 
-class WholeModelModifier(PlainErrors, Modifier):
+class WholeModelModifier(PlainErrors, GivesBack, Modifier):
     """A peer of functional networks that does not cut neurons.
 
     :param pruning_ratio: share of all parameters to remove, in (0, 1); the nearest that the method
@@ -48,10 +49,12 @@ class WholeModelModifier(PlainErrors, Modifier):
         model = state.model
         trust_no_trace()
         checks.refuse_quantized(model)
+        checks.refuse_width_pruning_before(self)
         if is_distributed():
             raise RecipeError(f"{type(self).__name__} runs in one process; start one.")
         calibration = kwargs.get("calib_data", state.data.calib)
         checks.count_samples(calibration)
+        self.plan(model)
         fix_order(calibration, self.seed)
         self._before = count_parameters(model)
         with eval_context(model), on_gpu(model):
@@ -68,6 +71,14 @@ class WholeModelModifier(PlainErrors, Modifier):
         block = pruning_block(self, model, self._before, self._after, self._before, **self._report)
         describe(model, block, self._changed_keys())
         return True
+
+    @abstractmethod
+    def plan(self, model: nn.Module) -> None:
+        """Refuse what can be known to fail from the model's shapes; it may be on the meta device.
+
+        Raises:
+            FuncnetError: one sentence on what cannot be done.
+        """
 
     @abstractmethod
     def _prune(self, model: nn.Module, calibration: Any) -> dict[str, Any]:

@@ -28,10 +28,12 @@ from funcnet_plugin import checkpoint
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts import checks
+from funcnet_plugin.hosts.borrowed import GivesBack
 from funcnet_plugin.hosts.description import describe_widths, pruning_block
 from funcnet_plugin.hosts.evidence import Evidence
 from funcnet_plugin.hosts.fields import PlainErrors
 from funcnet_plugin.hosts.layer_cuts import LayerCuts
+from funcnet_plugin.hosts.neighbours import check_after, check_before
 from funcnet_plugin.hosts.own_calibration import own_windows
 from funcnet_plugin.hosts.recorder import MLPRecorder
 from funcnet_plugin.hosts.residual_repair import ResidualRepair, plan_repair
@@ -48,7 +50,7 @@ from funcnet_plugin.pruning.scorers import Scorer, union_of_ranks
 Scores = dict[str, Tensor]  # name -> (width,), see `pruning.scorers`
 
 
-class WidthPruningModifier(PlainErrors, Modifier):
+class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
     """Cuts the least important MLP neurons of every layer and repairs what they carried.
 
     The ratio counts parameters, and kept widths are multiples of `align`; what was reached is
@@ -132,6 +134,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
     seed: int = Field(default=0, ge=0)
 
     _plan: WidthPlan = PrivateAttr()
+    _reached: float = PrivateAttr()
     _statistics: dict[int, LayerStatistics] = PrivateAttr(default_factory=dict)
     _scores: dict[int, Scores] = PrivateAttr(default_factory=dict)  # waiting for one cut
     _cuts: LayerCuts = PrivateAttr()
@@ -173,6 +176,24 @@ class WidthPruningModifier(PlainErrors, Modifier):
             checks.check_bias(self._plan.layout.adapter, self._plan.prunable)
         checks.check_ridge(self.ridge, self.compensation)
         self._check_layers(samples)
+        if self.allocation == "uniform":
+            self._reached = self._plan.decide_uniform()
+
+    def check_neighbours(
+        self, before: Sequence[Modifier], behind: Sequence[Modifier], model: torch.nn.Module
+    ) -> None:
+        """Refuse a recipe whose other modifiers do not go with the planned cut.
+
+        Args:
+            before, behind: the recipe's modifiers on both sides of this one.
+            model: as in `plan`.
+
+        Raises:
+            RecipeError: one changes neurons before, or cannot work on the widths to come.
+        """
+        blocks = self._plan.prunable
+        check_before(before, blocks, model, measured_ahead=self._measures_ahead())
+        check_after(behind, blocks, model, self._plan.possible_widths)
 
     def leaves_one_width(self) -> bool:
         """Whether all layers of the planned run will have one width."""
@@ -187,17 +208,16 @@ class WidthPruningModifier(PlainErrors, Modifier):
         # the state holds a copy of the loader; the one that will be read comes as an argument
         calibration = kwargs.get("calib_data", state.data.calib)
         self.plan(model, checks.count_samples(calibration))
+        self.check_neighbours(*checks.neighbours(self), model)
         plan = self._plan
         self._processes = arrange(calibration, self._samples_per_group(), self.seed)
         if self._processes is not None and self.resume_dir:
             raise RecipeError("resume_dir is for runs of one process; leave it out.")
         if self.allocation == "uniform":
-            reached = plan.decide_uniform()
             logger.info(
-                f"widths will be {plan.kept}: {reached:.4f} of the {self.ratio_scope} removed "
-                f"(asked: {self.pruning_ratio})"
+                f"widths will be {plan.kept}: {self._reached:.4f} of the {self.ratio_scope} "
+                f"removed (asked: {self.pruning_ratio})"
             )
-        checks.check_group_sizes(self, plan.prunable, plan.possible_widths)
         todo = plan.prunable
         if self.resume_dir:
             self._record = Record(self, model, calibration)
@@ -358,6 +378,12 @@ class WidthPruningModifier(PlainErrors, Modifier):
 
     def _needs_moments(self) -> bool:
         return self.compensation != "none" or any(s.needs_moments for s in self._scorers)
+
+    def _measures_ahead(self) -> bool:
+        """Whether anything is measured on the model as it is before any modifier calibrates."""
+        of_gradients = any(s.needs_gradients or s.needs_output_gradients for s in self._scorers)
+        behind = self.compensation in BEHIND_PRUNED_LAYERS
+        return of_gradients or behind or self.own_text > 0.0 or self.token_share > 0.0
 
     def _samples_per_group(self) -> int:
         """Samples that must stay in one process."""

@@ -6,6 +6,7 @@ Both papers drop the layers of the lowest scores at once and repair nothing.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from funcnet_plugin.errors import AdapterError
 from funcnet_plugin.pruning.whole_model import model_inputs
 
 # Settings of a transformers config that list one entry per decoder layer.
@@ -117,7 +119,11 @@ def drop_layers(model: nn.Module, path: str, keep: Sequence[int]) -> None:
         for module in layer.modules():
             if isinstance(getattr(module, "layer_idx", None), int):
                 module.layer_idx = new  # where the cache keeps this layer's keys and values
-    config = model.config
+    _drop_from_config(model.config, n, keep)
+
+
+def _drop_from_config(config: Any, n: int, keep: Sequence[int]) -> None:
+    """Tell the config of `n` layers which are left."""
     overrides = config.to_dict().get("per_layer_config")
     if overrides:
         config.per_layer_config = None
@@ -125,9 +131,73 @@ def drop_layers(model: nn.Module, path: str, keep: Sequence[int]) -> None:
         entries = getattr(config, key, None)
         if isinstance(entries, list) and len(entries) == n:
             setattr(config, key, [entries[i] for i in keep])
-    config.num_hidden_layers = len(kept)
+    config.num_hidden_layers = len(keep)
     if overrides:
         by_layer = {int(i): layer for i, layer in overrides.items()}
         config.per_layer_config = {
             new: by_layer[old] for new, old in enumerate(keep) if old in by_layer
         }
+
+
+def check_layers_may_move(model: nn.Module, path: str) -> None:
+    """A layer with another number must be the same layer when the checkpoint is loaded.
+
+    Seen on two copies without weights: one of the model, one without its first layer, so that every
+    other one moves by one.
+
+    Args:
+        path: see `drop_layers`.
+
+    Raises:
+        AdapterError: what a layer computes depends on its number, as an attention's scale may, or
+            on that of another one, whose keys and values it shares.
+    """
+    architecture, n = type(model).__name__, len(model.get_submodule(path))
+    if n == 1:
+        return
+    shorter = copy.deepcopy(model.config)
+    _drop_from_config(shorter, n, range(1, n))
+    try:
+        with torch.device("meta"):
+            whole = type(model)(copy.deepcopy(model.config)).get_submodule(path)
+            moved = type(model)(shorter).get_submodule(path)
+    except Exception as error:  # of anybody's modelling code
+        raise AdapterError(
+            f"{architecture} cannot be built without one of its layers "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:150]}); prune its width."
+        ) from error
+    for i, (old, new) in enumerate(zip(list(whole)[1:], moved, strict=True)):
+        what = _difference(old, new)
+        if what is not None:
+            raise AdapterError(
+                f"layers of {architecture} cannot be dropped: {what} of layer {i + 1} depends on "
+                "the layer's number, so the layers behind a dropped one would compute something "
+                "else once they are loaded; prune its width."
+            )
+
+
+def _difference(old: nn.Module, new: nn.Module) -> str | None:
+    """The name of a setting in which two layers differ, but for their numbers."""
+    others = dict(new.named_modules())
+    for name, module in old.named_modules():
+        theirs = _settings(others.get(name))
+        ours = _settings(module)
+        for key in sorted({*ours, *theirs}):
+            if ours.get(key) != theirs.get(key):
+                return f"{name}.{key}" if name else key
+    return None
+
+
+def _settings(module: nn.Module | None) -> dict[str, Any]:
+    """What a module was made with: plain values and the shapes of its parameters."""
+    if module is None:
+        return {}
+    plain = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, int | float | str | list | tuple | None)
+        and not key.startswith("_")
+        and key not in ("training", "layer_idx")
+    }
+    shapes = {name: tuple(p.shape) for name, p in module.named_parameters(recurse=False)}
+    return plain | shapes | {"class": type(module).__name__}

@@ -42,8 +42,8 @@ def on_gpu(model: nn.Module, besides: int = 0) -> Iterator[None]:
         )
         yield
         return
-    model.to("cuda")
     try:
+        model.to("cuda")
         yield
     finally:
         model.to("cpu")

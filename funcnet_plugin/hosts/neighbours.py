@@ -1,0 +1,240 @@
+"""The other modifiers of a recipe, checked against the cut: what stands before it must leave the
+neurons alone, what follows it must be able to work on the widths to come.
+
+Otherwise they fail when the whole pruning pass is over, or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from compressed_tensors.transform.utils.hadamard import is_pow2
+from compressed_tensors.utils import is_match
+from llmcompressor.core import State
+from llmcompressor.modifiers import Modifier
+from torch import nn
+
+from funcnet_plugin.adapters import MLPBlock
+from funcnet_plugin.errors import RecipeError
+
+_INPUT, _OUTPUT = ("input", "weight_input"), ("output", "weight_output")
+_SPARSE = ("sparsity", "mask_structure")  # fields of modifiers that set weights to zero
+
+
+@dataclass(frozen=True)
+class _Demand:
+    """What a modifier asks of the number of neurons of an MLP.
+
+    Attributes:
+        path: of the projection that it works on.
+        what: it does there, for a message.
+        fits: whether a width will do.
+        advice: what to change in the recipe.
+    """
+
+    path: str
+    what: str
+    fits: Callable[[int], bool]
+    advice: str
+
+
+def check_before(
+    modifiers: Sequence[Modifier],
+    blocks: Sequence[MLPBlock],
+    model: nn.Module,
+    *,
+    measured_ahead: bool,
+) -> None:
+    """Refuse what changes the neurons before they are cut.
+
+    Args:
+        modifiers: those before the pruning modifier.
+        blocks: the MLPs that will be cut.
+        model: they are in; may be on the meta device.
+        measured_ahead: whether pruning measures the model before these modifiers change it.
+
+    Raises:
+        RecipeError: one quantizes, rotates neurons, makes weights sparse, or turns the hidden
+            states once they were measured.
+    """
+    for modifier in modifiers:
+        name = type(modifier).__name__
+        if hasattr(modifier, "resolved_config"):
+            raise RecipeError(
+                f"{name} is a quantization modifier and stands before the pruning modifier in the "
+                "recipe; its scales would belong to weights that are cut afterwards, so put "
+                "pruning first."
+            )
+        if all(hasattr(modifier, field) for field in _SPARSE):
+            raise RecipeError(
+                f"{name} sets weights to zero before the pruning modifier cuts and repairs them, "
+                "which fills the zeros again; put pruning first."
+            )
+        for block in blocks:
+            for path, kind, _ in _rotations(modifier, block, model):
+                raise RecipeError(
+                    f"{name} rotates the neurons of {path} ({kind}) before the pruning modifier "
+                    "cuts them, and what is cut would no longer be neurons; put pruning first, or "
+                    f"leave {_without(modifier)} out."
+                )
+        if measured_ahead and "transform_config" in type(modifier).model_fields:
+            raise RecipeError(
+                f"{name} turns the hidden states after the pruning modifier has measured the whole "
+                "model for its scorer or its repair; put pruning first."
+            )
+
+
+def check_after(
+    modifiers: Sequence[Modifier],
+    blocks: Sequence[MLPBlock],
+    model: nn.Module,
+    possible_widths: Callable[[MLPBlock], Sequence[int]],
+) -> None:
+    """Refuse what cannot work on the widths that pruning leaves.
+
+    Args:
+        modifiers: those that follow the pruning modifier.
+        blocks: the MLPs that will be cut.
+        possible_widths: the widths that an MLP may end up with.
+
+    Raises:
+        RecipeError: a width does not fit a group, a block, or a rotation.
+    """
+    for modifier in modifiers:
+        for block in blocks:
+            for demand in _demands(modifier, block, model):
+                bad = [w for w in possible_widths(block) if not demand.fits(w)]
+                if bad:
+                    raise RecipeError(_misfit(modifier, block, demand, bad))
+
+
+def _demands(modifier: Modifier, block: MLPBlock, model: nn.Module) -> Iterator[_Demand]:
+    name = type(modifier).__name__
+    for path, what, size in _divisors(modifier, block):
+        bypassed = getattr(modifier, "bypass_divisibility_checks", False)
+        if block.width % size and not bypassed and what == "groups":
+            raise RecipeError(
+                f"{name} checks its groups of {size} before anything is pruned, and {path} is "
+                f"{block.width} wide then; set bypass_divisibility_checks: true in it (what "
+                "pruning leaves is checked here)."
+            )
+        if bypassed and what == "blocks":
+            continue  # llm-compressor pads them; whether the runtime does is the user's to know
+        yield _Demand(
+            path, f"quantizes {path} in {what} of {size}", lambda w, s=size: w % s == 0,
+            f"set align: {size} in the pruning modifier, or another pruning_ratio, or a group size "
+            "that divides",
+        )  # fmt: skip
+    for path, kind, rotated in _rotations(modifier, block, model):
+        block_size, fused = rotated
+        yield _Demand(
+            path,
+            f"rotates the neurons of {path} by a {kind} matrix",
+            lambda w, k=kind, b=block_size, f=fused: _rotatable(k, w * f, b),
+            "take another pruning_ratio or align, transform_type: random-matrix, or a "
+            "transform_block_size that divides",
+        )
+
+
+def _divisors(modifier: Modifier, block: MLPBlock) -> Iterator[tuple[str, str, int]]:
+    """Path, kind and size of what must divide the width, by a quantization modifier."""
+    resolved = getattr(modifier, "resolved_config", None)
+    for group in getattr(resolved, "config_groups", {}).values():
+        weights = group.weights
+        rows, columns = getattr(weights, "block_structure", None) or (None, None)
+        for module in block.projections:
+            path = _path(block, module)
+            if not is_match(path, module, group.targets, modifier.ignore or ()):
+                continue
+            if module is block.down:
+                sizes = (
+                    ("groups", getattr(weights, "group_size", None)),
+                    ("blocks", columns),
+                    ("groups of activations", _group(group.input_activations)),
+                )
+            else:
+                sizes = (
+                    ("blocks", rows),
+                    ("groups of activations", _group(group.output_activations)),
+                )
+            yield from ((path, what, size) for what, size in sizes if size and size > 0)
+
+
+def _group(args: Any) -> int | None:
+    return getattr(args, "group_size", None)
+
+
+def _rotations(
+    modifier: Modifier, block: MLPBlock, model: nn.Module
+) -> Iterator[tuple[str, str, tuple[int | None, int]]]:
+    """Path of a projection whose neurons are rotated, kind of the matrix, its block size if it has
+    blocks, and how many rows a neuron has there."""
+    config = _transforms(modifier, model)
+    for scheme in getattr(config, "config_groups", {}).values():
+        for args in scheme.apply:
+            location = getattr(args.location, "value", args.location)
+            for module in block.projections:
+                side = _INPUT if module is block.down else _OUTPUT
+                path = _path(block, module)
+                if location in side and is_match(path, module, args.targets, args.ignore or ()):
+                    halves = 2 if block.fused and module is block.up else 1
+                    yield path, scheme.type, (scheme.head_dim, halves)
+
+
+def _transforms(modifier: Modifier, model: nn.Module) -> Any | None:
+    """The transforms of a modifier, also before it is initialized; None where it has none."""
+    if "transform_config" not in type(modifier).model_fields:
+        return None
+    if modifier.transform_config is not None:
+        return modifier.transform_config
+    probe = modifier.model_copy(deep=True)
+    try:
+        probe.on_initialize(State(model=model))
+    except Exception:  # of the host: it says the same when it initializes the modifier itself
+        return None
+    return probe.transform_config
+
+
+def _rotatable(kind: str, width: int, block_size: int | None) -> bool:
+    if block_size is not None and width % block_size:
+        return False
+    size = block_size or width
+    if kind == "hadamard":
+        return is_pow2(size)
+    return kind != "random-hadamard" or _has_hadamard(size)
+
+
+def _has_hadamard(size: int) -> bool:
+    """Whether compressed-tensors knows a Hadamard matrix of the size: one of its own, doubled."""
+    import torch
+    from compressed_tensors.transform.utils.hadamard import _fetch_hadamard_divisor
+
+    return _fetch_hadamard_divisor(size, torch.float32) is not None
+
+
+def _path(block: MLPBlock, module: nn.Module) -> str:
+    name = next(n for n, m in block.mlp.named_modules() if m is module)
+    return f"{block.name}.{name}"
+
+
+def _without(modifier: Modifier) -> str:
+    rotations = [str(getattr(r, "value", r)) for r in getattr(modifier, "rotations", ())]
+    return "R4" if "R4" in rotations else "the MLPs' projections"
+
+
+def _misfit(modifier: Any, block: MLPBlock, demand: _Demand, widths: Sequence[int]) -> str:
+    where, first = f"{type(modifier).__name__} {demand.what}", widths[0]
+    if list(widths) == [block.width]:
+        return (
+            f"{where}, which does not fit its width {block.width}; choose another size, or put "
+            f"re:.*{demand.path.rsplit('.', 1)[-1]} into the modifier's ignore list."
+        )
+    below = next((w for w in range(first - 1, 0, -1) if demand.fits(w)), None)
+    above = next((w for w in range(first + 1, block.width + 1) if demand.fits(w)), None)
+    nearest = " and ".join(str(w) for w in (below, above) if w is not None) or "none"
+    return (
+        f"{where}, which does not fit the width {first} that pruning may leave (nearest that work: "
+        f"{nearest}); {demand.advice} {first}."
+    )
