@@ -60,6 +60,11 @@ class DepthPruningModifier(WholeModelModifier):
             )
         measure = block_influence if self.score == "block_influence" else perplexity_without
         scores = measure(model, layers, calibration)
+        if len({scores[i] for i in choice}) == 1 < len(choice):
+            logger.warning(
+                f"{self.score} is {scores[choice[0]]:g} for every layer that may go, so it does "
+                "not say which are needed least, and the first ones go."
+            )
         order = sorted(choice, key=lambda i: (scores[i], i))
         dropped: list[int] = []
         removed = 0

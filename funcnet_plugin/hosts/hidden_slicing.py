@@ -11,6 +11,7 @@ from torch import nn
 from funcnet_plugin.adapters import count_parameters
 from funcnet_plugin.errors import AdapterError, BudgetError
 from funcnet_plugin.hosts.whole_model import WholeModelModifier
+from funcnet_plugin.pruning.finite import check_weights
 from funcnet_plugin.pruning.slicing import (
     fuse_norms,
     parameters_after,
@@ -59,6 +60,7 @@ class HiddenSlicingModifier(WholeModelModifier):
         model.config.head_dim = model.model.layers[0].self_attn.head_dim
         fuse_norms(model)
         slice_hidden(model, principal_axes(model, calibration), size)
+        check_weights(model)  # rotated in float64, and float16 may not hold what came out
         logger.info(f"hidden size {hidden} -> {size}")
         return {"original_hidden_size": hidden, "hidden_size": size}
 
