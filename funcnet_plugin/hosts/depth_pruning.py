@@ -11,6 +11,7 @@ from torch import nn
 from funcnet_plugin.adapters import bind, count_parameters
 from funcnet_plugin.errors import BudgetError
 from funcnet_plugin.hosts.whole_model import WholeModelModifier
+from funcnet_plugin.pruning.budget import check_step, far_from_asked
 from funcnet_plugin.pruning.depth import (
     PER_LAYER_KEYS,
     block_influence,
@@ -52,12 +53,15 @@ class DepthPruningModifier(WholeModelModifier):
         largest = sum(sizes[i] for i in choice)
         if len(choice) == len(layers):
             largest -= min(sizes)  # one layer must stay
-        if target > largest + max(sizes) / 2:
+        if largest <= 0 or target > largest + max(sizes) / 2:
             raise BudgetError(
                 f"pruning_ratio={self.pruning_ratio} cannot be reached by dropping layers: at most "
                 f"{max(largest, 0) / count_parameters(model):.4f} of the parameters are in those "
                 "that may go; lower the ratio, or skip fewer layers."
             )
+        asked, total = self.pruning_ratio, count_parameters(model)
+        one_layer = "whole layers go (WidthPruningModifier takes neurons)"
+        check_step(asked, min(sizes[i] for i in choice) / total, one_layer)
         measure = block_influence if self.score == "block_influence" else perplexity_without
         scores = measure(model, layers, calibration)
         if len({scores[i] for i in choice}) == 1 < len(choice):
@@ -74,6 +78,8 @@ class DepthPruningModifier(WholeModelModifier):
             dropped.append(i)
             removed += sizes[i]
         keep = [i for i in range(len(layers)) if i not in dropped]
+        if far := far_from_asked(asked, removed / total, one_layer):
+            logger.warning(far)
         drop_layers(model, path, keep)
         logger.info(f"dropped layers {sorted(dropped)}; {self.score}: {scores}")
         return {"kept_layers": keep, "layer_scores": scores}

@@ -11,6 +11,7 @@ from torch import nn
 from funcnet_plugin.adapters import count_parameters
 from funcnet_plugin.errors import AdapterError, BudgetError
 from funcnet_plugin.hosts.whole_model import WholeModelModifier
+from funcnet_plugin.pruning.budget import check_step, far_from_asked
 from funcnet_plugin.pruning.finite import check_weights
 from funcnet_plugin.pruning.slicing import (
     fuse_norms,
@@ -55,7 +56,13 @@ class HiddenSlicingModifier(WholeModelModifier):
                 f"pruning_ratio={self.pruning_ratio} cannot be reached by slicing hidden states "
                 f"of {hidden} in steps of {self.multiple_of}; lower the ratio or multiple_of."
             )
+        # a size that saves nothing, shortcuts included, is no cut
+        counts = {s: n for s, n in counts.items() if n < before}
         size = min(counts, key=lambda s: abs(counts[s] - target))
+        steps = f"hidden sizes are multiples of {self.multiple_of}, and shortcuts come in addition"
+        check_step(self.pruning_ratio, 1 - max(counts.values()) / before, steps)
+        if far := far_from_asked(self.pruning_ratio, 1 - counts[size] / before, steps):
+            logger.warning(far)
         # The head dimension is the quotient of two sizes unless it is said.
         model.config.head_dim = model.model.layers[0].self_attn.head_dim
         fuse_norms(model)

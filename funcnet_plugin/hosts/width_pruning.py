@@ -169,6 +169,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
             skip_first=self.skip_first,
             skip_last=self.skip_last,
             ignore=self.ignore,
+            one_width=self.allocation == "uniform",
         )
         if self.compensation == "bias":
             checks.check_bias(self._plan.layout.adapter, self._plan.prunable)
