@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -224,7 +225,12 @@ class FunctionalNetworkModifier(WidthPruningModifier):
         """Some network must count, or the neurons have no scores."""
         known = [group.most_stable for group in groups if group.most_stable == group.most_stable]
         if self.min_stability > 0 and max(known, default=0.0) < self.min_stability:
-            best = f"{max(known):.3f}" if known else "unknown with this decomposer"
+            # rounded down: 0.99996 must not read as 1.000
+            best = (
+                f"{math.floor(1000 * max(known)) / 1000}"
+                if known
+                else "unknown with this decomposer"
+            )
             raise CalibrationError(
                 f"{where}: no network is as stable as min_stability={self.min_stability} asks (the "
                 f"most stable: {best}), so no neuron would have a score; lower min_stability, or "

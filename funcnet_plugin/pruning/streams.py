@@ -81,6 +81,10 @@ class Streams:
     def n_tokens(self) -> int:
         return sum(int(batch.real.sum()) for batch in self._batches)
 
+    @property
+    def n_windows(self) -> int:
+        return sum(len(batch.real) for batch in self._batches)
+
     def pass_dense(self, block: MLPBlock) -> None:
         """Take the dense stream through a layer that is not cut yet."""
         for batch in self._batches:
