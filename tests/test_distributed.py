@@ -50,6 +50,7 @@ def prepare(folder: Path, texts, fields, samples=20) -> None:
         ("loader", {"allocation": "threshold", "compensation": "residual_least_squares"}),
         ("offloaded", {"compensation": "residual_least_squares"}),
         ("loader", {"compensation": "bias"}),
+        ("loader", {"union_with": "taylor", "samples_per_group": 4}),
         ("shuffled", {"score": "union", "samples_per_group": 4}),
         ("longest", {"strategy": "global", "allocation": "threshold", "samples_per_group": 4}),
     ],

@@ -12,6 +12,7 @@ from funcnet_plugin.errors import CalibrationError, DecompositionError, NumbersE
 from funcnet_plugin.hosts.gradients import loss_gradients
 from funcnet_plugin.hosts.own_calibration import inner_moments
 from funcnet_plugin.own_text import write
+from funcnet_plugin.perplexity import perplexities
 from funcnet_plugin.pruning.depth import block_influence, perplexity_without
 from funcnet_plugin.pruning.finite import check_weights, is_finite
 from funcnet_plugin.pruning.reconstruction import Examples, reconstruct
@@ -318,6 +319,18 @@ def test_a_score_that_is_all_alike_has_no_say_in_a_union():
     for scores in ([[other], [alike]], [[alike], [other]]):
         assert union_of_ranks(scores)[0].argsort().tolist() == [1, 2, 0, 3]
     assert union_of_ranks([[alike], [alike]])[0].tolist() == [0.0] * 4
+
+
+def test_perplexity_is_a_number_or_refused(tmp_path):
+    windows = {"text": torch.randint(3, 32, (2, 20))}
+    spoilt("model.norm.weight").save_pretrained(tmp_path / "nan")
+    with pytest.raises(NumbersError, match="predicts NaN on the text text"):
+        perplexities(tmp_path / "nan", windows)
+    model = make_llama()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1e5)
+    model.save_pretrained(tmp_path / "bad")
+    assert 1e300 < perplexities(tmp_path / "bad", windows).by_text["text"] < INF
 
 
 def test_a_sound_float16_model_is_pruned(texts, tmp_path):

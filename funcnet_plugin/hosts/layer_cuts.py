@@ -64,15 +64,19 @@ class LayerCuts:
                 keep = self._processes.from_first(keep)
             moments, held_out = statistics.moments, statistics.held_out
             if self._compensation == "least_squares" and not self.kept:
-                # of the first layer, which stands for all
-                if few := too_little_text(moments.count, width, continued=False):
-                    logger.warning(few)
+                self._warn_of_little_text(moments.count, width)
             ridge = cut_and_repair(block, keep, self._compensation, moments, self._ridge, held_out)
             if held_out is not None:
                 report["ridge"] = ridge
             self._after(block, keep)
         if self._record is not None:
             self._record.save_pruned(block, keep, report)
+
+    def _warn_of_little_text(self, tokens: int, width: int) -> None:
+        """Of the first layer that is cut, which stands for all."""
+        few = too_little_text(tokens, width, continued=False)
+        if few is not None:
+            logger.warning(few)
 
     def replay(self, block: MLPBlock) -> bool:
         """Cut a layer as the interrupted run did, if it did."""
