@@ -27,3 +27,7 @@ class CheckpointError(FuncnetError):
 
 class DecompositionError(FuncnetError):
     """The ICA cannot be run on these signals, or no start gave finite maps."""
+
+
+class NumbersError(FuncnetError):
+    """A weight, an activation, a gradient or a score is NaN or infinite."""

@@ -20,7 +20,7 @@ class Reach:
     kept_width: int | None  # None: cannot be reached, `reason` says why
     reached: float | None
     parameters: int | None
-    reason: str | None = None
+    reason: str | None = None  # or why it is reached from afar only
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,9 @@ def inspect_model(
             reaches.append(Reach(ratio, None, None, None, str(error)))
             continue
         kept = budget.uniform()
+        far = budget.far_from_asked(kept)
         removed = budget.removed(kept)
-        reaches.append(Reach(ratio, kept[0], removed / total, total - removed))
+        reaches.append(Reach(ratio, kept[0], removed / total, total - removed, far))
     return ModelShape(
         source=str(source),
         architecture=type(model).__name__,

@@ -12,7 +12,7 @@ kind: another thing, for where there is little of that (docs/experiments.md).
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +23,7 @@ from loguru import logger
 from funcnet_plugin.errors import CalibrationError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _AT_ONCE = 64  # windows per pass ...
@@ -79,8 +80,10 @@ def write(
 
     Raises:
         CalibrationError: windows too short to write anything.
+        NumbersError: a prediction is not finite.
     """
     import torch
+    from transformers import LogitsProcessorList
 
     if window < 2:
         raise CalibrationError(
@@ -103,6 +106,7 @@ def write(
                     temperature=_TEMPERATURE,
                     top_k=0,
                     top_p=1.0,
+                    logits_processor=LogitsProcessorList([_finite_logits(network)]),
                     suppress_tokens=others or None,
                     min_new_tokens=window - given,
                     max_new_tokens=window - given,
@@ -110,6 +114,21 @@ def write(
                 )
                 windows += written.tolist()
     return windows
+
+
+def _finite_logits(network: PreTrainedModel) -> Callable[[Tensor, Tensor], Tensor]:
+    """Passes predictions on if something can be drawn from them."""
+    import torch
+
+    from funcnet_plugin.pruning.finite import not_finite
+
+    def check(ids: Tensor, scores: Tensor) -> Tensor:
+        # tokens that are not written have minus infinity
+        if not bool(torch.isfinite(scores.amax(-1)).all()):
+            raise not_finite(network, ids, torch.ones_like(ids), "text of the model's own")
+        return scores
+
+    return check
 
 
 def cache_bytes(network: PreTrainedModel) -> int:

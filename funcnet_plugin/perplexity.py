@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from funcnet_plugin.calibration import load_texts
-from funcnet_plugin.errors import CalibrationError
+from funcnet_plugin.errors import CalibrationError, NumbersError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,6 +62,9 @@ def perplexities(checkpoint: str | Path, texts: dict[str, Tensor]) -> Perplexiti
     Args:
         checkpoint: directory or hub name.
         texts: name -> windows, see `text_windows`.
+
+    Raises:
+        NumbersError: the checkpoint predicts NaN.
     """
     from transformers import AutoModelForCausalLM
 
@@ -81,5 +84,10 @@ def perplexities(checkpoint: str | Path, texts: dict[str, Tensor]) -> Perplexiti
             )
         scored = windows.shape[0] * (windows.shape[1] - 1)
         n_tokens += scored
-        found[name] = math.exp(total / scored)
+        if math.isnan(total):
+            raise NumbersError(
+                f"{checkpoint} predicts NaN on the text {name}, in float32; it has no perplexity, "
+                "so take a sound checkpoint."
+            )
+        found[name] = math.exp(min(total / scored, 700.0))  # the largest that is a number
     return Perplexities(found, n_tokens / (time.perf_counter() - start))

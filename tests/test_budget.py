@@ -22,8 +22,8 @@ def test_uniform_is_aligned_and_within_half_a_step_of_the_request(ratio, align):
     assert abs(budget.removed(kept) - ratio * 5_475_584) <= max(step / 2, first)
 
 
-def test_a_small_ratio_still_cuts_one_step():
-    assert plan(0.0001, 128).uniform() == [640] * 6
+def test_a_ratio_of_half_a_step_still_cuts_one():
+    assert plan(0.027, 128).uniform() == [640] * 6
 
 
 def test_skipped_layers_stay_whole():

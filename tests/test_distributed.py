@@ -30,6 +30,7 @@ RUNS = {
     ),
     "residual": ("offloaded", {"compensation": "residual_least_squares"}, 20),
     "bias": ("loader", {"compensation": "bias"}, 20),
+    "taylor": ("loader", {"union_with": "taylor", "samples_per_group": 4}, 20),
     "shuffled": ("shuffled", {"score": "union", "samples_per_group": 4}, 20),
     "global": (
         "longest",

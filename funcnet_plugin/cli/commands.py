@@ -90,7 +90,7 @@ def inspect(
                 f"{reach.ratio:g}",
                 str(reach.kept_width),
                 f"{reach.reached:.4f}",
-                f"{reach.parameters:,}",
+                f"{reach.parameters:,}" + (f" ({reach.reason})" if reach.reason else ""),
             )
     console.print(table)
 

@@ -12,6 +12,7 @@ from funcnet_plugin.adapters import bind, count_parameters
 from funcnet_plugin.errors import BudgetError
 from funcnet_plugin.hosts.moved_norms import follow_moved_layers
 from funcnet_plugin.hosts.whole_model import WholeModelModifier
+from funcnet_plugin.pruning.budget import check_step, far_from_asked
 from funcnet_plugin.pruning.depth import (
     PER_LAYER_KEYS,
     block_influence,
@@ -19,6 +20,8 @@ from funcnet_plugin.pruning.depth import (
     drop_layers,
     perplexity_without,
 )
+
+_ONE_LAYER = "whole layers go (WidthPruningModifier takes neurons)"
 
 
 class DepthPruningModifier(WholeModelModifier):
@@ -54,21 +57,23 @@ class DepthPruningModifier(WholeModelModifier):
         """Parameters to remove.
 
         Raises:
-            BudgetError: so many cannot be.
+            BudgetError: so many, or so few, cannot be.
         """
         layers = model.get_submodule(path)
         sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
         choice = range(self.skip_first, len(layers) - self.skip_last)
-        target = self.pruning_ratio * count_parameters(model)
+        total = count_parameters(model)
+        target = self.pruning_ratio * total
         largest = sum(sizes[i] for i in choice)
         if len(choice) == len(layers):
             largest -= min(sizes)  # one layer must stay
-        if target > largest + max(sizes) / 2:
+        if largest <= 0 or target > largest + max(sizes) / 2:
             raise BudgetError(
                 f"pruning_ratio={self.pruning_ratio} cannot be reached by dropping layers: at most "
-                f"{max(largest, 0) / count_parameters(model):.4f} of the parameters are in those "
+                f"{max(largest, 0) / total:.4f} of the parameters are in those "
                 "that may go; lower the ratio, or skip fewer layers."
             )
+        check_step(self.pruning_ratio, min(sizes[i] for i in choice) / total, _ONE_LAYER)
         return target
 
     def _prune(self, model: nn.Module, calibration: Any) -> dict[str, Any]:
@@ -79,6 +84,11 @@ class DepthPruningModifier(WholeModelModifier):
         target = self._target(model, path)
         measure = block_influence if self.score == "block_influence" else perplexity_without
         scores = measure(model, layers, calibration)
+        if len({scores[i] for i in choice}) == 1 < len(choice):
+            logger.warning(
+                f"{self.score} is {scores[choice[0]]:g} for every layer that may go, so it does "
+                "not say which are needed least, and the first ones go."
+            )
         order = sorted(choice, key=lambda i: (scores[i], i))
         dropped: list[int] = []
         removed = 0
@@ -88,6 +98,9 @@ class DepthPruningModifier(WholeModelModifier):
             dropped.append(i)
             removed += sizes[i]
         keep = [i for i in range(len(layers)) if i not in dropped]
+        total = count_parameters(model)
+        if far := far_from_asked(self.pruning_ratio, removed / total, _ONE_LAYER):
+            logger.warning(far)
         self._when_the_run_ends(follow_moved_layers(model, path, keep))
         drop_layers(model, path, keep)
         logger.info(f"dropped layers {sorted(dropped)}; {self.score}: {scores}")

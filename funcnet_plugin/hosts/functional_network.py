@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -17,7 +19,8 @@ from funcnet_plugin.hosts.width_pruning import Scores, WidthPruningModifier
 from funcnet_plugin.ica import DECOMPOSERS, SOLVERS, least_bytes
 from funcnet_plugin.pruning.collect import LayerStatistics
 from funcnet_plugin.pruning.global_networks import GlobalNetworks
-from funcnet_plugin.pruning.networks import NetworkScorer
+from funcnet_plugin.pruning.networks import GroupReport, NetworkScorer
+from funcnet_plugin.pruning.score_checks import checked_scores
 from funcnet_plugin.pruning.scorers import union_of_ranks
 
 
@@ -182,8 +185,11 @@ class FunctionalNetworkModifier(WidthPruningModifier):
         if self._global is None:
             return
         logger.info("all layers were measured; finding networks across them")
-        for index, score in self._global.scores(self._processes).items():
-            self._scores[index]["networks"] = score
+        scores = self._global.scores(self._processes)
+        self._check_stability("over all layers", self._global.reports)
+        for block in self._plan.prunable:
+            found = {"networks": scores[block.index]}
+            self._scores[block.index] |= checked_scores(block, found)
         if self._record is not None:
             self._record.save_networks(self._global)
 
@@ -207,10 +213,29 @@ class FunctionalNetworkModifier(WidthPruningModifier):
                 f"one group needs samples_per_group={self.samples_per_group} samples and the "
                 f"calibration data had {statistics.n_samples}; give more samples."
             )
-        scores = {} if self._global is not None else {"networks": statistics.networks.score}
+        scores = {}
+        if self._global is None:
+            self._check_stability(f"layer {block.index}", statistics.networks.reports)
+            scores["networks"] = statistics.networks.score
         if self._scorers:
             scores |= super()._score(block, statistics)
         return scores
+
+    def _check_stability(self, where: str, groups: Sequence[GroupReport]) -> None:
+        """Some network must count, or the neurons have no scores."""
+        known = [group.most_stable for group in groups if group.most_stable == group.most_stable]
+        if self.min_stability > 0 and max(known, default=0.0) < self.min_stability:
+            # rounded down: 0.99996 must not read as 1.000
+            best = (
+                f"{math.floor(1000 * max(known)) / 1000}"
+                if known
+                else "unknown with this decomposer"
+            )
+            raise CalibrationError(
+                f"{where}: no network is as stable as min_stability={self.min_stability} asks (the "
+                f"most stable: {best}), so no neuron would have a score; lower min_stability, or "
+                "calibrate on more samples."
+            )
 
     def _combine(self, layers: list[Scores]) -> list[Tensor]:
         if self.networks_share == 1.0:

@@ -3,6 +3,10 @@
 The Fisher information is an expectation over what the model predicts, and estimated with labels
 drawn from its predictions. With the labels of the text it is another matrix, largest where the
 model is most mistaken (Kunstner et al. 2019, arXiv 1905.12558).
+
+Everything is a mean over tokens: each predicted token counts alike, in whichever batch, beside
+whatever padding and in whichever process it comes. A mean over batches of their mean losses would
+let the few samples of a short last batch count more, and a mean over samples those of few tokens.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from torch import Tensor, nn
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented, out_size
 from funcnet_plugin.errors import CalibrationError
+from funcnet_plugin.pruning.finite import check_finite, is_finite, not_finite
 from funcnet_plugin.pruning.processes import Processes
 from funcnet_plugin.pruning.scorers import LossGradients, Scorer
 from funcnet_plugin.pruning.whole_model import model_inputs, on_gpu
@@ -82,7 +87,9 @@ def loss_gradients(
         layer -> gradients, on the device that the weights had before.
 
     Raises:
-        CalibrationError: gradients of weights are asked for, and the weights are offloaded.
+        CalibrationError: gradients of weights are asked for, and the weights are offloaded; or no
+            sample has two tokens.
+        NumbersError: the loss or a gradient is not finite.
     """
     logger.info("taking the loss's gradients over the calibration data")
     home = next(model.parameters()).device
@@ -125,7 +132,7 @@ def _collect(
     wanted = {id(m.weight) for block in blocks for m in block.projections} if of_weights else set()
     before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     outputs: dict[int, _OutputGradients] = {}
-    n_batches = n_tokens = 0
+    n_targets = n_tokens = unit = 0
     try:
         for parameter, *_ in before:
             parameter.grad = None  # the user's own would be added to ours
@@ -134,9 +141,16 @@ def _collect(
             outputs |= ((b.index, _OutputGradients(b)) for b in blocks)
         with torch.enable_grad():
             for ids, mask, labels in model_inputs(model, calibration):
-                n_targets = int((labels[:, 1:] != -100).sum())
+                n_tokens += int(mask.sum())
+                here = int((labels[:, 1:] != -100).sum())
+                if here == 0:
+                    continue  # one token predicts nothing, and the mean of no losses is NaN
+                # The sum over tokens, in units of the first batch: as large as a mean loss in half
+                # precision, and the same to the last bit where all batches have as many tokens.
+                unit = unit or here
+                n_targets += here
                 for output in outputs.values():
-                    output.expect(mask.bool(), n_targets)
+                    output.expect(mask.bool(), unit)
                 if drawn_by is None:
                     loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
                 else:
@@ -145,26 +159,33 @@ def _collect(
                     loss = nn.functional.cross_entropy(
                         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100
                     )
-                loss.backward()
-                n_batches += 1
-                n_tokens += int(mask.sum())
-        if processes is not None:
-            n_batches, n_tokens = (sum(processes.gather(n)) for n in (n_batches, n_tokens))
+                if not is_finite(loss):
+                    raise not_finite(model, ids, mask, "the loss over the calibration data")
+                (loss * (here / unit)).backward()
         total: Callable[[Tensor], Tensor] = (lambda x: x) if processes is None else processes.sum
-        return {
-            block.index: LossGradients(
-                weights=tuple(
-                    oriented(module, total(module.weight.grad) / n_batches).to(home)
-                    for module in block.projections
-                )
-                if of_weights
-                else None,
-                output_second=(total(outputs[block.index].total) / n_tokens).to(home)
-                if of_outputs
-                else None,
+        common = unit
+        if processes is not None:
+            common = max(processes.gather(unit))
+            n_targets, n_tokens = (sum(processes.gather(n)) for n in (n_targets, n_tokens))
+        if n_targets == 0:
+            raise CalibrationError(
+                "no calibration sample has a token after its first, so there is no loss to take "
+                "gradients of; give longer samples."
             )
-            for block in blocks
-        }
+        found = {}
+        for block in blocks:
+            weights = second = None
+            if of_weights:
+                sums = [total(_gradient(m.weight) * (unit / common)) for m in block.projections]
+                means = [gradient / (n_targets / common) for gradient in sums]
+                weights = tuple(map(oriented, block.projections, means))
+            if of_outputs:
+                second = total(outputs[block.index].total) / n_tokens
+            for gradient in (*(weights or ()), *([] if second is None else [second])):
+                check_finite(gradient, f"layer {block.index}: the loss's gradients by {block.name}")
+            weights = weights and tuple(weight.to(home) for weight in weights)
+            found[block.index] = LossGradients(weights, None if second is None else second.to(home))
+        return found
     finally:
         for output in outputs.values():
             output.remove()
@@ -189,6 +210,11 @@ def _drawn(logits: Tensor, ids: Tensor, mask: Tensor, seed: int) -> Tensor:
     return targets
 
 
+def _gradient(weight: Tensor) -> Tensor:
+    """Zero in a process that saw nothing to predict."""
+    return torch.zeros_like(weight) if weight.grad is None else weight.grad
+
+
 class _OutputGradients:
     """Sum of g g' over tokens, g the gradient of the summed loss by the MLP's output."""
 
@@ -198,9 +224,9 @@ class _OutputGradients:
         self.total = torch.zeros(size, size, dtype=torch.float64, device=device)
         self._hook = block.down.register_forward_hook(self._forward)
 
-    def expect(self, real: Tensor, n_targets: int) -> None:
-        """Of the next batch: which tokens are text, and over how many the loss is a mean."""
-        self._real, self._n_targets = real, n_targets
+    def expect(self, real: Tensor, unit: int) -> None:
+        """Of the next batch: which tokens are text, and by what its summed loss is divided."""
+        self._real, self._unit = real, unit
 
     def _forward(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         # Without trainable weights nothing below the first MLP would ask for gradients.
@@ -210,7 +236,7 @@ class _OutputGradients:
 
     def _backward(self, gradient: Tensor) -> None:
         real = self._real.flatten().to(gradient.device)
-        g = gradient.detach().flatten(0, -2)[real].float() * self._n_targets
+        g = gradient.detach().flatten(0, -2)[real].float() * self._unit
         self.total += (g.T @ g).double()
 
     def remove(self) -> None:

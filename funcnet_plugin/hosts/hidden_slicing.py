@@ -13,6 +13,8 @@ from funcnet_plugin.adapters import count_parameters
 from funcnet_plugin.errors import AdapterError, BudgetError, RecipeError
 from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.whole_model import WholeModelModifier
+from funcnet_plugin.pruning.budget import check_step, far_from_asked
+from funcnet_plugin.pruning.finite import check_weights
 from funcnet_plugin.pruning.slicing import (
     fuse_norms,
     parameters_after,
@@ -55,7 +57,7 @@ class HiddenSlicingModifier(WholeModelModifier):
 
         Raises:
             AdapterError: not a LLaMA.
-            BudgetError: no size is small enough.
+            BudgetError: no size is small enough, or the largest removes far more than asked.
         """
         if type(model).__name__ != "LlamaForCausalLM":
             raise AdapterError(
@@ -71,7 +73,14 @@ class HiddenSlicingModifier(WholeModelModifier):
                 f"pruning_ratio={self.pruning_ratio} cannot be reached by slicing hidden states "
                 f"of {hidden} in steps of {self.multiple_of}; lower the ratio or multiple_of."
             )
-        return min(counts, key=lambda s: abs(counts[s] - target))
+        # a size that saves nothing, shortcuts included, is no cut
+        counts = {s: n for s, n in counts.items() if n < before}
+        size = min(counts, key=lambda s: abs(counts[s] - target))
+        steps = f"hidden sizes are multiples of {self.multiple_of}, and shortcuts come in addition"
+        check_step(self.pruning_ratio, 1 - max(counts.values()) / before, steps)
+        if far := far_from_asked(self.pruning_ratio, 1 - counts[size] / before, steps):
+            logger.warning(far)
+        return size
 
     def _prune(self, model: nn.Module, calibration: Any) -> dict[str, Any]:
         size, hidden = self._size(model), model.config.hidden_size
@@ -79,6 +88,7 @@ class HiddenSlicingModifier(WholeModelModifier):
         model.config.head_dim = model.model.layers[0].self_attn.head_dim
         fuse_norms(model)
         slice_hidden(model, principal_axes(model, calibration), size)
+        check_weights(model)  # rotated in float64, and float16 may not hold what came out
         logger.info(f"hidden size {hidden} -> {size}")
         return {"original_hidden_size": hidden, "hidden_size": size}
 

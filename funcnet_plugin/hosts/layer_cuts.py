@@ -13,6 +13,7 @@ from funcnet_plugin.hosts.resume import Record
 from funcnet_plugin.hosts.width_plan import WidthPlan
 from funcnet_plugin.pruning.budget import select
 from funcnet_plugin.pruning.collect import LayerStatistics
+from funcnet_plugin.pruning.compensation import too_little_text
 from funcnet_plugin.pruning.processes import Processes
 from funcnet_plugin.pruning.surgery import cut_and_repair
 
@@ -62,12 +63,20 @@ class LayerCuts:
             if self._processes is not None:
                 keep = self._processes.from_first(keep)
             moments, held_out = statistics.moments, statistics.held_out
+            if self._compensation == "least_squares" and not self.kept:
+                self._warn_of_little_text(moments.count, width)
             ridge = cut_and_repair(block, keep, self._compensation, moments, self._ridge, held_out)
             if held_out is not None:
                 report["ridge"] = ridge
             self._after(block, keep)
         if self._record is not None:
             self._record.save_pruned(block, keep, report)
+
+    def _warn_of_little_text(self, tokens: int, width: int) -> None:
+        """Of the first layer that is cut, which stands for all."""
+        few = too_little_text(tokens, width, continued=False)
+        if few is not None:
+            logger.warning(few)
 
     def replay(self, block: MLPBlock) -> bool:
         """Cut a layer as the interrupted run did, if it did."""

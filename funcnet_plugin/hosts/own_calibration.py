@@ -24,6 +24,7 @@ from funcnet_plugin.calibration import make_loader
 from funcnet_plugin.hosts.resume import Record
 from funcnet_plugin.own_text import cache_bytes, write
 from funcnet_plugin.pruning.compensation import Moments
+from funcnet_plugin.pruning.finite import check_finite
 from funcnet_plugin.pruning.processes import Processes
 from funcnet_plugin.pruning.whole_model import model_inputs, on_gpu
 
@@ -205,12 +206,18 @@ def inner_moments(
     """
     with on_gpu(model, besides=sum(8 * block.width**2 for block in blocks)):
         found = {b.index: Moments(b.width) for b in blocks}
-        hooks = [
-            b.down.register_forward_pre_hook(
-                lambda module, args, i=b.index: found[i].add(args[0].flatten(0, -2))
-            )
-            for b in blocks
-        ]
+
+        def watch(block: MLPBlock) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple) -> None:
+                h = args[0].flatten(0, -2)
+                check_finite(
+                    h, f"layer {block.index}: inputs of the down projection of {block.name}"
+                )
+                found[block.index].add(h)
+
+            return hook
+
+        hooks = [b.down.register_forward_pre_hook(watch(b)) for b in blocks]
         try:
             for ids, mask, _ in model_inputs(model, batches):
                 model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)  # no logits

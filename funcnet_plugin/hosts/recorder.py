@@ -64,6 +64,7 @@ class MLPRecorder:
         self._mask_seen = False
         self._mask: Tensor | None = None
         self._shape: tuple[int, int] = (0, 0)  # batch, length
+        self._entered: Tensor | None = None
         self._act: Tensor | None = None
         self._up: Tensor | None = None
         register_hook(block.decoder_layer, self._before_layer, "forward_pre", with_kwargs=True)
@@ -76,7 +77,8 @@ class MLPRecorder:
         names = list(inspect.signature(module.forward).parameters)
         given = dict(zip(names, args, strict=False)) | kwargs
         self._mask = given.get("attention_mask")
-        self._shape = given["hidden_states"].shape[:2]
+        self._entered = given["hidden_states"]
+        self._shape = self._entered.shape[:2]
         self._mask_seen = True
 
     def _after_activation(self, module, args, output: Tensor) -> None:
@@ -98,7 +100,7 @@ class MLPRecorder:
         real = real_tokens(self._mask, batch, length)
         for row in range(batch):
             keep = slice(None) if real is None else real[row].to(hidden.device)
-            inside = (act, up if self._block.gated else None, hidden)
+            inside = (act, up if self._block.gated else None, hidden, self._entered)
             self._deliver(
                 MLPSample(
                     *(
@@ -108,3 +110,4 @@ class MLPRecorder:
                     )
                 )
             )
+        self._entered = None

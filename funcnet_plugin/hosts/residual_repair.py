@@ -14,6 +14,7 @@ from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented
 from funcnet_plugin.hosts.own_calibration import PER_SAMPLE, continuation_windows, own_batches
 from funcnet_plugin.hosts.resume import Record
+from funcnet_plugin.pruning.compensation import too_little_text
 from funcnet_plugin.pruning.processes import Processes
 from funcnet_plugin.pruning.reconstruction import Examples, mlp_output, reconstruct
 from funcnet_plugin.pruning.residual import ResidualFit, residual_gain
@@ -91,11 +92,22 @@ class ResidualRepair:
                 stream.pass_dense(block)
             if block.index in cuts:
                 cuts[block.index]()
+                if not found:
+                    self._warn_of_little_text(read, block.width)
                 self._fit_down(block, streams)
                 found[block.index] = self._reconstruct(block, streams) if self.epochs else {}
             for stream in streams:
                 stream.pass_pruned(block)
         return found
+
+    def _warn_of_little_text(self, read: Sequence[Streams], width: int) -> None:
+        """Of the first layer that is cut, which stands for all."""
+        tokens, samples = (
+            sum(self._total(getattr(stream, name)) for stream in read)
+            for name in ("n_tokens", "n_windows")
+        )
+        if few := too_little_text(tokens, width, samples):
+            logger.warning(few)
 
     def _fit_down(self, block: MLPBlock, streams: Mapping[Streams, float]) -> None:
         # before `merge`, by which all processes have read it: they share one offloaded copy

@@ -25,6 +25,7 @@ from funcnet_plugin.hosts.description import describe, pruning_block
 from funcnet_plugin.hosts.fields import PlainErrors
 from funcnet_plugin.hosts.sample_order import fix_order
 from funcnet_plugin.hosts.tracing import trust_no_trace
+from funcnet_plugin.pruning.finite import check_weights
 from funcnet_plugin.pruning.whole_model import on_gpu
 
 
@@ -57,6 +58,7 @@ class WholeModelModifier(PlainErrors, GivesBack, Modifier):
         self.plan(model)
         fix_order(calibration, self.seed)
         self._before = count_parameters(model)
+        check_weights(model)
         with eval_context(model), on_gpu(model):
             self._report = self._prune(model, calibration)
         self._after = count_parameters(model)  # here: quantization adds scales, width pruning cuts

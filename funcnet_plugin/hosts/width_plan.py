@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compressed_tensors.utils import match_name
+from loguru import logger
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import MLPBlock, bind, count_parameters
@@ -17,7 +18,7 @@ class WidthPlan:
 
     Args:
         model: before pruning.
-        ratio, scope, align: see `plan_budget`.
+        ratio, scope, align, one_width: see `plan_budget`.
         skip_first, skip_last: how many layers are left whole at the ends.
         ignore: MLPs left whole: module paths or ``re:`` patterns.
 
@@ -44,6 +45,7 @@ class WidthPlan:
         skip_first: int,
         skip_last: int,
         ignore: Sequence[str],
+        one_width: bool = True,
     ) -> None:
         self.layout = bind(model)
         blocks = self.layout.blocks
@@ -64,12 +66,13 @@ class WidthPlan:
             align=align,
             total_parameters=self.parameters,
             scope=scope,
+            one_width=one_width,
         )
         self.kept: list[int] | None = None
 
     def decide_uniform(self) -> float:
         """One width for all layers. Returns the ratio that this reaches."""
-        self.kept = self.budget.uniform()
+        self._decide(self.budget.uniform())
         return self.budget.removed(self.kept) / self.budget.scope_parameters
 
     def decide_by_threshold(self, scores: Sequence[Tensor]) -> None:
@@ -77,7 +80,13 @@ class WidthPlan:
         by_layer: list[Tensor | None] = [None] * len(self.original)
         for block, score in zip(self.prunable, scores, strict=True):
             by_layer[block.index] = score
-        self.kept = self.budget.threshold(by_layer)
+        self._decide(self.budget.threshold(by_layer))
+
+    def _decide(self, kept: list[int]) -> None:
+        far = self.budget.far_from_asked(kept)
+        if far is not None:
+            logger.warning(f"{far}; a smaller align comes nearer")
+        self.kept = kept
 
     def possible_widths(self, block: MLPBlock) -> list[int]:
         """What may be left of an MLP, as far as it is decided."""

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from funcnet_plugin import checkpoint
 from funcnet_plugin.adapters import MLPBlock
-from funcnet_plugin.errors import CalibrationError, RecipeError
+from funcnet_plugin.errors import CalibrationError, DecompositionError, RecipeError
 from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.borrowed import GivesBack
 from funcnet_plugin.hosts.description import describe_widths, pruning_block
@@ -43,8 +43,10 @@ from funcnet_plugin.hosts.tracing import trust_no_trace
 from funcnet_plugin.hosts.width_plan import WidthPlan
 from funcnet_plugin.pruning.collect import LayerStatistics, MLPSample
 from funcnet_plugin.pruning.compensation import BEHIND_PRUNED_LAYERS, Moments
+from funcnet_plugin.pruning.finite import check_weights
 from funcnet_plugin.pruning.global_networks import GlobalNetworks
 from funcnet_plugin.pruning.processes import Processes
+from funcnet_plugin.pruning.score_checks import checked_scores
 from funcnet_plugin.pruning.scorers import Scorer, union_of_ranks
 
 Scores = dict[str, Tensor]  # name -> (width,), see `pruning.scorers`
@@ -171,6 +173,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
             skip_first=self.skip_first,
             skip_last=self.skip_last,
             ignore=self.ignore,
+            one_width=self.allocation == "uniform",
         )
         if self.compensation == "bias":
             checks.check_bias(self._plan.layout.adapter, self._plan.prunable)
@@ -218,6 +221,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
                 f"widths will be {plan.kept}: {self._reached:.4f} of the {self.ratio_scope} "
                 f"removed (asked: {self.pruning_ratio})"
             )
+        check_weights(model)
         todo = plan.prunable
         if self.resume_dir:
             self._record = Record(self, model, calibration)
@@ -242,7 +246,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
             self._statistics[block.index] = self._new_statistics(block)
             if self._restore(block):
                 continue
-            MLPRecorder(block, self.register_hook, partial(self._add_sample, block.index))
+            MLPRecorder(block, self.register_hook, partial(self._add_sample, block))
 
     @torch.no_grad()
     def on_sequential_epoch_end(
@@ -260,7 +264,8 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
                     )
                 if self._processes is not None:
                     measured.merge(self._processes)
-                scores = self._score(block, measured)
+                measured.check_finite(block)
+                scores = checked_scores(block, self._score(block, measured))
                 if self.waits_for_all_layers():
                     self._scores[block.index] = scores
                     measured.wait()
@@ -312,9 +317,16 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
         )
         return True
 
-    def _add_sample(self, index: int, sample: MLPSample) -> None:
+    def _add_sample(self, block: MLPBlock, sample: MLPSample) -> None:
         try:
-            self._statistics[index].add(sample)
+            sample.check_finite(block)
+            self._statistics[block.index].add(sample)
+        except DecompositionError as error:
+            self.remove_hooks()
+            raise DecompositionError(
+                f"layer {block.index}: {str(error).rstrip('.')}; to leave the layer as it is, put "
+                f"{block.name} into the recipe's ignore."
+            ) from error
         except BaseException:
             self.remove_hooks()  # a model that stays in memory must not keep recording
             raise

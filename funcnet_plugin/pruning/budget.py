@@ -15,6 +15,10 @@ from torch import Tensor
 
 from funcnet_plugin.errors import BudgetError
 
+# More than so many times what was asked is another request; a nearer cut, if so far, is warned of.
+_REFUSED, _WARNED = 2.0, 0.25
+_ALIGNS = (128, 64, 32, 16, 8, 4, 2, 1)
+
 
 @dataclass(frozen=True)
 class LayerSize:
@@ -53,18 +57,19 @@ class Budget:
 
     def uniform(self) -> list[int]:
         """The same kept width in every prunable layer: the aligned width nearest to the target."""
-        widths = [s.width for s in self.layers]
-        candidates = range(
-            self.align,
-            max(w for w, s in zip(widths, self.layers, strict=True) if s.prunable),
-            self.align,
+        best = min(
+            _uniform_widths(self.layers, self.align),
+            key=lambda w: abs(self.removed(_all_at_most(self.layers, w)) - self.target),
         )
+        return _all_at_most(self.layers, best)
 
-        def kept(width: int) -> list[int]:
-            return [min(width, s.width) if s.prunable else s.width for s in self.layers]
-
-        best = min(candidates, key=lambda w: abs(self.removed(kept(w)) - self.target))
-        return kept(best)
+    def far_from_asked(self, kept: Sequence[int]) -> str | None:
+        """A sentence where the kept widths are far from what was asked; None where they are not."""
+        return far_from_asked(
+            self.target / self.scope_parameters,
+            self.removed(kept) / self.scope_parameters,
+            f"one step of align={self.align} is that large",
+        )
 
     def threshold(self, scores: Sequence[Tensor | None]) -> list[int]:
         """One cut over all layers: whole blocks of `align` neurons go, weakest first.
@@ -100,6 +105,50 @@ class Budget:
         return kept
 
 
+def _uniform_widths(layers: Sequence[LayerSize], align: int) -> range:
+    return range(align, max(s.width for s in layers if s.prunable), align)
+
+
+def _all_at_most(layers: Sequence[LayerSize], width: int) -> list[int]:
+    return [min(width, s.width) if s.prunable else s.width for s in layers]
+
+
+def _smallest_cut(layers: Sequence[LayerSize], align: int, one_width: bool) -> int:
+    """The parameters that go at least, if any do."""
+    if one_width:
+        kept = _all_at_most(layers, _uniform_widths(layers, align)[-1])
+        return sum((s.width - w) * s.cost for s, w in zip(layers, kept, strict=True))
+    return min((s.width - (s.width - 1) // align * align) * s.cost for s in layers if s.prunable)
+
+
+def far_from_asked(asked: float, reached: float, why: str) -> str | None:
+    """A sentence where what was reached is far from what was asked; None where it is not.
+
+    Args:
+        why: what makes it so.
+    """
+    if abs(reached - asked) <= _WARNED * asked:
+        return None
+    return f"asked to remove {asked:g}, and {reached:.4f} goes: {why}"
+
+
+def check_step(asked: float, least: float, why: str) -> None:
+    """Refuse a ratio that one step is far beyond.
+
+    Args:
+        least: what goes at least.
+        why: what makes it so.
+
+    Raises:
+        BudgetError: more than twice as much as asked.
+    """
+    if least > _REFUSED * asked:
+        raise BudgetError(
+            f"pruning_ratio={asked:g} is far less than can be removed: {least:.4f} goes at least, "
+            f"since {why}; ask for about that much."
+        )
+
+
 def plan_budget(
     layers: Sequence[LayerSize],
     *,
@@ -107,6 +156,7 @@ def plan_budget(
     align: int,
     total_parameters: int,
     scope: str = "model",
+    one_width: bool = True,
 ) -> Budget:
     """Check that a ratio can be reached before any long work.
 
@@ -116,10 +166,11 @@ def plan_budget(
         align: kept widths are multiples of this.
         total_parameters: all parameters of the model, shared ones counted once.
         scope: "model": the ratio counts total_parameters; "mlp": the parameters of all MLPs.
+        one_width: whether all layers are to be cut to one width, or each by as much as it bears.
 
     Raises:
-        BudgetError: the ratio is outside (0, 1) or more than these layers can give; the message
-            holds the largest ratio that can be reached.
+        BudgetError: the ratio is outside (0, 1), more than these layers can give, or less than half
+            of the smallest step; the message holds the ratio that can be reached.
     """
     if not 0.0 < ratio < 1.0:
         raise BudgetError(f"pruning_ratio must lie between 0 and 1, got {ratio}.")
@@ -146,6 +197,15 @@ def plan_budget(
             f"reached: with one block of {align} neurons left in each of {len(prunable)} prunable "
             f"layers at most {largest / counted:.4f} goes; lower the ratio or align, or skip fewer "
             "layers."
+        )
+    smallest = _smallest_cut(layers, align, one_width)
+    if smallest > _REFUSED * target:
+        finer = [a for a in _ALIGNS if a < align]
+        fine = [a for a in finer if _smallest_cut(layers, a, one_width) <= _REFUSED * target]
+        raise BudgetError(
+            f"pruning_ratio={ratio:g} of the {'model' if scope == 'model' else 'MLPs'} is far less "
+            f"than one step: with align={align} at least {smallest / counted:.4f} goes; ask for "
+            f"about that much{f', or set align: {fine[0]}' if fine else ''}."
         )
     return Budget(tuple(layers), align, counted, target)
 

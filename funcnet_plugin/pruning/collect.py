@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.pruning.compensation import Moments
+from funcnet_plugin.pruning.finite import check_finite, is_finite
 from funcnet_plugin.pruning.global_networks import LayerFeed
 from funcnet_plugin.pruning.networks import NetworkScorer
 from funcnet_plugin.pruning.processes import Processes
@@ -25,11 +27,32 @@ class MLPSample:
         act, up: (n_tokens, width), the model's dtype: activated gate and up projection; no `up` in
             an ungated MLP.
         hidden: (n_tokens, width), their product, which enters the down projection.
+        entered: (n_tokens, hidden), what entered the decoder layer, if that is known.
     """
 
     act: Tensor
     up: Tensor | None
     hidden: Tensor
+    entered: Tensor | None = None
+
+    def check_finite(self, block: MLPBlock) -> None:
+        """Refuse activations that are not finite.
+
+        Args:
+            block: which they are of.
+
+        Raises:
+            NumbersError: NaN or infinite; the message names the first place where they are.
+        """
+        if all(t is None or is_finite(t) for t in (self.hidden, self.act, self.up)):
+            return
+        layer, mlp = f"layer {block.index}: the", block.name
+        if self.entered is not None:
+            check_finite(self.entered, f"{layer} hidden states that enter the decoder layer")
+        if self.up is not None:
+            check_finite(self.up, f"{layer} outputs of the up projection of {mlp}")
+        check_finite(self.act, f"{layer} outputs of the activation of {mlp}")
+        check_finite(self.hidden, f"{layer} inputs of the down projection of {mlp}")
 
     def signals(self, channels: list[str]) -> Tensor:
         """(n_tokens, len(channels) * width), channel-major."""
@@ -76,6 +99,17 @@ class LayerStatistics:
             self.held_out.merge(processes)
         if self.networks is not None:
             self.networks.merge(processes)
+
+    def check_finite(self, block: MLPBlock) -> None:
+        """Refuse moments that are not finite, of activations that were.
+
+        Raises:
+            NumbersError: their products overflow.
+        """
+        for moments in (self.moments, self.held_out):
+            if moments is not None:
+                what = f"layer {block.index}: the second moments inside {block.name}"
+                check_finite(moments.second, what, block.down.weight.dtype)
 
     def wait(self) -> None:
         """Leave the device of the weights: the layer is scored, and cut after all others are."""

@@ -15,6 +15,9 @@ from funcnet_plugin.pruning.processes import Processes
 
 # These begin as least squares, and go on with the pruned model's own hidden states.
 BEHIND_PRUNED_LAYERS = ("residual_least_squares", "reconstruction")
+# Below that a repair was worse than none in some of the runs of docs/experiments.md.
+TOKENS_PER_NEURON = 6
+FEWEST_SAMPLES = 32
 # Tokens that are multiplied at once; a product of few is slower, and each ends in float64.
 _TOGETHER = 2048
 
@@ -111,6 +114,35 @@ class Moments:
         """(width,), float64, population variance, never negative."""
         raw = self._gram.diagonal() / max(self.count, 1) - self.mean.square()
         return raw.clamp_min(0.0)
+
+
+def too_little_text(
+    tokens: int, width: int, samples: int | None = None, continued: bool = True
+) -> str | None:
+    """A sentence where a repair has too little to learn from; None where it has enough.
+
+    Least squares on few tokens for each neuron fit what is particular to them, and a repair behind
+    pruned layers, or by gradient steps, needs many samples as well (docs/experiments.md).
+
+    Args:
+        tokens: that the repair reads.
+        width: neurons that are kept.
+        samples: of the tokens, where they matter.
+        continued: whether the model may write more text for it.
+    """
+    few_tokens = tokens < TOKENS_PER_NEURON * width
+    few_samples = samples is not None and samples < FEWEST_SAMPLES
+    if not (few_tokens or few_samples):
+        return None
+    read = f"{tokens} tokens" if samples is None else f"{tokens} tokens of {samples} samples"
+    enough = f"{TOKENS_PER_NEURON} tokens for each neuron ({TOKENS_PER_NEURON * width})"
+    if samples is not None:
+        enough += f" and {FEWEST_SAMPLES} samples"
+    more = ", let the model write some (continuations)" if continued else ""
+    return (
+        f"the repair reads {read} for {width} kept neurons and may be worse than none: it should "
+        f"have {enough}; give more samples{more}, or take compensation: none"
+    )
 
 
 def pruned_neurons(keep: Tensor, width: int) -> Tensor:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from funcnet_plugin.errors import AdapterError
+from funcnet_plugin.errors import AdapterError, CalibrationError
+from funcnet_plugin.pruning.finite import not_finite
 from funcnet_plugin.pruning.whole_model import model_inputs
 
 # Settings of a transformers config that list one entry per decoder layer.
@@ -50,10 +51,14 @@ def block_influence(
     try:
         for ids, mask, _ in model_inputs(model, calibration):
             model(input_ids=ids, attention_mask=mask, use_cache=False)
+            if not math.isfinite(sum(similarity)):
+                raise not_finite(model, ids, mask, "block influence")
             n_tokens += int(mask.sum())
     finally:
         for hook in hooks:
             hook.remove()
+    if n_tokens == 0:
+        raise CalibrationError("the calibration data holds nothing but padding; give text.")
     return [1.0 - total / n_tokens for total in similarity]
 
 
@@ -86,6 +91,13 @@ def _perplexity(model: nn.Module, calibration: Iterable[dict[str, Any]]) -> floa
             )
         )
         n_tokens += int((targets != -100).sum())
+        if math.isnan(total):
+            raise not_finite(model, ids, mask, "the perplexity without a layer")
+    if n_tokens == 0:
+        raise CalibrationError(
+            "no calibration sample has a token after its first, so there is no perplexity; give "
+            "longer samples."
+        )
     return math.exp(min(total / n_tokens, 700.0))  # a model without a vital layer may be this bad
 
 

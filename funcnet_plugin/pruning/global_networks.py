@@ -132,6 +132,7 @@ class GlobalNetworks:
                 float(stable.median()),
                 result.runs,
                 sum(outside) / len(outside),
+                most_stable=float(stable.max()),
             )
         )
 

@@ -39,6 +39,7 @@ class GroupReport:
     runs: tuple[RunReport, ...]
     # of networks across layers: share of a map's energy outside its strongest layer, mean
     outside_strongest_layer: float | None = None
+    most_stable: float = float("nan")  # the stability of the network that has most
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> GroupReport:
@@ -142,6 +143,7 @@ class NetworkScorer:
                 result.explained_variance,
                 float(result.stability.median()),
                 result.runs,
+                most_stable=float(result.stability.max()),
             )
         )
 

@@ -20,6 +20,7 @@ from torch.nn.functional import linear
 
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented
+from funcnet_plugin.errors import NumbersError
 from funcnet_plugin.pruning.gpu_memory import free_bytes
 from funcnet_plugin.pruning.processes import Processes
 
@@ -122,6 +123,12 @@ def reconstruct(
         lambda n: min(1.0, (n + 1) / _WARMUP) * 0.5 * (1.0 + math.cos(math.pi * n / n_steps)),
     )
     before = data.error(block, first)
+    if not math.isfinite(before):  # the targets, in half precision
+        raise NumbersError(
+            f"layer {block.index}: what {block.name} should give is NaN or infinite in "
+            f"{str(block.down.weight.dtype).removeprefix('torch.')}; load the model in bfloat16 or "
+            "float32, or take compensation: least_squares."
+        )
     if before < _NOTHING:
         return Reconstruction(first, before, before)
     generator = torch.Generator().manual_seed(seed)

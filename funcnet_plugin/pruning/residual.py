@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import out_size
+from funcnet_plugin.pruning.finite import check_finite
 from funcnet_plugin.pruning.layer_calls import layer_calls
 from funcnet_plugin.pruning.processes import Processes
 from funcnet_plugin.pruning.whole_model import model_inputs
@@ -95,7 +96,12 @@ def residual_gain(
     ids, mask, _ = next(model_inputs(model, [batch]))
     calls, hidden = layer_calls(model, blocks, ids, mask)
     block = blocks[0]
-    output = calls[0].run(block, hidden).float()
+    output = calls[0].run(block, hidden)
+    check_finite(
+        output[mask.bool().to(output.device)],
+        f"layer {block.index}: the hidden states behind the layer",
+    )
+    output = output.float()
     generator = torch.Generator().manual_seed(0)
     shape = (*output.shape[:-1], out_size(block.down))
     # as large as the stream, so that rounding in half precision is small beside it

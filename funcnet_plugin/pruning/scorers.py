@@ -19,6 +19,7 @@ from funcnet_plugin.adapters.manager import get_manager
 from funcnet_plugin.adapters.projection import oriented
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.pruning.compensation import Moments
+from funcnet_plugin.pruning.score_checks import all_alike
 
 _AT_ONCE = 64  # eliminations between two updates of whole matrices
 
@@ -28,7 +29,7 @@ class LossGradients:
     """Of the next-token loss over the calibration data, for one layer; None unless asked for.
 
     Attributes:
-        weights: of each of `block.projections`' weights, (out, in), mean over batches.
+        weights: of each of `block.projections`' weights, (out, in), mean over predicted tokens.
         output_second: (hidden, hidden), float64: E[g g'], g the gradient of the summed loss by the
             MLP's output at one token: how much the loss bends in which direction of the output (the
             gradient side of K-FAC, arXiv 1503.05671). Labels are the text's, or drawn from the
@@ -136,8 +137,9 @@ def obs(evidence: LayerEvidence) -> Tensor:
     S is the second moment of the activations.
     """
     weight = oriented(evidence.block.down, evidence.block.down.weight.detach()).double()
-    order, _ = _eliminate(weight, evidence.moments.second)
-    return order
+    order, cost = _eliminate(weight, evidence.moments.second)
+    # where nothing costs anything there is no order either: a layer that was never active
+    return order if float(cost.amax()) > 0.0 else cost
 
 
 def loss_effect(evidence: LayerEvidence) -> Tensor:
@@ -271,12 +273,16 @@ def union_of_ranks(scores: list[list[Tensor]]) -> list[Tensor]:
             given, so pass one layer for a decision per layer, all of them for one cut.
 
     Returns:
-        per layer (width_l,), float64, in (0, 1].
+        per layer (width_l,), float64, in (0, 1]; 0 where all scores are the same everywhere.
     """
     sizes = [len(layer) for layer in scores[0]]
     best = None
     for layers in scores:
         values = torch.cat([layer.double().cpu() for layer in layers])
+        if all_alike(values):
+            # it needs none more than another, and ranks by index would keep half of them for it
+            best = torch.zeros_like(values) if best is None else best
+            continue
         order = torch.sort(values, stable=True).indices
         rank = torch.empty_like(values)
         rank[order] = torch.arange(1, len(values) + 1, dtype=torch.float64) / len(values)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from funcnet_plugin.pruning.finite import is_finite, not_finite
 from funcnet_plugin.pruning.whole_model import model_inputs
 from funcnet_plugin.sliced_llama.modeling import make_sliced
 
@@ -81,6 +82,8 @@ def principal_axes(model: nn.Module, calibration: Iterable[dict[str, Any]]) -> l
     try:
         for ids, mask, _ in model_inputs(model, calibration):
             model(input_ids=ids, attention_mask=mask, use_cache=False)
+            if not all(is_finite(total) for total in totals):
+                raise not_finite(model, ids, mask, "the principal axes of hidden states")
     finally:
         for hook in hooks:
             hook.remove()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import MLPBlock
+from funcnet_plugin.pruning.finite import check_finite
 from funcnet_plugin.pruning.layer_calls import LayerCall, layer_calls
 from funcnet_plugin.pruning.whole_model import model_inputs
 
@@ -26,6 +27,10 @@ class _Batch:
     calls: list[LayerCall]  # per layer
     dense: Tensor  # (batch, length, hidden), on the CPU, what enters the next layer
     pruned: Tensor
+
+    def check(self, hidden: Tensor, what: str) -> None:
+        """Refuse hidden states that are not finite, padding aside."""
+        check_finite(hidden[self.real.to(hidden.device)], f"{what} behind it")
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,15 @@ class Streams:
     def n_tokens(self) -> int:
         return sum(int(batch.real.sum()) for batch in self._batches)
 
+    @property
+    def n_windows(self) -> int:
+        return sum(len(batch.real) for batch in self._batches)
+
     def pass_dense(self, block: MLPBlock) -> None:
         """Take the dense stream through a layer that is not cut yet."""
         for batch in self._batches:
             batch.dense = batch.calls[block.index].run(block, batch.dense).cpu()
+            batch.check(batch.dense, f"layer {block.index}: the dense model's hidden states")
 
     def differences(self, block: MLPBlock) -> Iterator[Difference]:
         """What a layer that was cut still misses; its dense stream must be behind it."""
@@ -109,6 +119,7 @@ class Streams:
         """Take the pruned stream through a layer as it is now."""
         for batch in self._batches:
             batch.pruned = batch.calls[block.index].run(block, batch.pruned).cpu()
+            batch.check(batch.pruned, f"layer {block.index}: the pruned model's hidden states")
 
 
 def _together(

@@ -24,6 +24,7 @@ from funcnet_plugin.pruning.compensation import (
     choose_ridge,
     least_squares_repair,
 )
+from funcnet_plugin.pruning.finite import check_finite
 
 
 @torch.no_grad()
@@ -83,14 +84,14 @@ def cut_neurons(block: MLPBlock, keep: Tensor, down_weight: Tensor | None = None
     rows = torch.cat([keep, keep + block.width]) if block.fused else keep
     for module in block.inputs:
         weight = oriented(module, module.weight)
-        _assign(module, "weight", oriented(module, weight[rows.to(weight.device)]))
+        _assign(block, module, "weight", oriented(module, weight[rows.to(weight.device)]))
         if module.bias is not None:
-            _assign(module, "bias", module.bias[rows.to(module.bias.device)])
+            _assign(block, module, "bias", module.bias[rows.to(module.bias.device)])
         set_out_size(module, len(rows))
     if down_weight is None:
         weight = oriented(block.down, block.down.weight)
         down_weight = weight[:, keep.to(weight.device)]
-    _assign(block.down, "weight", oriented(block.down, down_weight))
+    _assign(block, block.down, "weight", oriented(block.down, down_weight))
     _set_width(block, len(keep))
 
 
@@ -107,13 +108,13 @@ def pad_neurons(block: MLPBlock, width: int) -> None:
     for module in block.inputs:
         weight = oriented(module, module.weight)
         parts = [pad(part, (0, 0, 0, extra)) for part in weight.chunk(halves)]
-        _assign(module, "weight", oriented(module, torch.cat(parts)))
+        _assign(block, module, "weight", oriented(module, torch.cat(parts)))
         if module.bias is not None:
             parts = [pad(part, (0, extra)) for part in module.bias.chunk(halves)]
-            _assign(module, "bias", torch.cat(parts))
+            _assign(block, module, "bias", torch.cat(parts))
         set_out_size(module, halves * width)
     weight = oriented(block.down, block.down.weight)
-    _assign(block.down, "weight", oriented(block.down, pad(weight, (0, extra))))
+    _assign(block, block.down, "weight", oriented(block.down, pad(weight, (0, extra))))
     _set_width(block, width)
 
 
@@ -131,28 +132,29 @@ def set_down_bias(block: MLPBlock, bias: Tensor) -> None:
     Stock modelling code has one switch for the biases of all projections, so gate and up get zeros
     where they have none.
     """
-    _assign(block.down, "bias", bias)
+    _assign(block, block.down, "bias", bias)
     for module in block.inputs:
         if module.bias is None:
-            _assign(module, "bias", module.weight.new_zeros(out_size(module)))
+            _assign(block, module, "bias", module.weight.new_zeros(out_size(module)))
 
 
 @torch.no_grad()
 def set_down(block: MLPBlock, weight: Tensor) -> None:
     """Give an MLP another down projection of its width, (hidden, width)."""
-    _assign(block.down, "weight", oriented(block.down, weight))
+    _assign(block, block.down, "weight", oriented(block.down, weight))
 
 
 @torch.no_grad()
 def set_projections(block: MLPBlock, weights: Sequence[Tensor]) -> None:
     """Give an MLP other weights of its width, (out, in) for each of its projections."""
     for module, weight in zip(block.projections, weights, strict=True):
-        _assign(module, "weight", oriented(module, weight))
+        _assign(block, module, "weight", oriented(module, weight))
 
 
-def _assign(module: nn.Module, name: str, value: Tensor) -> None:
+def _assign(block: MLPBlock, module: nn.Module, name: str, value: Tensor) -> None:
     weight = module.weight
     value = value.detach().to(device=weight.device, dtype=weight.dtype)
+    check_finite(value, f"layer {block.index}: the pruned and repaired weights of {block.name}")
     setattr(
         module,
         name,
