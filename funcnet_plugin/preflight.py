@@ -34,8 +34,8 @@ def check_request(
     """
     from funcnet_plugin.adapters import bind
     from funcnet_plugin.hosts.llm_compressor import WidthPruningModifier
-    from funcnet_plugin.inspect import model_without_weights
-    from funcnet_plugin.weights import check_shapes
+    from funcnet_plugin.inspect import load_config, model_without_weights
+    from funcnet_plugin.weights import check_weights
 
     modifiers = _modifiers(plan)
     shapes = model_without_weights(model)
@@ -43,8 +43,7 @@ def check_request(
     for modifier in modifiers:
         if isinstance(modifier, WidthPruningModifier):
             modifier.plan(shapes, samples)
-    if Path(model).is_dir():
-        check_shapes(Path(model), shapes.config)
+    check_weights(model, load_config(model))
     if export:
         check_form(export, shapes, modifiers)
     return shapes

@@ -11,7 +11,7 @@ from funcnet_plugin.checkpoint import read_config
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.inspect import read_model_config
 from funcnet_plugin.per_layer import enable
-from funcnet_plugin.weights import check_shapes
+from funcnet_plugin.weights import check_weights
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 
@@ -26,7 +26,7 @@ def load_full_precision(source: Path) -> PreTrainedModel:
         raise CheckpointError(
             f"{source} is quantized; export the full-precision checkpoint, and quantize that."
         )
-    check_shapes(source, read_model_config(source))
+    check_weights(source, read_model_config(source))
     enable(PreTrainedModel)
     return AutoModelForCausalLM.from_pretrained(source, dtype="auto")
 
