@@ -64,7 +64,6 @@ def inspect_model(
     """
     from funcnet_plugin.adapters import bind, count_parameters
     from funcnet_plugin.pruning.budget import LayerSize, plan_budget
-
     from funcnet_plugin.weights import check_weights, has_weights
 
     model = model_without_weights(source)

@@ -168,9 +168,7 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _check_packed(
-    source: str | Path, model: PreTrainedModel, found: Mapping[str, _Header]
-) -> None:
+def _check_packed(source: str | Path, model: PreTrainedModel, found: Mapping[str, _Header]) -> None:
     """Quantized: a module's tensors have other names, but something of each must be there.
 
     Raises:

@@ -22,6 +22,7 @@ from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.description import describe, pruning_block
 from funcnet_plugin.hosts.fields import PlainErrors
+from funcnet_plugin.hosts.given_model import check_model
 from funcnet_plugin.hosts.sample_order import fix_order
 from funcnet_plugin.pruning.whole_model import on_gpu
 
@@ -45,7 +46,7 @@ class WholeModelModifier(PlainErrors, Modifier):
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:
         model = state.model
-        checks.refuse_quantized(model)
+        check_model(self, model)
         if is_distributed():
             raise RecipeError(f"{type(self).__name__} runs in one process; start one.")
         calibration = kwargs.get("calib_data", state.data.calib)

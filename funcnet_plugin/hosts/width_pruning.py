@@ -31,6 +31,7 @@ from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.description import describe_widths, pruning_block
 from funcnet_plugin.hosts.evidence import Evidence
 from funcnet_plugin.hosts.fields import PlainErrors
+from funcnet_plugin.hosts.given_model import check_model
 from funcnet_plugin.hosts.layer_cuts import LayerCuts
 from funcnet_plugin.hosts.own_calibration import own_windows
 from funcnet_plugin.hosts.recorder import MLPRecorder
@@ -181,7 +182,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:
         model = state.model
-        checks.refuse_quantized(model)
+        check_model(self, model)
         # the state holds a copy of the loader; the one that will be read comes as an argument
         calibration = kwargs.get("calib_data", state.data.calib)
         self.plan(model, checks.count_samples(calibration))
