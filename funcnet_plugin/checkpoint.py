@@ -21,6 +21,7 @@ from torch import nn
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.saved_config import settle_file
 from funcnet_plugin.saving import generation_config_as_it_came, saying_full
+from funcnet_plugin.wrapped import refuse_adapter_files
 
 BLOCK_KEY = "functional_network"
 PER_LAYER_KEY = "per_layer_config"
@@ -192,8 +193,9 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     """config.json of a checkpoint directory.
 
     Raises:
-        CheckpointError: there is none, or it is not JSON.
+        CheckpointError: there is none, it is not JSON, or an adapter's lies beside it.
     """
+    refuse_adapter_files(directory)
     path = Path(directory) / "config.json"
     if not path.exists():
         raise CheckpointError(f"{directory} is not a checkpoint: it has no config.json.")
