@@ -2,7 +2,7 @@
 
 Widths stand in config.json: one for all layers under the architecture's own key, or per layer in
 transformers' schema `per_layer_config`. llm-compressor's `save_pretrained` ends by writing the
-*original* config.json back with a few keys patched, so the keys that pruning changes are written
+*original* config.json back with a few keys patched, so what pruning or the user changed is written
 once more after it.
 """
 
@@ -19,6 +19,9 @@ from compressed_tensors.distributed import is_source_process
 from torch import nn
 
 from funcnet_plugin.errors import CheckpointError
+from funcnet_plugin.saved_config import settle_file
+from funcnet_plugin.saving import generation_config_as_it_came, saying_full
+from funcnet_plugin.wrapped import refuse_adapter_files
 
 BLOCK_KEY = "functional_network"
 PER_LAYER_KEY = "per_layer_config"
@@ -63,7 +66,12 @@ def saved_keys(config: Any, keys: Sequence[str]) -> dict[str, Any]:
     data = config.to_dict()
     names = [config.attribute_map.get(key, key) for key in keys]
     entries = {key: data.get(key) for key in (*names, PER_LAYER_KEY, BLOCK_KEY)}
-    rope = data.get("rope_parameters")
+    return entries | rope_for_older_readers(data)
+
+
+def rope_for_older_readers(data: dict[str, Any]) -> dict[str, Any]:
+    """See `saved_keys`."""
+    rope, entries = data.get("rope_parameters"), {}
     if isinstance(rope, dict) and "rope_theta" in rope:
         entries["rope_theta"] = rope["rope_theta"]
         if rope.get("rope_type", "default") != "default":
@@ -95,10 +103,19 @@ def patch_save_pretrained(
         stale = getattr(model, "ct_decompress_hook", None)
         if stale is not None:
             stale.remove()
-        result = inner(save_directory, *args, **kwargs)
-        if is_source_process() and (Path(save_directory) / "config.json").exists():
+        with (
+            saying_full(Path(save_directory)),
+            generation_config_as_it_came(model, save_directory),
+        ):
+            result = inner(save_directory, *args, **kwargs)
+        written = Path(save_directory) / "config.json"
+        if is_source_process() and written.exists():
+            older = rope_for_older_readers(model.config.to_dict())
+            settled = settle_file(written, model.config, older)
+            if settled is not None:
+                _write_json(written, json.dumps(settled, indent=2, sort_keys=True))
             patch = earlier() | changes()
-            update_json(Path(save_directory) / "config.json", patch)
+            update_json(written, patch)
             if kept is not None:
                 block = patch[BLOCK_KEY]
                 write_kept(
@@ -194,8 +211,9 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     """config.json of a checkpoint directory.
 
     Raises:
-        CheckpointError: there is none, or it is not JSON.
+        CheckpointError: there is none, it is not JSON, or an adapter's lies beside it.
     """
+    refuse_adapter_files(directory)
     path = Path(directory) / "config.json"
     if not path.exists():
         raise CheckpointError(f"{directory} is not a checkpoint: it has no config.json.")

@@ -46,14 +46,25 @@ def write_windows(
         model: checkpoint directory or hub name.
         tokenizer: its special tokens are not written.
         samples: how many windows, each begun with a random token.
+
+    Raises:
+        FuncnetError: its files and its config disagree.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    network = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
+    from funcnet_plugin.inspect import read_model_config
+    from funcnet_plugin.weights import check_weights
+
+    check_weights(model, read_model_config(model))
+    network = AutoModelForCausalLM.from_pretrained(
+        model, dtype="auto", trust_remote_code=False
+    ).eval()
     if torch.cuda.is_available():
         network.cuda()
-    ordinary = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
+    # a tokenizer may know tokens that the model has no embedding of
+    known = min(len(tokenizer), network.get_input_embeddings().num_embeddings)
+    ordinary = sorted(set(range(known)) - set(tokenizer.all_special_ids))
     begin = [[token] for token in random.Random(seed).choices(ordinary, k=samples)]
     return write(network, ordinary, begin=begin, window=window, seed=seed)
 

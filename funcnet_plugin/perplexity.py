@@ -65,10 +65,20 @@ def perplexities(checkpoint: str | Path, texts: dict[str, Tensor]) -> Perplexiti
 
     Raises:
         NumbersError: the checkpoint predicts NaN.
+        FuncnetError: files and config disagree, or a text has tokens that the model does not.
     """
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    from funcnet_plugin.inspect import read_model_config
+    from funcnet_plugin.preflight import check_ids
+    from funcnet_plugin.weights import check_weights
+
+    check_weights(checkpoint, read_model_config(checkpoint))
+    model = AutoModelForCausalLM.from_pretrained(
+        checkpoint, dtype=torch.float32, trust_remote_code=False
+    ).eval()
+    for windows in texts.values():
+        check_ids(windows.tolist(), model)
     if torch.cuda.is_available():
         model.cuda()
     found, n_tokens, start = {}, 0, time.perf_counter()

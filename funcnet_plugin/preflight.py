@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loguru import logger
+
 from funcnet_plugin.errors import CalibrationError, FuncnetError, RecipeError
 from funcnet_plugin.export import check_form
 from funcnet_plugin.recipe import Recipe, dump_recipe
+from funcnet_plugin.saving import check_generation_file, check_room, smallest_size
 
 if TYPE_CHECKING:
     from llmcompressor.modifiers import Modifier
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def check_request(
-    model: str | Path, plan: Recipe, samples: int, export: str | None
+    model: str | Path, plan: Recipe, samples: int, export: str | None, out: Path
 ) -> PreTrainedModel:
     """Refuse now what a run would refuse once the weights are loaded.
 
@@ -24,19 +27,20 @@ def check_request(
         model: checkpoint directory or hub name.
         plan: the whole recipe.
         samples: of calibration.
-        export: see `prune.prune`.
+        export, out: see `prune.prune`.
 
     Returns:
         the model on the meta device.
 
     Raises:
-        FuncnetError: the checkpoint is damaged or not known, or a modifier cannot do what it says.
+        FuncnetError: the checkpoint is damaged or not known, a modifier cannot do what it says, or
+            the disk has no room for the result.
     """
     from funcnet_plugin.adapters import bind
     from funcnet_plugin.hosts.llm_compressor import WidthPruningModifier
     from funcnet_plugin.hosts.whole_model import WholeModelModifier
-    from funcnet_plugin.inspect import model_without_weights
-    from funcnet_plugin.weights import check_shapes
+    from funcnet_plugin.inspect import load_config, model_without_weights
+    from funcnet_plugin.weights import check_weights
 
     modifiers = _modifiers(plan)
     shapes = model_without_weights(model)
@@ -47,15 +51,21 @@ def check_request(
             modifier.check_neighbours(modifiers[:i], modifiers[i + 1 :], shapes)
         elif isinstance(modifier, WholeModelModifier):
             modifier.plan(shapes)
-    if Path(model).is_dir():
-        check_shapes(Path(model), shapes.config)
     if export:
         check_form(export, shapes, modifiers)
+    check_room(out, smallest_size(shapes, modifiers))
+    check_generation_file(model)
+    check_weights(model, load_config(model))
     return shapes
 
 
-def check_ids(windows: Sequence[Sequence[int]], model: PreTrainedModel) -> None:
+def check_ids(
+    windows: Sequence[Sequence[int]], model: PreTrainedModel, tokens: int | None = None
+) -> None:
     """The tokenizer must be the model's.
+
+    Args:
+        tokens: that the tokenizer knows; more than the model has are warned of.
 
     Raises:
         CalibrationError: it gave a token that the model does not have.
@@ -65,6 +75,12 @@ def check_ids(windows: Sequence[Sequence[int]], model: PreTrainedModel) -> None:
         raise CalibrationError(
             f"the tokenizer gives token {highest} and the model has {known} tokens; put the "
             "model's own tokenizer beside it."
+        )
+    if tokens is not None and tokens > known:
+        logger.warning(
+            f"the tokenizer has {tokens} tokens and the model {known}: text with one of the others "
+            "would end in an error; put the model's own tokenizer beside it, or resize its "
+            "embeddings."
         )
 
 

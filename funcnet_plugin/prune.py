@@ -26,6 +26,7 @@ from funcnet_plugin.recipe import (
     pruning_modifier,
     recipe_path,
 )
+from funcnet_plugin.saving import check_tokenizer, saying_full
 
 
 def prune(
@@ -73,9 +74,10 @@ def prune(
     if ratio is not None:
         fields["pruning_ratio"] = ratio
     plan = override(load_recipe(recipe or recipe_path("ica_prune")), fields)
-    shapes = check_request(model, plan, samples, export)
+    shapes = check_request(model, plan, samples, export, out)
     sources = load_sources(data, text_column)
     tokenizer = inspection.load_tokenizer(model)
+    check_tokenizer(tokenizer)
     windows = mixed_windows(
         sources,
         tokenizer,
@@ -84,11 +86,11 @@ def prune(
         seed=int(pruning_modifier(plan)[1].get("seed", 0)),
         model=model,
     )
-    check_ids(windows, shapes)
+    check_ids(windows, shapes, len(tokenizer))
 
     from llmcompressor import oneshot
 
-    with staged(out) as staging:
+    with saying_full(out), staged(out) as staging:
         oneshot(
             model=str(model),
             tokenizer=tokenizer,

@@ -19,7 +19,7 @@ from funcnet_plugin.inspect import inspect_model, load_config, load_tokenizer
 from funcnet_plugin.output import check_directory
 from funcnet_plugin.perplexity import text_windows
 from funcnet_plugin.prune import prune
-from funcnet_plugin.weights import check_shapes
+from funcnet_plugin.weights import check_weights
 
 Row = dict[str, Any]
 
@@ -47,8 +47,7 @@ def compare(
     todo = runs(plan)
     together = _together(todo)
     shape = inspect_model(plan.model)
-    if Path(plan.model).is_dir():
-        check_shapes(Path(plan.model), load_config(plan.model))
+    check_weights(plan.model, load_config(plan.model))
     window = min(plan.window, shape.max_length or plan.window)
     tokenizer = load_tokenizer(plan.model)
     texts = {

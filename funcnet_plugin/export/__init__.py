@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from funcnet_plugin.checkpoint import read_config
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.output import check_output, staged
+from funcnet_plugin.saving import saying_full
 
 if TYPE_CHECKING:
     from llmcompressor.modifiers import Modifier
@@ -79,5 +80,5 @@ def export_model(source: str | Path, out: str | Path, form: str) -> None:
     convert = exporter(form)
     read_config(source)
     check_output(Path(out))
-    with staged(Path(out)) as staging:
+    with saying_full(Path(out)), staged(Path(out)) as staging:
         convert(Path(source), staging)

@@ -11,7 +11,8 @@ from funcnet_plugin.checkpoint import read_config
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.inspect import read_model_config
 from funcnet_plugin.per_layer import enable
-from funcnet_plugin.weights import check_shapes
+from funcnet_plugin.saving import check_generation_file, generation_config_as_it_came
+from funcnet_plugin.weights import check_weights
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 
@@ -26,9 +27,16 @@ def load_full_precision(source: Path) -> PreTrainedModel:
         raise CheckpointError(
             f"{source} is quantized; export the full-precision checkpoint, and quantize that."
         )
-    check_shapes(source, read_model_config(source))
+    check_weights(source, read_model_config(source))
     enable(PreTrainedModel)
-    return AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+    check_generation_file(source)
+    return AutoModelForCausalLM.from_pretrained(source, dtype="auto", trust_remote_code=False)
+
+
+def save(model: PreTrainedModel, out: Path) -> None:
+    """Save a model with whatever generation config it came with."""
+    with generation_config_as_it_came(model, out):
+        model.save_pretrained(out)
 
 
 def copy_side_files(source: Path, out: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from funcnet_plugin.chatglm.modeling import ChatGLMForCausalLM, become_glm
 from funcnet_plugin.chatglm.tokenization import ChatGLMTokenizer
 from funcnet_plugin.errors import CheckpointError
-from funcnet_plugin.export.files import copy_side_files, load_full_precision
+from funcnet_plugin.export.files import copy_side_files, load_full_precision, save
 
 
 def export(source: Path, out: Path) -> None:
@@ -25,7 +25,7 @@ def export(source: Path, out: Path) -> None:
         raise CheckpointError(
             f"{source} is a {type(model).__name__}; only a ChatGLM has another format to leave."
         )
-    become_glm(model).save_pretrained(out)
+    save(become_glm(model), out)
     if (source / "tokenizer.model").exists():
         ChatGLMTokenizer.from_pretrained(source).save_pretrained(out)
     copy_side_files(source, out)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.checkpoint import BLOCK_KEY, set_widths
-from funcnet_plugin.export.files import copy_side_files, load_full_precision
+from funcnet_plugin.export.files import copy_side_files, load_full_precision, save
 from funcnet_plugin.pruning.surgery import pad_neurons
 
 
@@ -26,5 +26,5 @@ def export(source: Path, out: Path) -> None:
     described = getattr(model.config, BLOCK_KEY, None)
     if described is not None:
         setattr(model.config, BLOCK_KEY, described | {"padded_to": width})
-    model.save_pretrained(out)
+    save(model, out)
     copy_side_files(source, out)

@@ -8,7 +8,7 @@ from funcnet_plugin import per_layer
 from funcnet_plugin.chatglm.modeling import ChatGLMForCausalLM, become_glm
 from funcnet_plugin.checkpoint import read_config, update_json
 from funcnet_plugin.errors import CheckpointError
-from funcnet_plugin.export.files import copy_side_files, load_full_precision
+from funcnet_plugin.export.files import copy_side_files, load_full_precision, save
 
 _MODULE = "modeling_per_layer_width"
 _CLASS = """
@@ -39,7 +39,7 @@ def export(source: Path, out: Path) -> None:
     model = load_full_precision(source)
     if isinstance(model, ChatGLMForCausalLM):
         become_glm(model)  # the file must stand on transformers' own modelling code
-    model.save_pretrained(out)
+    save(model, out)
     copy_side_files(source, out)
     base = type(model)
     code = Path(per_layer.__file__).read_text()

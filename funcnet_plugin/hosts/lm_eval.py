@@ -20,7 +20,7 @@ from funcnet_plugin.checkpoint import BLOCK_KEY, read_kept, read_layers
 from funcnet_plugin.errors import CheckpointError, FuncnetError
 from funcnet_plugin.inspect import read_model_config
 from funcnet_plugin.pruning.mask import apply_mask
-from funcnet_plugin.weights import check_shapes
+from funcnet_plugin.weights import check_weights
 
 # Arguments that `from_pretrained` takes out of its **kwargs (its docstring), and those of
 # BitsAndBytesConfig that lm-eval's `hf` documents.
@@ -52,6 +52,7 @@ _PASSED_ON = frozenset(
         "weights_only",
     ]
 )
+_OTHER_FILES = ("gguf_file", "subfolder", "variant", "key_mapping")
 _RESERVED = ("atlas", "lesion")
 
 
@@ -77,10 +78,18 @@ class FuncnetLM(HFLM):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         kept = None if mask is None else read_kept(mask)
         if isinstance(pretrained, str) and Path(pretrained).is_dir():
-            check_shapes(Path(pretrained), read_model_config(pretrained))
+            _check_files(pretrained, kwargs)
         super().__init__(pretrained, device=device, **kwargs)
         if kept is not None:
             _silence(self.model, *kept, mask)
+
+
+def _check_files(directory: str, kwargs: dict[str, Any]) -> None:
+    """Config and weights agree, and nothing is made up."""
+    if any(kwargs.get(name) for name in _OTHER_FILES):
+        return  # not those that a checkpoint directory is read from
+    config = read_model_config(directory, bool(kwargs.get("trust_remote_code")))
+    check_weights(directory, config)
 
 
 def _check_arguments(kwargs: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.borrowed import GivesBack
 from funcnet_plugin.hosts.description import describe, pruning_block
 from funcnet_plugin.hosts.fields import PlainErrors
+from funcnet_plugin.hosts.given_model import check_model
 from funcnet_plugin.hosts.sample_order import fix_order
 from funcnet_plugin.hosts.tracing import trust_no_trace
 from funcnet_plugin.pruning.finite import check_weights
@@ -49,7 +50,7 @@ class WholeModelModifier(PlainErrors, GivesBack, Modifier):
     def on_initialize(self, state: State, **kwargs: Any) -> bool:
         model = state.model
         trust_no_trace()
-        checks.refuse_quantized(model)
+        check_model(self, model)
         checks.refuse_width_pruning_before(self)
         if is_distributed():
             raise RecipeError(f"{type(self).__name__} runs in one process; start one.")

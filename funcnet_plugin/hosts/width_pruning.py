@@ -32,6 +32,7 @@ from funcnet_plugin.hosts.borrowed import GivesBack
 from funcnet_plugin.hosts.description import describe_widths, pruning_block
 from funcnet_plugin.hosts.evidence import Evidence
 from funcnet_plugin.hosts.fields import PlainErrors
+from funcnet_plugin.hosts.given_model import check_model
 from funcnet_plugin.hosts.layer_cuts import LayerCuts
 from funcnet_plugin.hosts.neighbours import check_after, check_before
 from funcnet_plugin.hosts.own_calibration import own_windows
@@ -207,7 +208,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
     def on_initialize(self, state: State, **kwargs: Any) -> bool:
         model = state.model
         trust_no_trace()
-        checks.refuse_quantized(model)
+        check_model(self, model)
         # the state holds a copy of the loader; the one that will be read comes as an argument
         calibration = kwargs.get("calib_data", state.data.calib)
         self.plan(model, checks.count_samples(calibration))

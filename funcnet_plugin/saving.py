@@ -1,0 +1,263 @@
+"""What can fail when a model is saved, tried before the hours of work that come first.
+
+Transformers checks more when it saves than when it loads: a generation config that it loads with a
+warning it refuses to write. Such a one is written as it came in.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loguru import logger
+
+from funcnet_plugin.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+
+_GENERATION = "generation_config.json"
+_FULL = (f"os error {errno.ENOSPC}", "No space left on device", "Disk quota exceeded")
+
+
+def rehearse(model: PreTrainedModel) -> None:
+    """Write everything but the weights into a directory that vanishes, and read it again.
+
+    Raises:
+        CheckpointError: config or generation config cannot be written, or not be read again.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        config = _movable(model.config)
+        attempt("its config", config.save_pretrained, folder, holder=config)
+        attempt("its config, which was written,", type(config).from_pretrained, folder)
+    if getattr(model, "generation_config", None) is None:
+        return
+    habits = _with_misplaced(model.generation_config, model.config)
+    attempt("its generation config", _written_and_read, habits, holder=habits)
+    problem = _problem(habits)
+    if problem is not None:
+        logger.warning(
+            f"transformers would not save this generation config, so {_GENERATION} is written as "
+            f"it came in: {problem}"
+        )
+
+
+def check_generation_file(source: str | Path) -> None:
+    """A generation config that cannot even be loaded stops the whole load.
+
+    Raises:
+        CheckpointError: a checkpoint directory has such a one.
+    """
+    from transformers import GenerationConfig
+
+    if not (Path(source) / _GENERATION).is_file():
+        return
+    try:
+        GenerationConfig.from_pretrained(str(source))
+    except Exception as error:  # of json, of transformers' checks, of a wrong type
+        raise CheckpointError(
+            f"{Path(source) / _GENERATION} cannot be used ({_plain(error)}); mend or delete it."
+        ) from error
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Write the tokenizer into a directory that vanishes.
+
+    Raises:
+        CheckpointError: it cannot be saved.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        attempt("its tokenizer", tokenizer.save_pretrained, folder)
+
+
+def attempt(what: str, save: Callable, *arguments: Any, holder: Any = None) -> None:
+    """Do what the run will do at its end.
+
+    Args:
+        holder: with `to_dict`; names the keys that are to blame.
+
+    Raises:
+        CheckpointError: it fails.
+    """
+    try:
+        save(*arguments)
+    except Exception as error:  # of any library: whatever it is would come after the work
+        if is_full(error):
+            raise CheckpointError(
+                f"the disk of {tempfile.gettempdir()} is full; make room."
+            ) from error
+        keys = _unwritable(holder)
+        where = f", because of {', '.join(keys)}" if keys else ""
+        raise CheckpointError(
+            f"the model could not be saved when it is pruned: {what} cannot be used{where} "
+            f"({_plain(error)}); mend that first."
+        ) from error
+
+
+def check_room(out: Path, needed: int) -> None:
+    """A model must fit on the disk.
+
+    Args:
+        out: directory to write, there or not.
+        needed: bytes.
+
+    Raises:
+        CheckpointError: less is free.
+    """
+    whole = out.resolve()
+    nearest = next(path for path in (whole, *whole.parents) if path.exists())
+    free = shutil.disk_usage(nearest).free
+    if free < needed:
+        raise CheckpointError(
+            f"the disk of {out} has {_size(free)} free and the model needs {_size(needed)}; make "
+            "room, or give another output directory."
+        )
+
+
+def smallest_size(model: nn.Module, modifiers: Sequence[Any]) -> int:
+    """Bytes that a pruned model takes at least.
+
+    Args:
+        model: before pruning; may be on the meta device.
+        modifiers: of the recipe; quantization makes an eighth of float32 at best.
+    """
+    from llmcompressor.modifiers.quantization import QuantizationMixin
+
+    from funcnet_plugin.adapters import count_parameters
+
+    dtype = getattr(model.config, "dtype", None) or model.dtype
+    size = count_parameters(model) * dtype.itemsize
+    ratios = [getattr(modifier, "pruning_ratio", 0.0) for modifier in modifiers]
+    if any(isinstance(modifier, QuantizationMixin) for modifier in modifiers):
+        return size // 8
+    return round(size * (1.0 - max(ratios, default=0.0)))
+
+
+@contextmanager
+def saying_full(out: Path) -> Iterator[None]:
+    """Let a full disk be called that.
+
+    Raises:
+        CheckpointError: it was full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, CheckpointError) or not is_full(error):
+            raise
+        raise CheckpointError(
+            f"the disk of {out} is full; make room, or give another output directory."
+        ) from error
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a library, in whatever words, says that the disk is full."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error) for words in _FULL)
+
+
+@contextmanager
+def generation_config_as_it_came(model: PreTrainedModel, directory: str | Path) -> Iterator[None]:
+    """While a model is saved: write a generation config that transformers would not.
+
+    Args:
+        directory: where the model is saved meanwhile.
+    """
+    from transformers import GenerationConfig
+
+    habits, misplaced = getattr(model, "generation_config", None), _misplaced(model.config)
+    if habits is None:
+        yield
+        return
+    written = _with_misplaced(habits, model.config)
+    broken = _problem(written) is not None
+    for key in misplaced:
+        setattr(model.config, key, None)
+    model.generation_config = GenerationConfig() if broken else written
+    try:
+        yield
+        if broken and Path(directory).is_dir():
+            (Path(directory) / _GENERATION).write_text(_as_text(written))
+    finally:
+        model.generation_config = habits
+        for key, value in misplaced.items():
+            setattr(model.config, key, value)
+
+
+def _problem(habits: GenerationConfig) -> str | None:
+    """Why transformers would not save it."""
+    try:
+        habits.validate(strict=True)
+    except Exception as error:  # also of values of a wrong type
+        return _plain(error)
+    return None
+
+
+def _written_and_read(habits: GenerationConfig) -> None:
+    type(habits).from_dict(json.loads(_as_text(habits)))
+
+
+def _as_text(habits: GenerationConfig) -> str:
+    return habits.to_json_string(keys_to_pop=["compile_config"])
+
+
+def _misplaced(config: PretrainedConfig) -> dict[str, Any]:
+    """Generation settings in the model's config, as older versions had them."""
+    find = getattr(config, "_get_generation_parameters", None)
+    return {} if find is None else find()
+
+
+def _movable(config: PretrainedConfig) -> PretrainedConfig:
+    """A copy without generation settings, which saving moves to where they belong."""
+    config = copy.deepcopy(config)
+    for key in _misplaced(config):
+        setattr(config, key, None)
+    return config
+
+
+def _with_misplaced(habits: GenerationConfig, config: PretrainedConfig) -> GenerationConfig:
+    misplaced = _misplaced(config)
+    if not misplaced:
+        return habits
+    habits = copy.deepcopy(habits)
+    for key, value in misplaced.items():
+        setattr(habits, key, value)
+    return habits
+
+
+def _unwritable(holder: Any) -> list[str]:
+    """The keys whose values JSON has no form for."""
+    found = []
+    for key, value in (vars(holder) if holder is not None else {}).items():
+        try:
+            json.dumps(value, default=_known)
+        except (TypeError, ValueError):
+            found.append(key)
+    return [key for key in found if not key.startswith("_")]
+
+
+def _known(value: Any) -> Any:
+    """What configs write in a way of their own."""
+    import torch
+
+    if isinstance(value, torch.dtype) or hasattr(value, "to_dict"):
+        return None
+    raise TypeError
+
+
+def _plain(error: Exception) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return (words if len(words) <= 300 else f"{words[:300]} ...").rstrip(".")
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.1f} MB"
