@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from funcnet_plugin.errors import CheckpointError
+from funcnet_plugin.errors import CheckpointError, FuncnetError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_output(out: Path) -> None:
@@ -44,6 +47,46 @@ def _check_empty(out: Path, but: Path | None = None) -> None:
         interrupted = found[0].startswith(f".{out.resolve().name}-")
         mend = "an interrupted run left that, delete it" if interrupted else "give a new directory"
         raise CheckpointError(f"{out} is not empty, it holds {found[0]}; {mend}.")
+
+
+@contextlib.contextmanager
+def plain_errors(place: Path) -> Iterator[None]:
+    """Say in one sentence that the disk is full; whoever writes into `place` calls this.
+
+    Raises:
+        CheckpointError: it is, or a quota is used up.
+    """
+    try:
+        yield
+    except FuncnetError:
+        raise
+    except Exception as error:  # libraries wrap it: safetensors, pyarrow, a subprocess's text
+        if not _disk_is_full(error):
+            raise
+        raise CheckpointError(
+            f"the disk is full: {_free(place)} writing to {place}; free some space, or give a "
+            "place on another disk."
+        ) from error
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        words = str(error).lower()
+        if "no space left on device" in words or "disk quota exceeded" in words:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _free(place: Path) -> str:
+    there = next((p for p in (place, *place.resolve().parents) if p.exists()), None)
+    if there is None:
+        return "no room"
+    return f"{shutil.disk_usage(there).free / 2**20:,.0f} MB left"
 
 
 @contextlib.contextmanager

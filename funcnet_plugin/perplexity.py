@@ -44,7 +44,7 @@ def text_windows(
     Raises:
         CalibrationError: the text does not fill one window.
     """
-    texts = load_texts(source, column)
+    texts = load_texts(source, column, tokenizer)
     tokens = [t for ids in tokenizer(texts, verbose=False)["input_ids"] for t in ids]
     count = min(count, len(tokens) // length)
     if count == 0:

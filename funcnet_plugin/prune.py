@@ -28,7 +28,7 @@ from funcnet_plugin.recipe import (
 
 def prune(
     model: str | Path,
-    data: str | Path | Sequence[str] | Mapping[str, float],
+    data: str | Path | Sequence[Any] | Mapping[str, float],
     out: str | Path,
     *,
     ratio: float | None = None,
@@ -72,8 +72,8 @@ def prune(
         fields["pruning_ratio"] = ratio
     plan = override(load_recipe(recipe or recipe_path("ica_prune")), fields)
     shapes = check_request(model, plan, samples, export)
-    sources = load_sources(data, text_column)
     tokenizer = inspection.load_tokenizer(model)
+    sources = load_sources(data, text_column, tokenizer)
     windows = mixed_windows(
         sources,
         tokenizer,

@@ -56,8 +56,8 @@ def compare(
         for name, source in plan.texts.items()
     }
     plan = replace(plan, tasks=scored_tasks(plan))
-    warn_of_overlap(plan)
-    common = fingerprint(plan, window)
+    warn_of_overlap(plan, tokenizer)
+    common = fingerprint(plan, window, tokenizer)
     out.mkdir(parents=True, exist_ok=True)
     done = _read(out / "rows.jsonl")
     _end_last_line(out / "rows.jsonl")
