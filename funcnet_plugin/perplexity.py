@@ -44,6 +44,10 @@ def text_windows(
     Raises:
         CalibrationError: the text does not fill one window.
     """
+    if length < 2:
+        raise CalibrationError(
+            f"a window of {length} tokens has nothing to predict; give windows of 2 and more."
+        )
     texts = load_texts(source, column, tokenizer)
     tokens = [t for ids in tokenizer(texts, verbose=False)["input_ids"] for t in ids]
     count = min(count, len(tokens) // length)
@@ -81,5 +85,5 @@ def perplexities(checkpoint: str | Path, texts: dict[str, Tensor]) -> Perplexiti
             )
         scored = windows.shape[0] * (windows.shape[1] - 1)
         n_tokens += scored
-        found[name] = math.exp(total / scored)
+        found[name] = math.exp(min(total / scored, 700.0))  # a ruined model may be this bad
     return Perplexities(found, n_tokens / (time.perf_counter() - start))

@@ -45,6 +45,8 @@ def compare(
     """
     check_directory(out)
     todo = runs(plan)
+    if todo and not plan.texts:
+        raise FuncnetError("methods are compared by perplexity and no text is given to measure it.")
     together = _together(todo)
     shape = inspect_model(plan.model)
     if Path(plan.model).is_dir():

@@ -53,6 +53,27 @@ def teach_recipes(factory_module: ModuleType) -> None:
     factory.create = staticmethod(create_with_plugin)
 
 
+def look_at_calibration_data(entry: ModuleType) -> None:
+    """Let `oneshot` say in words what it cannot calibrate on, in runs with our modifiers.
+
+    What that takes is imported when `oneshot` is called.
+    """
+    oneshot = entry.Oneshot
+    call = oneshot.__call__
+    if getattr(call, "_funcnet", False):
+        return
+
+    def call_checked(self, *args, **kwargs):
+        from funcnet_plugin.hosts.oneshot_data import check_given, names_ours
+
+        if names_ours(self.recipe):
+            check_given(self.dataset_args, self.processor)
+        return call(self, *args, **kwargs)
+
+    call_checked._funcnet = True
+    oneshot.__call__ = call_checked
+
+
 def add_lm_eval_model(models_module: ModuleType) -> None:
     """`--model funcnet`. The string is resolved when the model is asked for.
 

@@ -2,7 +2,7 @@
 
 Hosts cannot discover us (llm-compressor, transformers) or only in their next release (lm-eval), and
 importing them just to register would make `import torch` cost seconds. So a finder, stdlib only,
-watches for four modules and calls a function of `arrivals` once each has run.
+watches for some modules and calls a function of `arrivals` once each has run.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from types import ModuleType
 # module of a host -> the function of `arrivals` that is called with it
 WATCHED = {
     "llmcompressor.modifiers.factory": "teach_recipes",
+    "llmcompressor.entrypoints.oneshot": "look_at_calibration_data",
     "lm_eval.models": "add_lm_eval_model",
     "transformers.modeling_utils": "build_layers_of_their_own_width",
     "transformers.models.auto.configuration_auto": "know_our_architectures",

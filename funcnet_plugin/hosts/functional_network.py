@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -131,6 +132,22 @@ class FunctionalNetworkModifier(WidthPruningModifier):
         if self.min_stability > 0 and self.n_init < 2:
             raise RecipeError(
                 "min_stability compares the starts of one group; give n_init of 2 or more."
+            )
+
+    def _check_run(self, lengths: Sequence[int]) -> None:
+        checks.check_alive(self._plan.prunable)
+        if not lengths:
+            return  # a model that is called with embeddings
+        if self._processes is None:
+            checks.check_groups(len(lengths), self.samples_per_group)
+        size = self.samples_per_group
+        groups = [sum(lengths[i : i + size]) for i in range(0, len(lengths) - size + 1, size)]
+        # across layers there may be fewer networks than asked for
+        needed = self.n_components if self.strategy == "local" else 2
+        if groups and min(groups) < needed:
+            raise CalibrationError(
+                f"a group of samples_per_group={size} samples has {min(groups)} tokens, too few "
+                f"for n_components={self.n_components}; give longer samples, or lower n_components."
             )
 
     def _new_statistics(self, block: MLPBlock) -> LayerStatistics:

@@ -20,6 +20,7 @@ from torch import nn
 from funcnet_plugin.adapters import count_parameters
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.hosts import checks
+from funcnet_plugin.hosts.calibration_checks import check_batches
 from funcnet_plugin.hosts.description import describe, pruning_block
 from funcnet_plugin.hosts.fields import PlainErrors
 from funcnet_plugin.hosts.sample_order import fix_order
@@ -51,6 +52,7 @@ class WholeModelModifier(PlainErrors, Modifier):
         calibration = kwargs.get("calib_data", state.data.calib)
         checks.count_samples(calibration)
         fix_order(calibration, self.seed)
+        check_batches(calibration, model)
         self._before = count_parameters(model)
         with eval_context(model), on_gpu(model):
             self._report = self._prune(model, calibration)

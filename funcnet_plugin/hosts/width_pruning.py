@@ -26,8 +26,9 @@ from torch import Tensor
 
 from funcnet_plugin import checkpoint
 from funcnet_plugin.adapters import MLPBlock
-from funcnet_plugin.errors import CalibrationError, RecipeError
+from funcnet_plugin.errors import CalibrationError, DecompositionError, RecipeError
 from funcnet_plugin.hosts import checks
+from funcnet_plugin.hosts.calibration_checks import check_batches
 from funcnet_plugin.hosts.description import describe_widths, pruning_block
 from funcnet_plugin.hosts.evidence import Evidence
 from funcnet_plugin.hosts.fields import PlainErrors
@@ -187,6 +188,7 @@ class WidthPruningModifier(PlainErrors, Modifier):
         self.plan(model, checks.count_samples(calibration))
         plan = self._plan
         self._processes = arrange(calibration, self._samples_per_group(), self.seed)
+        self._check_run(check_batches(calibration, model))
         if self._processes is not None and self.resume_dir:
             raise RecipeError("resume_dir is for runs of one process; leave it out.")
         if self.allocation == "uniform":
@@ -293,6 +295,9 @@ class WidthPruningModifier(PlainErrors, Modifier):
     def _add_sample(self, index: int, sample: MLPSample) -> None:
         try:
             self._statistics[index].add(sample)
+        except DecompositionError as error:
+            self.remove_hooks()
+            raise DecompositionError(f"layer {index}: {error}") from error
         except BaseException:
             self.remove_hooks()  # a model that stays in memory must not keep recording
             raise
@@ -363,6 +368,9 @@ class WidthPruningModifier(PlainErrors, Modifier):
 
     def _check_layers(self, samples: int | None) -> None:
         """Refuse what the layers that may be cut, or so many samples, do not allow."""
+
+    def _check_run(self, lengths: Sequence[int]) -> None:
+        """Refuse what only weights and samples show: tokens of each, in the order of the run."""
 
     def _prune(self, block: MLPBlock, score: Tensor) -> None:
         statistics = self._statistics.pop(block.index)

@@ -52,7 +52,7 @@ def block_influence(
     finally:
         for hook in hooks:
             hook.remove()
-    return [1.0 - total / n_tokens for total in similarity]
+    return [1.0 - total / max(n_tokens, 1) for total in similarity]
 
 
 @torch.no_grad()
@@ -84,7 +84,9 @@ def _perplexity(model: nn.Module, calibration: Iterable[dict[str, Any]]) -> floa
             )
         )
         n_tokens += int((targets != -100).sum())
-    return math.exp(min(total / n_tokens, 700.0))  # a model without a vital layer may be this bad
+    return math.exp(
+        min(total / max(n_tokens, 1), 700.0)
+    )  # a model without a vital layer may be this bad
 
 
 def _pass_through(layer: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
