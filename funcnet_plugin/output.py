@@ -13,6 +13,7 @@ from pathlib import Path
 from funcnet_plugin.errors import CheckpointError, FuncnetError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_SAID = ("no space left on device", "disk quota exceeded")
 
 
 def check_output(out: Path) -> None:
@@ -50,8 +51,11 @@ def _check_empty(out: Path, but: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
-def plain_errors(place: Path) -> Iterator[None]:
-    """Say in one sentence that the disk is full; whoever writes into `place` calls this.
+def plain_errors(place: Path | None = None) -> Iterator[None]:
+    """Say in one sentence that the disk is full; for whoever writes.
+
+    Args:
+        place: what is written, or where; None where the error itself must say.
 
     Raises:
         CheckpointError: it is, or a quota is used up.
@@ -60,33 +64,37 @@ def plain_errors(place: Path) -> Iterator[None]:
         yield
     except FuncnetError:
         raise
-    except Exception as error:  # libraries wrap it: safetensors, pyarrow, a subprocess's text
-        if not _disk_is_full(error):
-            raise
-        raise CheckpointError(
-            f"the disk is full: {_free(place)} writing to {place}; free some space, or give a "
-            "place on another disk."
-        ) from error
+    except Exception as error:
+        refuse_full_disk(error, place)
+        raise
 
 
-def _disk_is_full(error: BaseException | None) -> bool:
+def refuse_full_disk(error: BaseException, place: Path | None = None) -> None:
+    """Of any error, also one that a library has wrapped (safetensors, pyarrow, zipfile).
+
+    Raises:
+        CheckpointError: the disk was full.
+    """
+    cause: BaseException | None = error
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return True
-        words = str(error).lower()
-        if "no space left on device" in words or "disk quota exceeded" in words:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        named = getattr(cause, "filename", None) if isinstance(cause, OSError) else None
+        words = str(cause).lower()
+        if getattr(cause, "errno", None) in _FULL or any(said in words for said in _SAID):
+            where = place if place is not None else named
+            raise CheckpointError(
+                f"the disk is full{_left(where)}; free some space, or write to another disk."
+            ) from error
+        cause = cause.__cause__ or cause.__context__
 
 
-def _free(place: Path) -> str:
-    there = next((p for p in (place, *place.resolve().parents) if p.exists()), None)
-    if there is None:
-        return "no room"
-    return f"{shutil.disk_usage(there).free / 2**20:,.0f} MB left"
+def _left(place: object) -> str:
+    if not isinstance(place, str | Path):
+        return ""
+    whole = Path(place).resolve()
+    nearest = next(p for p in (whole, *whole.parents) if p.exists())
+    return f", {shutil.disk_usage(nearest).free / 2**20:,.0f} MB are left where {place} is written"
 
 
 @contextlib.contextmanager
@@ -97,10 +105,12 @@ def staged(out: Path) -> Iterator[Path]:
     # neither can be replaced. Staging inside it keeps the last step on one file system.
     filled = out.exists()
     place = out if filled else out.parent
-    place.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=place))
+    with plain_errors(out):
+        place.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=place))
     try:
-        yield staging
+        with plain_errors(out):
+            yield staging
         if filled:
             _check_empty(out, but=staging)  # another run may have been quicker
             # without its config a directory is no checkpoint yet

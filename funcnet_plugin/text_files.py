@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from funcnet_plugin.errors import CalibrationError
+from funcnet_plugin.output import refuse_full_disk
 from funcnet_plugin.records import records_of
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ class _Reader:
         except ImportError as error:
             raise CalibrationError(f"{where} cannot be unpacked: {error}.") from error
         except Exception as error:  # of the library of that form
+            refuse_full_disk(error, self._scratch)
             raise CalibrationError(f"{where} is no whole {form} file: {_words(error)}.") from error
         return target
 
@@ -189,6 +191,7 @@ class _Reader:
                 **options,
             )
         except Exception as error:  # datasets passes on those of every library that it reads with
+            refuse_full_disk(error, self._scratch)
             cause = error.__cause__ or error
             if isinstance(cause, UnicodeDecodeError):
                 raise cause from error

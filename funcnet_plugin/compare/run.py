@@ -16,7 +16,7 @@ from funcnet_plugin.compare.measure import Usage, measure
 from funcnet_plugin.compare.plan import Comparison, Run, runs
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.inspect import inspect_model, load_config, load_tokenizer
-from funcnet_plugin.output import check_directory
+from funcnet_plugin.output import check_directory, plain_errors
 from funcnet_plugin.perplexity import text_windows
 from funcnet_plugin.prune import prune
 from funcnet_plugin.weights import check_shapes
@@ -73,7 +73,7 @@ def compare(
         if before is None or "refused" in before:  # what it lacked may be installed by now
             done[mark] = key | measured()
             if done[mark] != before:
-                with (out / "rows.jsonl").open("a") as file:
+                with plain_errors(out), (out / "rows.jsonl").open("a") as file:
                     file.write(json.dumps({"mark": mark, "row": done[mark]}) + "\n")
         progress(done[mark])
         return done[mark]

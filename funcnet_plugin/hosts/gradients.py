@@ -130,7 +130,7 @@ def _collect(
     n_batches = n_tokens = 0
     try:
         with torch.enable_grad():
-            for ids, mask, labels in model_inputs(model, calibration):
+            for ids, mask, labels in model_inputs(model, calibration, "gradients"):
                 n_targets = int((labels[:, 1:] != -100).sum())
                 for output in outputs.values():
                     output.expect(mask.bool(), n_targets)

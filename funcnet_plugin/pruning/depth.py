@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from funcnet_plugin.bars import bar
 from funcnet_plugin.pruning.whole_model import model_inputs
 
 # Settings of a transformers config that list one entry per decoder layer.
@@ -46,13 +47,13 @@ def block_influence(
     ]
     n_tokens = 0
     try:
-        for ids, mask, _ in model_inputs(model, calibration):
+        for ids, mask, _ in model_inputs(model, calibration, "block influence"):
             model(input_ids=ids, attention_mask=mask, use_cache=False)
             n_tokens += int(mask.sum())
     finally:
         for hook in hooks:
             hook.remove()
-    return [1.0 - total / max(n_tokens, 1) for total in similarity]
+    return [1.0 - total / n_tokens for total in similarity]
 
 
 @torch.no_grad()
@@ -64,7 +65,7 @@ def perplexity_without(
     Args as `block_influence`; one pass over the data per layer.
     """
     found = []
-    for layer in layers:
+    for layer in bar(layers, "perplexity without each layer", "layer"):
         hook = layer.register_forward_hook(_pass_through, with_kwargs=True)
         try:
             found.append(_perplexity(model, calibration))
@@ -84,9 +85,7 @@ def _perplexity(model: nn.Module, calibration: Iterable[dict[str, Any]]) -> floa
             )
         )
         n_tokens += int((targets != -100).sum())
-    return math.exp(
-        min(total / max(n_tokens, 1), 700.0)
-    )  # a model without a vital layer may be this bad
+    return math.exp(min(total / n_tokens, 700.0))  # a model without a vital layer may be this bad
 
 
 def _pass_through(layer: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
