@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OWN_TEXT = "self"  # as a source: what the model writes, see `own_text`
 Source = list[str] | str  # documents, or OWN_TEXT
-_SHARE = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+_SHARE = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf|nan", re.IGNORECASE)
 
 
 def load_texts(

@@ -14,6 +14,11 @@ from tests.conftest import make_llama, make_tokenizer
 from tests.hosting import logged, recipe, run
 
 
+def depth(score):
+    fields = f"{{pruning_ratio: 0.2, score: {score}}}"
+    return f"s_stage: {{p_modifiers: {{DepthPruningModifier: {fields}}}}}"
+
+
 @pytest.fixture
 def shown(monkeypatch):
     """What bars would write on a terminal."""
@@ -55,11 +60,8 @@ def test_writing_is_the_same_with_and_without_a_bar(shown):
              "how the layers are called", "reconstructing a layer"],
         ),
         (recipe(strategy="global"), ["networks across layers"]),
-        ("s_stage: {p_modifiers: {DepthPruningModifier: {pruning_ratio: 0.2}}}", ["block influence"]),
-        (
-            "s_stage: {p_modifiers: {DepthPruningModifier: {pruning_ratio: 0.2, score: perplexity}}}",
-            ["perplexity without each layer"],
-        ),
+        (depth("block_influence"), ["block influence"]),
+        (depth("perplexity"), ["perplexity without each layer"]),
     ],
 )  # fmt: skip
 def test_passes_through_the_whole_model_have_bars(fresh, texts, shown, text, titles):

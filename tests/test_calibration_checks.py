@@ -142,7 +142,7 @@ def test_looking_changes_nothing(fresh):
 
 
 def test_too_few_tokens_for_the_networks(fresh, texts):
-    with pytest.raises(CalibrationError, match="has 4 tokens, too few for n_components=6"):
+    with pytest.raises(CalibrationError, match="n_components=6 does not fit signals of 4 tokens"):
         run(fresh(), None, recipe(samples_per_group=2), dataset=loader(texts, 8, window=2))
 
 

@@ -35,7 +35,7 @@ def only_said(*args, **options):
 def test_a_checkpoint_on_a_full_disk(tmp_path, fail):
     with (
         pytest.raises(
-            CheckpointError, match="the disk is full, .* MB are left where .*/out"
+            CheckpointError, match=r"the disk is full, .* MB are left where .*/out"
         ) as error,
         staged(tmp_path / "out"),
     ):

@@ -271,7 +271,7 @@ def test_slices_of_splits_are_asked_of_the_hub(monkeypatch, source, asked):
 def test_a_file_is_taken_before_a_share(tmp_path):
     path = tmp_path / "run:2"
     path.write_text("text")
-    assert parse_sources([str(path), f"{path}x:2", "set:nan"]) == {
-        str(path): 1.0, f"{path}x": 2.0, "set:nan": 1.0
+    assert parse_sources([str(path), f"{path}x:2", "set:v1.0"]) == {
+        str(path): 1.0, f"{path}x": 2.0, "set:v1.0": 1.0
     }  # fmt: skip
     assert parse_sources([f"{path}:0.25"]) == {str(path): 0.25}

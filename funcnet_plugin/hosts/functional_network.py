@@ -102,7 +102,7 @@ class FunctionalNetworkModifier(WidthPruningModifier):
         checks.check_groups(samples, self.samples_per_group)
         if len(set(self.signals)) != len(self.signals):
             raise RecipeError(f"signals names one signal twice: {self.signals}.")
-        narrowest = min(len(self._channels(block)) * block.width for block in self._plan.prunable)
+        narrowest = self._narrowest()
         if self.n_components >= narrowest:
             raise RecipeError(
                 f"n_components={self.n_components} needs more than {self.n_components} signals per "
@@ -146,8 +146,9 @@ class FunctionalNetworkModifier(WidthPruningModifier):
         needed = self.n_components if self.strategy == "local" else 2
         if groups and min(groups) < needed:
             raise CalibrationError(
-                f"a group of samples_per_group={size} samples has {min(groups)} tokens, too few "
-                f"for n_components={self.n_components}; give longer samples, or lower n_components."
+                f"n_components={self.n_components} does not fit signals of {min(groups)} tokens x "
+                f"{self._narrowest()} neurons, as a group of samples_per_group={size} samples has; "
+                "give longer samples, or lower n_components."
             )
 
     def _new_statistics(self, block: MLPBlock) -> LayerStatistics:
@@ -217,6 +218,10 @@ class FunctionalNetworkModifier(WidthPruningModifier):
     def _channels(self, block: MLPBlock) -> list[str]:
         """An ungated MLP has one signal, whatever the recipe says: its activation."""
         return list(self.signals) if block.gated else ["act"]
+
+    def _narrowest(self) -> int:
+        """Signals of the layer that has fewest."""
+        return min(len(self._channels(block)) * block.width for block in self._plan.prunable)
 
     def _score(self, block: MLPBlock, statistics: LayerStatistics) -> Scores:
         if not statistics.networks.n_groups:
