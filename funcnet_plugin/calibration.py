@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.own_text import write_windows
+from funcnet_plugin.records import records_of, texts_of
+from funcnet_plugin.text_files import Content, is_text_file, read
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch.utils.data import DataLoader
     from transformers import PreTrainedTokenizerBase
 
 OWN_TEXT = "self"  # as a source: what the model writes, see `own_text`
 Source = list[str] | str  # documents, or OWN_TEXT
-_JSON = (".json", ".jsonl")
-_TEXT = (".txt", ".md", ".text")
+_SHARE = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf|nan", re.IGNORECASE)
 
 
-def load_texts(data: str | Path | Sequence[str], text_column: str = "text") -> list[str]:
+def load_texts(
+    data: str | Path | Sequence[Any],
+    text_column: str = "text",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> list[str]:
     """Documents from wherever the user has them.
 
     Args:
-        data: documents; a .txt file (one document); a .jsonl or .json file (one document per
-            record); or a name on the hub, ``NAME``, ``NAME:CONFIG`` or ``NAME:CONFIG:SPLIT``
-            (split "train" if not given).
-        text_column: the field of a record that holds the text.
+        data: documents or records; a file of text (one document) or of records (JSON lines, JSON,
+            CSV, TSV, Parquet, Arrow), also compressed; a directory of such files, or of a dataset
+            that was saved there; or a name on the hub, ``NAME``, ``NAME:SPLIT`` with a slice,
+            ``NAME:CONFIG`` or ``NAME:CONFIG:SPLIT``, the split as `datasets` reads it:
+            ``train[:100]``, ``train+test``, "train" if not given.
+        text_column: the field of a record that holds the text, see `records.texts_of`.
+        tokenizer: makes text of conversations, by its chat template.
 
     Returns:
         documents with something in them; blank ones are dropped.
@@ -36,92 +47,98 @@ def load_texts(data: str | Path | Sequence[str], text_column: str = "text") -> l
     Raises:
         CalibrationError: nothing there, not readable, no such column, or only blank text.
     """
-    if isinstance(data, str | Path):
-        source = str(data)
-        texts = _read(source, text_column)
-    else:
-        source, texts = "the given texts", list(data)
-    texts = [text for text in texts if text and text.strip()]
-    if not texts:
+    source = str(data) if isinstance(data, str | Path) else "the given texts"
+    texts: list[str | None] = []
+    with tempfile.TemporaryDirectory(prefix="funcnet-") as scratch:
+        for where, found in _contents(data, text_column, Path(scratch)):
+            is_text = isinstance(found, list)
+            texts += found if is_text else texts_of(found, text_column, where, tokenizer)
+    held = [text for text in texts if text and text.strip()]
+    if not held:
         raise CalibrationError(f"{source} holds no text: it is empty or all lines are blank.")
-    return texts
+    return held
 
 
-def _read(source: str, text_column: str) -> list[str]:
-    path = Path(source)
-    if path.is_file() and path.suffix not in _JSON:
-        try:
-            return [path.read_text(encoding="utf-8")]
-        except UnicodeDecodeError as error:
-            raise CalibrationError(
-                f"{source} is not UTF-8 text; give a .txt, .jsonl or .json file."
-            ) from error
-    if path.is_dir():
-        raise CalibrationError(
-            f"{source} is a directory; give one .txt, .jsonl or .json file, or a dataset name."
-        )
-    if not path.exists() and (path.suffix in _JSON + _TEXT or source.startswith((".", "/", "~"))):
+def _contents(
+    data: str | Path | Sequence[Any], text_column: str, scratch: Path
+) -> Iterable[Content]:
+    if not isinstance(data, str | Path):
+        return [Content("the given texts", _given(list(data), text_column))]
+    source, path = str(data), Path(data).expanduser()
+    if path.exists():
+        return read(path, text_column, scratch)
+    if is_text_file(source) or source.startswith((".", "/", "~")):
         raise CalibrationError(f"the text file {source} does not exist.")
+    return [Content(source, _from_hub(source))]
 
+
+def _given(values: list[Any], text_column: str) -> list[str | None] | Dataset:
+    from datasets import Dataset
+
+    if all(isinstance(value, str | None) for value in values):
+        return values
+    return Dataset.from_list(records_of(values, text_column, "the given data"))
+
+
+def _from_hub(source: str) -> Dataset:
     from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
 
-    if path.is_file():
-        if path.stat().st_size == 0:
-            return []
-        try:
-            rows = load_dataset("json", data_files=str(path), split="train")
-        except (DatasetGenerationError, ValueError) as error:
-            raise CalibrationError(
-                f"{source} is not valid JSON lines: {error.__cause__ or error}."
-            ) from error
-    else:
-        name, config, split = [*source.split(":"), "", ""][:3]
-        try:
-            rows = load_dataset(name, config or None, split=split or "train")
-        except (OSError, ValueError) as error:
-            raise CalibrationError(
-                f"{source} is neither a file nor a dataset that can be loaded here "
-                f"({type(error).__name__}: {str(error).splitlines()[0]})."
-            ) from error
-    if text_column not in rows.column_names:
+    name, *others = _parts(source)
+    if len(others) == 1 and "[" in others[0]:  # a slice is of a split
+        others = ["", *others]
+    config, split = [*others, "", ""][:2]
+    try:
+        return load_dataset(name, config or None, split=split or "train")
+    except Exception as error:  # datasets passes on those of every library that it reads with
+        why = (str(error).strip().splitlines() or [""])[0]
         raise CalibrationError(
-            f"{source} has no column {text_column!r} but {', '.join(rows.column_names)}; "
-            "say which one holds the text (--text-column)."
-        )
-    column = list(rows[text_column])
-    if any(not isinstance(text, str | None) for text in column):
-        raise CalibrationError(f"column {text_column!r} of {source} does not hold text.")
-    return column
+            f"{source} is neither a file nor a dataset that can be loaded here "
+            f"({type(error).__name__}: {why})."
+        ) from error
+
+
+def _parts(source: str) -> list[str]:
+    """``NAME:CONFIG:SPLIT``, split; the colon of a slice belongs to it."""
+    return re.split(r":(?![^\[]*\])", source)
 
 
 def load_sources(
-    data: str | Path | Sequence[str] | Mapping[str, float], text_column: str = "text"
+    data: str | Path | Sequence[Any] | Mapping[str, float],
+    text_column: str = "text",
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> list[tuple[Source, float]]:
     """Documents of every source, with its share of the samples.
 
     Args:
         data: one source as in `load_texts` or OWN_TEXT, or several with their shares, which need
             not sum to 1.
-        text_column: see `load_texts`.
+        text_column, tokenizer: see `load_texts`.
 
     Raises:
         CalibrationError: as `load_texts`; or a share that is not positive.
     """
     if not isinstance(data, Mapping):
-        return [(load_source(data, text_column), 1.0)]
+        return [(load_source(data, text_column, tokenizer), 1.0)]
     for source, share in data.items():
         if not 0 < share < math.inf:
             raise CalibrationError(
                 f"the share of {source} must be a positive number, got {share:g}."
             )
     total = sum(data.values())
-    return [(load_source(source, text_column), share / total) for source, share in data.items()]
+    return [
+        (load_source(source, text_column, tokenizer), share / total)
+        for source, share in data.items()
+    ]
 
 
-def load_source(data: str | Path | Sequence[str], text_column: str = "text") -> Source:
+def load_source(
+    data: str | Path | Sequence[Any],
+    text_column: str = "text",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Source:
     """`load_texts`, or OWN_TEXT as it is."""
-    return OWN_TEXT if data == OWN_TEXT else load_texts(data, text_column)
+    is_own = isinstance(data, str) and data == OWN_TEXT
+    return OWN_TEXT if is_own else load_texts(data, text_column, tokenizer)
 
 
 def parse_sources(values: Sequence[str]) -> dict[str, float]:
@@ -133,11 +150,9 @@ def parse_sources(values: Sequence[str]) -> dict[str, float]:
     sources: dict[str, float] = {}
     for value in values:
         source, _, last = value.rpartition(":")
-        try:
+        if source and _SHARE.fullmatch(last) and not Path(value).expanduser().exists():
             share = float(last)
-        except ValueError:
-            source, share = value, 1.0
-        if not source:
+        else:
             source, share = value, 1.0
         if source in sources:
             raise CalibrationError(f"the calibration source {source} is given twice.")

@@ -16,14 +16,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
+from funcnet_plugin.bars import counter
 from funcnet_plugin.errors import CalibrationError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from tqdm import tqdm
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _AT_ONCE = 64  # windows per pass ...
@@ -94,19 +96,28 @@ def write(
         NumbersError: a prediction is not finite.
     """
     import torch
-    from transformers import LogitsProcessorList
+    from transformers import LogitsProcessorList, StoppingCriteriaList
 
     if window < 2:
         raise CalibrationError(
             f"a window of {window} tokens is too short for the model to write in; give longer "
             "samples, or do without its own text (own_text: 0, continuations: 0)."
         )
-    logger.info(f"the model writes {len(begin)} windows of {window} tokens to calibrate on")
+    to_write = sum(window - len(tokens) for tokens in begin)
+    logger.info(
+        f"the model writes {len(begin)} windows of {window} tokens to calibrate on, {to_write:,} "
+        "tokens in all"
+    )
     size = network.get_input_embeddings().num_embeddings
     others = sorted(set(range(size)) - set(ordinary))
     windows: list[list[int]] = []
     at_once = max(1, min(_AT_ONCE, _TOKENS // window))
-    with torch.random.fork_rng(), _as_it_predicts(network):
+    with (
+        torch.random.fork_rng(),
+        _as_it_predicts(network),
+        counter(to_write, "the model writes", "token") as written_so_far,
+    ):
+        count = StoppingCriteriaList([_counting(written_so_far)])
         torch.manual_seed(seed)
         for given, alike in groupby(begin, key=len):
             for ids in torch.tensor(list(alike), device=network.device).split(at_once):
@@ -118,6 +129,7 @@ def write(
                     top_k=0,
                     top_p=1.0,
                     logits_processor=LogitsProcessorList([_finite_logits(network)]),
+                    stopping_criteria=count,
                     suppress_tokens=others or None,
                     min_new_tokens=window - given,
                     max_new_tokens=window - given,
@@ -140,6 +152,17 @@ def _finite_logits(network: PreTrainedModel) -> Callable[[Tensor, Tensor], Tenso
         return scores
 
     return check
+
+
+def _counting(bar: tqdm) -> Callable[..., Tensor]:
+    """Asked after every token of a batch whether to stop: counts them, and never does."""
+    import torch
+
+    def count(ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        bar.update(len(ids))
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+    return count
 
 
 def cache_bytes(network: PreTrainedModel) -> int:

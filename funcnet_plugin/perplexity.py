@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from funcnet_plugin.bars import bar
 from funcnet_plugin.calibration import load_texts
 from funcnet_plugin.errors import CalibrationError, NumbersError
 
@@ -44,7 +45,11 @@ def text_windows(
     Raises:
         CalibrationError: the text does not fill one window.
     """
-    texts = load_texts(source, column)
+    if length < 2:
+        raise CalibrationError(
+            f"a window of {length} tokens has nothing to predict; give windows of 2 and more."
+        )
+    texts = load_texts(source, column, tokenizer)
     tokens = [t for ids in tokenizer(texts, verbose=False)["input_ids"] for t in ids]
     count = min(count, len(tokens) // length)
     if count == 0:
@@ -84,7 +89,8 @@ def perplexities(checkpoint: str | Path, texts: dict[str, Tensor]) -> Perplexiti
     found, n_tokens, start = {}, 0, time.perf_counter()
     for name, windows in texts.items():
         total = 0.0
-        for batch in windows.split(max(1, _BATCH_TOKENS // windows.shape[1])):
+        batches = windows.split(max(1, _BATCH_TOKENS // windows.shape[1]))
+        for batch in bar(batches, f"perplexity of {name}"):
             batch = batch.to(model.device)
             logits = model(batch[:, :-1]).logits.float()
             total += float(

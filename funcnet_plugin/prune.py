@@ -31,7 +31,7 @@ from funcnet_plugin.saving import check_tokenizer, saying_full
 
 def prune(
     model: str | Path,
-    data: str | Path | Sequence[str] | Mapping[str, float],
+    data: str | Path | Sequence[Any] | Mapping[str, float],
     out: str | Path,
     *,
     ratio: float | None = None,
@@ -75,9 +75,9 @@ def prune(
         fields["pruning_ratio"] = ratio
     plan = override(load_recipe(recipe or recipe_path("ica_prune")), fields)
     shapes = check_request(model, plan, samples, export, out)
-    sources = load_sources(data, text_column)
     tokenizer = inspection.load_tokenizer(model)
     check_tokenizer(tokenizer)
+    sources = load_sources(data, text_column, tokenizer)
     windows = mixed_windows(
         sources,
         tokenizer,

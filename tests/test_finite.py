@@ -14,7 +14,7 @@ from funcnet_plugin.hosts.own_calibration import inner_moments
 from funcnet_plugin.own_text import write
 from funcnet_plugin.perplexity import perplexities
 from funcnet_plugin.pruning.depth import block_influence, perplexity_without
-from funcnet_plugin.pruning.finite import check_weights, is_finite
+from funcnet_plugin.pruning.finite import check_finite_weights, is_finite
 from funcnet_plugin.pruning.reconstruction import Examples, reconstruct
 from funcnet_plugin.pruning.scorers import Scorer, union_of_ranks
 from funcnet_plugin.pruning.slicing import fuse_norms, principal_axes
@@ -78,16 +78,16 @@ def test_weights_that_float16_cannot_hold_are_called_so():
     model = make_llama().half()
     model.model.layers[2].mlp.gate_proj.weight.data[0, 0] = INF
     with pytest.raises(NumbersError, match=r"infinite values .*\[0, 0\]\) in float16; .* bfloat16"):
-        check_weights(model)
+        check_finite_weights(model)
 
 
 def test_weights_elsewhere_are_looked_at_where_they_are(tmp_path):
     model = spoilt(WEIGHTS[3])
     offload_layers(model, "disk", offload_dir=str(tmp_path))
     with pytest.raises(NumbersError, match=WEIGHTS[3]):
-        check_weights(model)
-    check_weights(make_llama().to("meta"))
-    check_weights(make_llama())
+        check_finite_weights(model)
+    check_finite_weights(make_llama().to("meta"))
+    check_finite_weights(make_llama())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

@@ -12,6 +12,7 @@ from funcnet_plugin import __version__
 from funcnet_plugin.cli.commands import demo, export, inspect, prune, tasks
 from funcnet_plugin.cli.compare import compare
 from funcnet_plugin.errors import FuncnetError
+from funcnet_plugin.output import plain_errors
 
 app = typer.Typer(
     name="funcnet",
@@ -33,7 +34,8 @@ def main(arguments: list[str] | None = None, program: str = "funcnet") -> None:
         program: how the user called it, for the help texts.
     """
     try:
-        app(arguments, prog_name=program)
+        with plain_errors():
+            app(arguments, prog_name=program)
     except FuncnetError as error:
         sys.exit(_fail(str(error)))
 

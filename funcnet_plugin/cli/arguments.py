@@ -14,8 +14,9 @@ from funcnet_plugin.errors import FuncnetError
 Calibration = Annotated[
     list[str],
     typer.Option(
-        help="Calibration text: .txt, .jsonl, .json, NAME[:CONFIG[:SPLIT]], or self (what the "
-        "model writes). Several are mixed, each with its share: --data a.jsonl:0.5 --data self:0.5"
+        help="Calibration text: a file of text or of records (JSON, CSV, Parquet), a directory, "
+        "NAME[:CONFIG[:SPLIT]], or self (what the model writes). Several are mixed, each with its "
+        "share: --data a.jsonl:0.5 --data self:0.5"
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]

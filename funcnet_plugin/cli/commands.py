@@ -200,7 +200,7 @@ def export(
 def tasks(
     out: Annotated[Path | None, typer.Option(help="Directory for the tasks to write.")] = None,
     text: Annotated[
-        list[str] | None, typer.Option(help="NAME=FILE.jsonl, a perplexity task; may be repeated.")
+        list[str] | None, typer.Option(help="NAME=FILE, a perplexity task; may be repeated.")
     ] = None,
     pairs: Annotated[
         list[Path] | None,

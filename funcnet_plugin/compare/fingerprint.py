@@ -15,15 +15,24 @@ from funcnet_plugin import __version__
 from funcnet_plugin.calibration import load_source
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from funcnet_plugin.compare.plan import Comparison
 
 
-def fingerprint(plan: Comparison, window: int) -> str:
-    """Of everything that all rows of a plan share."""
+def fingerprint(
+    plan: Comparison, window: int, tokenizer: PreTrainedTokenizerBase | None = None
+) -> str:
+    """Of everything that all rows of a plan share.
+
+    Args:
+        window: tokens per window, as the model can take them.
+        tokenizer: of the model, see `calibration.load_texts`.
+    """
     facts = [
         __version__, str(plan.model), _digest_of_files(Path(plan.model)), window, plan.windows,
-        {_digest_of(s, plan.text_column): share for s, share in plan.data.items()},
-        {name: _digest_of(s, plan.text_column) for name, s in plan.texts.items()},
+        {_digest_of(s, plan.text_column, tokenizer): share for s, share in plan.data.items()},
+        {name: _digest_of(s, plan.text_column, tokenizer) for name, s in plan.texts.items()},
         list(plan.tasks), plan.limit,
     ]  # fmt: skip
     if plan.tasks and plan.include_path is not None:
@@ -70,18 +79,18 @@ def _digest_of_file(path: Path) -> str:
     return so_far.hexdigest()
 
 
-def _digest_of(source: str, column: str) -> str:
-    return digest(json.dumps(load_source(source, column)))
+def _digest_of(source: str, column: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
+    return digest(json.dumps(load_source(source, column, tokenizer)))
 
 
 def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def warn_of_overlap(plan: Comparison) -> None:
-    calibration = {_digest_of(source, plan.text_column): source for source in plan.data}
+def warn_of_overlap(plan: Comparison, tokenizer: PreTrainedTokenizerBase) -> None:
+    calibration = {_digest_of(source, plan.text_column, tokenizer): source for source in plan.data}
     for name, source in plan.texts.items():
-        if _digest_of(source, plan.text_column) in calibration:
+        if _digest_of(source, plan.text_column, tokenizer) in calibration:
             warnings.warn(
                 f"{name} is measured on the text that calibrates ({source}); its perplexity says "
                 "nothing about text that was not seen.",

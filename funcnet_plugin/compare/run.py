@@ -16,7 +16,7 @@ from funcnet_plugin.compare.measure import Usage, measure
 from funcnet_plugin.compare.plan import Comparison, Run, runs
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.inspect import inspect_model, load_config, load_tokenizer
-from funcnet_plugin.output import check_directory
+from funcnet_plugin.output import check_directory, plain_errors
 from funcnet_plugin.perplexity import text_windows
 from funcnet_plugin.prune import prune
 from funcnet_plugin.weights import check_weights
@@ -45,6 +45,8 @@ def compare(
     """
     check_directory(out)
     todo = runs(plan)
+    if todo and not plan.texts:
+        raise FuncnetError("methods are compared by perplexity and no text is given to measure it.")
     together = _together(todo)
     shape = inspect_model(plan.model)
     check_weights(plan.model, load_config(plan.model))
@@ -55,8 +57,8 @@ def compare(
         for name, source in plan.texts.items()
     }
     plan = replace(plan, tasks=scored_tasks(plan))
-    warn_of_overlap(plan)
-    common = fingerprint(plan, window)
+    warn_of_overlap(plan, tokenizer)
+    common = fingerprint(plan, window, tokenizer)
     out.mkdir(parents=True, exist_ok=True)
     done = _read(out / "rows.jsonl")
     _end_last_line(out / "rows.jsonl")
@@ -70,7 +72,7 @@ def compare(
         if before is None or "refused" in before:  # what it lacked may be installed by now
             done[mark] = key | measured()
             if done[mark] != before:
-                with (out / "rows.jsonl").open("a") as file:
+                with plain_errors(out), (out / "rows.jsonl").open("a") as file:
                     file.write(json.dumps({"mark": mark, "row": done[mark]}) + "\n")
         progress(done[mark])
         return done[mark]

@@ -53,11 +53,29 @@ def teach_recipes(factory_module: ModuleType) -> None:
     factory.create = staticmethod(create_with_plugin)
 
 
-def give_back_after_runs(oneshot_module: ModuleType) -> None:
-    """Let llm-compressor's `oneshot` end with what our modifiers borrowed given back."""
+def surround_oneshot(entry: ModuleType) -> None:
+    """Let `oneshot` say in words what it cannot calibrate on, in runs with our modifiers, and give
+    back what they borrowed.
+
+    What the first takes is imported when `oneshot` is called.
+    """
     from funcnet_plugin.hosts.borrowed import watch_runs
 
-    watch_runs(oneshot_module)
+    watch_runs(entry)
+    oneshot = entry.Oneshot
+    call = oneshot.__call__
+    if getattr(call, "_funcnet", False):
+        return
+
+    def call_checked(self, *args, **kwargs):
+        from funcnet_plugin.hosts.oneshot_data import check_given, names_ours
+
+        if names_ours(self.recipe):
+            check_given(self.dataset_args, self.processor)
+        return call(self, *args, **kwargs)
+
+    call_checked._funcnet = True
+    oneshot.__call__ = call_checked
 
 
 def add_lm_eval_model(models_module: ModuleType) -> None:

@@ -18,7 +18,7 @@ from types import ModuleType
 # module of a host -> the function of `arrivals` that is called with it
 WATCHED = {
     "llmcompressor.modifiers.factory": "teach_recipes",
-    "llmcompressor.entrypoints.oneshot": "give_back_after_runs",
+    "llmcompressor.entrypoints.oneshot": "surround_oneshot",
     "lm_eval.models": "add_lm_eval_model",
     "transformers.modeling_utils": "build_layers_of_their_own_width",
     "transformers.models.auto.configuration_auto": "know_our_architectures",

@@ -84,6 +84,8 @@ def count_samples(calibration: Any) -> int | None:
         )
     try:
         available = len(calibration.sampler)
+        if available and calibration.batch_size is None:
+            return None  # it counts batches that the dataset has made
     except (TypeError, AttributeError):
         return None  # an iterable dataset
     if available == 0:
@@ -173,6 +175,24 @@ def check_own_text(share: float, looked_at: bool) -> None:
             "own_text is for scorers that look at activations and for the repair, and the recipe "
             "has neither; leave it out."
         )
+
+
+def check_alive(blocks: Sequence[MLPBlock]) -> None:
+    """Networks are of signals that vary, and those of some MLP must.
+
+    Args:
+        blocks: the MLPs that may be cut.
+
+    Raises:
+        CheckpointError: the weights before the activation are all zero.
+    """
+    for block in blocks:
+        if not any(bool(module.weight.any()) for module in block.inputs):
+            raise CheckpointError(
+                f"the MLP of layer {block.index} is dead: its weights are all zero, so "
+                f"there are no networks in it; leave it out with ignore: [{block.name}], or "
+                "check whether the checkpoint is whole."
+            )
 
 
 def check_ridge(ridge: float | str, compensation: str) -> None:

@@ -104,7 +104,7 @@ class FunctionalNetworkModifier(WidthPruningModifier):
         checks.check_groups(samples, self.samples_per_group)
         if len(set(self.signals)) != len(self.signals):
             raise RecipeError(f"signals names one signal twice: {self.signals}.")
-        narrowest = min(len(self._channels(block)) * block.width for block in self._plan.prunable)
+        narrowest = self._narrowest()
         if self.n_components >= narrowest:
             raise RecipeError(
                 f"n_components={self.n_components} needs more than {self.n_components} signals per "
@@ -134,6 +134,23 @@ class FunctionalNetworkModifier(WidthPruningModifier):
         if self.min_stability > 0 and self.n_init < 2:
             raise RecipeError(
                 "min_stability compares the starts of one group; give n_init of 2 or more."
+            )
+
+    def _check_run(self, lengths: Sequence[int]) -> None:
+        checks.check_alive(self._plan.prunable)
+        if not lengths:
+            return  # a model that is called with embeddings
+        if self._processes is None:
+            checks.check_groups(len(lengths), self.samples_per_group)
+        size = self.samples_per_group
+        groups = [sum(lengths[i : i + size]) for i in range(0, len(lengths) - size + 1, size)]
+        # across layers there may be fewer networks than asked for
+        needed = self.n_components if self.strategy == "local" else 2
+        if groups and min(groups) < needed:
+            raise CalibrationError(
+                f"n_components={self.n_components} does not fit signals of {min(groups)} tokens x "
+                f"{self._narrowest()} neurons, as a group of samples_per_group={size} samples has; "
+                "give longer samples, or lower n_components."
             )
 
     def _new_statistics(self, block: MLPBlock) -> LayerStatistics:
@@ -206,6 +223,10 @@ class FunctionalNetworkModifier(WidthPruningModifier):
     def _channels(self, block: MLPBlock) -> list[str]:
         """An ungated MLP has one signal, whatever the recipe says: its activation."""
         return list(self.signals) if block.gated else ["act"]
+
+    def _narrowest(self) -> int:
+        """Signals of the layer that has fewest."""
+        return min(len(self._channels(block)) * block.width for block in self._plan.prunable)
 
     def _score(self, block: MLPBlock, statistics: LayerStatistics) -> Scores:
         if not statistics.networks.n_groups:

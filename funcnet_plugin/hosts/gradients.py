@@ -140,7 +140,7 @@ def _collect(
         if of_outputs:
             outputs |= ((b.index, _OutputGradients(b)) for b in blocks)
         with torch.enable_grad():
-            for ids, mask, labels in model_inputs(model, calibration):
+            for ids, mask, labels in model_inputs(model, calibration, "gradients"):
                 n_tokens += int(mask.sum())
                 here = int((labels[:, 1:] != -100).sum())
                 if here == 0:

@@ -14,7 +14,7 @@ from funcnet_plugin.errors import AdapterError, BudgetError, RecipeError
 from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.whole_model import WholeModelModifier
 from funcnet_plugin.pruning.budget import check_step, far_from_asked
-from funcnet_plugin.pruning.finite import check_weights
+from funcnet_plugin.pruning.finite import check_finite_weights
 from funcnet_plugin.pruning.slicing import (
     fuse_norms,
     parameters_after,
@@ -88,7 +88,7 @@ class HiddenSlicingModifier(WholeModelModifier):
         model.config.head_dim = model.model.layers[0].self_attn.head_dim
         fuse_norms(model)
         slice_hidden(model, principal_axes(model, calibration), size)
-        check_weights(model)  # rotated in float64, and float16 may not hold what came out
+        check_finite_weights(model)  # rotated in float64, and float16 may not hold what came out
         logger.info(f"hidden size {hidden} -> {size}")
         return {"original_hidden_size": hidden, "hidden_size": size}
 

@@ -219,7 +219,7 @@ def inner_moments(
 
         hooks = [b.down.register_forward_pre_hook(watch(b)) for b in blocks]
         try:
-            for ids, mask, _ in model_inputs(model, batches):
+            for ids, mask, _ in model_inputs(model, batches, "moments of its own text"):
                 model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)  # no logits
         finally:
             for hook in hooks:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented
+from funcnet_plugin.bars import bar
 from funcnet_plugin.hosts.own_calibration import PER_SAMPLE, continuation_windows, own_batches
 from funcnet_plugin.hosts.resume import Record
 from funcnet_plugin.pruning.compensation import too_little_text
@@ -87,7 +88,7 @@ class ResidualRepair:
             stream: text.share / self._total(stream.n_tokens)
             for stream, text in zip(read, self.texts, strict=True)
         }
-        for block in blocks:
+        for block in bar(blocks, "repairing layers", "layer"):
             for stream in streams:
                 stream.pass_dense(block)
             if block.index in cuts:

@@ -21,12 +21,13 @@ from funcnet_plugin.adapters import count_parameters
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.borrowed import GivesBack
+from funcnet_plugin.hosts.calibration_checks import check_batches
 from funcnet_plugin.hosts.description import describe, pruning_block
 from funcnet_plugin.hosts.fields import PlainErrors
 from funcnet_plugin.hosts.given_model import check_model
 from funcnet_plugin.hosts.sample_order import fix_order
 from funcnet_plugin.hosts.tracing import trust_no_trace
-from funcnet_plugin.pruning.finite import check_weights
+from funcnet_plugin.pruning.finite import check_finite_weights
 from funcnet_plugin.pruning.whole_model import on_gpu
 
 
@@ -58,8 +59,9 @@ class WholeModelModifier(PlainErrors, GivesBack, Modifier):
         checks.count_samples(calibration)
         self.plan(model)
         fix_order(calibration, self.seed)
+        check_batches(calibration, model)
         self._before = count_parameters(model)
-        check_weights(model)
+        check_finite_weights(model)
         with eval_context(model), on_gpu(model):
             self._report = self._prune(model, calibration)
         self._after = count_parameters(model)  # here: quantization adds scales, width pruning cuts

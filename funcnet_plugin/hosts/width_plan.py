@@ -9,6 +9,7 @@ from loguru import logger
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import MLPBlock, bind, count_parameters
+from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.hosts import checks
 from funcnet_plugin.pruning.budget import LayerSize, plan_budget
 
@@ -60,6 +61,11 @@ class WidthPlan:
             if skip_first <= block.index < last
             and not any(match_name(block.name, pattern) for pattern in ignore)
         ]
+        if ignore and not self.prunable and skip_first < last:
+            raise RecipeError(
+                f"ignore names every one of the {len(blocks)} MLPs that may be cut, so nothing is "
+                "left to prune; name fewer."
+            )
         self.budget = plan_budget(
             [LayerSize(b.width, b.parameters_per_neuron, b in self.prunable) for b in blocks],
             ratio=ratio,

@@ -29,6 +29,7 @@ from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.errors import CalibrationError, DecompositionError, RecipeError
 from funcnet_plugin.hosts import checks
 from funcnet_plugin.hosts.borrowed import GivesBack
+from funcnet_plugin.hosts.calibration_checks import check_batches
 from funcnet_plugin.hosts.description import describe_widths, pruning_block
 from funcnet_plugin.hosts.evidence import Evidence
 from funcnet_plugin.hosts.fields import PlainErrors
@@ -44,7 +45,7 @@ from funcnet_plugin.hosts.tracing import trust_no_trace
 from funcnet_plugin.hosts.width_plan import WidthPlan
 from funcnet_plugin.pruning.collect import LayerStatistics, MLPSample
 from funcnet_plugin.pruning.compensation import BEHIND_PRUNED_LAYERS, Moments
-from funcnet_plugin.pruning.finite import check_weights
+from funcnet_plugin.pruning.finite import check_finite_weights
 from funcnet_plugin.pruning.global_networks import GlobalNetworks
 from funcnet_plugin.pruning.processes import Processes
 from funcnet_plugin.pruning.score_checks import checked_scores
@@ -215,6 +216,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
         self.check_neighbours(*checks.neighbours(self), model)
         plan = self._plan
         self._processes = arrange(calibration, self._samples_per_group(), self.seed)
+        self._check_run(check_batches(calibration, model))
         if self._processes is not None and self.resume_dir:
             raise RecipeError("resume_dir is for runs of one process; leave it out.")
         if self.allocation == "uniform":
@@ -222,7 +224,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
                 f"widths will be {plan.kept}: {self._reached:.4f} of the {self.ratio_scope} "
                 f"removed (asked: {self.pruning_ratio})"
             )
-        check_weights(model)
+        check_finite_weights(model)
         todo = plan.prunable
         if self.resume_dir:
             self._record = Record(self, model, calibration)
@@ -404,6 +406,9 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
 
     def _check_layers(self, samples: int | None) -> None:
         """Refuse what the layers that may be cut, or so many samples, do not allow."""
+
+    def _check_run(self, lengths: Sequence[int]) -> None:
+        """Refuse what only weights and samples show: tokens of each, in the order of the run."""
 
     def _prune(self, block: MLPBlock, score: Tensor) -> None:
         statistics = self._statistics.pop(block.index)

@@ -81,6 +81,8 @@ class SignalStream:
         self._mean, self._squares = self._mean.to(block.device), self._squares.to(block.device)
         for part in block.split(_BLOCK):
             n = len(part)
+            if n == 0:  # split gives one part of an empty block
+                continue
             mean = part.sum(0, dtype=torch.float64) / n
             total = self.n_tokens + n
             apart = mean - self._mean

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from funcnet_plugin.bars import bar
 from funcnet_plugin.errors import AdapterError, CalibrationError
 from funcnet_plugin.pruning.finite import not_finite
 from funcnet_plugin.pruning.whole_model import model_inputs
@@ -49,7 +50,7 @@ def block_influence(
     ]
     n_tokens = 0
     try:
-        for ids, mask, _ in model_inputs(model, calibration):
+        for ids, mask, _ in model_inputs(model, calibration, "block influence"):
             model(input_ids=ids, attention_mask=mask, use_cache=False)
             if not math.isfinite(sum(similarity)):
                 raise not_finite(model, ids, mask, "block influence")
@@ -71,7 +72,7 @@ def perplexity_without(
     Args as `block_influence`; one pass over the data per layer.
     """
     found = []
-    for layer in layers:
+    for layer in bar(layers, "perplexity without each layer", "layer"):
         hook = layer.register_forward_hook(_pass_through, with_kwargs=True)
         try:
             found.append(_perplexity(model, calibration))

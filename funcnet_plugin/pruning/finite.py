@@ -42,7 +42,7 @@ def check_finite(tensor: Tensor, what: str, dtype: torch.dtype | None = None) ->
         raise NumbersError(f"{what} hold {_kind(tensor)} in {_name(dtype)}; {_advice(dtype)}.")
 
 
-def check_weights(model: nn.Module) -> None:
+def check_finite_weights(model: nn.Module) -> None:
     """Refuse a model one of whose weights is not finite. Each is read once.
 
     Args:

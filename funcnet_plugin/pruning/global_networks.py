@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from funcnet_plugin.bars import bar
 from funcnet_plugin.ica import ICAResult, LayeredSignals, stability, standardise, whiten
 from funcnet_plugin.ica.canica import standardise_maps
 from funcnet_plugin.pruning.networks import AGGREGATES, GroupReport, in_turn, map_scores
@@ -85,7 +86,7 @@ class GlobalNetworks:
         """
         if self.aggregate not in AGGREGATES:
             raise ValueError(f"aggregate must be one of {AGGREGATES}, got {self.aggregate!r}")
-        while self._groups:
+        for _ in bar(range(len(self._groups)), "networks across layers", "group"):
             self._decompose(self._groups.pop(0))
         if processes is not None:
             merge = processes.max if self.aggregate == "max" else processes.sum

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented
 from funcnet_plugin.errors import CheckpointError
+from funcnet_plugin.output import plain_errors
 
 _RUN = "run.json"
 
@@ -47,7 +48,8 @@ class Progress:
             raise CheckpointError(
                 f"{directory} holds other files; give resume_dir a directory of its own."
             )
-        directory.mkdir(parents=True, exist_ok=True)
+        with plain_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
         self._replace(path, lambda part: part.write_text(json.dumps(run, indent=2)))
 
     def save(self, name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -87,8 +89,13 @@ class Progress:
 
     def _replace(self, path: Path, write: Any) -> None:
         part = path.with_name(f"{path.name}.part")
-        write(part)
-        part.replace(path)
+        try:
+            with plain_errors(path):
+                write(part)
+                part.replace(path)
+        except CheckpointError:
+            part.unlink(missing_ok=True)
+            raise
 
     def _compare(self, path: Path, run: dict[str, Any]) -> None:
         try:

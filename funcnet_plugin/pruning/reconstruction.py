@@ -20,6 +20,7 @@ from torch.nn.functional import linear
 
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented
+from funcnet_plugin.bars import bar
 from funcnet_plugin.errors import NumbersError
 from funcnet_plugin.pruning.gpu_memory import free_bytes
 from funcnet_plugin.pruning.processes import Processes
@@ -132,7 +133,7 @@ def reconstruct(
     if before < _NOTHING:
         return Reconstruction(first, before, before)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
+    for _ in bar(range(epochs), "reconstructing a layer", "epoch", within=True):
         for tokens in data.shuffled(generator):
             with torch.enable_grad():
                 gradients = torch.autograd.grad(data.loss(block, weights, tokens), weights)

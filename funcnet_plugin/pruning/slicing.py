@@ -80,7 +80,7 @@ def principal_axes(model: nn.Module, calibration: Iterable[dict[str, Any]]) -> l
 
     hooks = [norm.register_forward_hook(watch(p)) for p, norm in enumerate(found)]
     try:
-        for ids, mask, _ in model_inputs(model, calibration):
+        for ids, mask, _ in model_inputs(model, calibration, "principal axes"):
             model(input_ids=ids, attention_mask=mask, use_cache=False)
             if not all(is_finite(total) for total in totals):
                 raise not_finite(model, ids, mask, "the principal axes of hidden states")

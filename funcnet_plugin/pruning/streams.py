@@ -133,7 +133,7 @@ def _together(
         waiting.clear()
         return ids, mask
 
-    for ids, mask, _ in model_inputs(model, batches):
+    for ids, mask, _ in model_inputs(model, batches, "how the layers are called"):
         tokens = sum(other.numel() for other, _ in waiting) + ids.numel()
         if waiting and (waiting[0][0].shape[1] != ids.shape[1] or tokens > _TOKENS):
             yield joined()

@@ -11,6 +11,7 @@ from compressed_tensors.offload import OffloadCache
 from loguru import logger
 from torch import Tensor, nn
 
+from funcnet_plugin.bars import bar
 from funcnet_plugin.pruning.gpu_memory import free_bytes
 
 _ROOM = 1.5  # of the weights' size: what else a pass through the model needs
@@ -51,15 +52,18 @@ def on_gpu(model: nn.Module, besides: int = 0) -> Iterator[None]:
 
 
 def model_inputs(
-    model: nn.Module, calibration: Iterable[dict[str, Any]]
+    model: nn.Module, calibration: Iterable[dict[str, Any]], title: str = ""
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """What the model is called with, batch after batch, on its device.
+
+    Args:
+        title: of a progress bar, for who runs the model on each; none without.
 
     Yields:
         ids, mask, labels, each (batch, length) int64; mask is 1 where a token is no padding, and
         labels are -100 at padding, and where a left-padded text begins: nothing real predicts it.
     """
-    for batch in calibration:
+    for batch in bar(calibration, title):
         ids = batch["input_ids"].to(model.device)
         mask = batch.get("attention_mask")
         mask = torch.ones_like(ids) if mask is None else mask.to(ids)

@@ -6,15 +6,23 @@ lm-eval finds both through `--include_path`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from funcnet_plugin.errors import CalibrationError
+from funcnet_plugin.calibration import load_texts
+from funcnet_plugin.errors import CalibrationError, FuncnetError
+from funcnet_plugin.output import plain_errors
 
 FOLDER = Path(__file__).parent
+_PAIR = ("sentence_good", "sentence_bad")
+_SAFE = re.compile(r"\w[\w.-]*")
+_UNSAFE = re.compile(r"[^\w-]+")
+_PATTERN = re.compile(r"[*?\[\]{}!]|::|://")  # what a path means more with, for fsspec
 
 
 def write_task(folder: Path, name: str, data: Path, body: Mapping[str, Any]) -> str:
@@ -53,7 +61,9 @@ def text_task(column: str, metrics: Sequence[str] = ("word_perplexity", "byte_pe
     return {
         "output_type": "loglikelihood_rolling",
         "doc_to_text": "",
-        "doc_to_target": "{{" + column + "}}",
+        # lm-eval takes a template that is the name of a column for that column, whatever is in the
+        # name, and leaves its text as it is: no expression is read in it
+        "doc_to_target": column,
         "metric_list": [metric(m, "weighted_perplexity", higher_is_better=False) for m in metrics],
     }
 
@@ -74,33 +84,114 @@ def pairs_task() -> dict:
 def write_local_tasks(
     out: Path, texts: Mapping[str, Path], pairs: Sequence[Path], column: str
 ) -> list[str]:
-    """Tasks for text files and for files of sentence pairs.
+    """Tasks for files of text and for files of sentence pairs.
+
+    A jsonl file stays where it is. Of any other, and of one whose name lm-eval would read as a
+    pattern, a copy is made beside the tasks.
 
     Args:
         out: directory for the YAML files, made if need be.
-        texts: task name -> jsonl file whose field `column` is a document.
-        pairs: jsonl files with sentence_good and sentence_bad; the task is called after the file.
-        column: see `texts`.
+        texts: task name -> file, see `calibration.load_texts`.
+        pairs: files of records with sentence_good and sentence_bad; the task is called after the
+            file.
+        column: the field of a record that is a document.
 
     Returns:
         the names of the tasks.
 
     Raises:
-        CalibrationError: a file does not exist, or its first line lacks a field.
+        CalibrationError: a file does not exist, or lacks a field.
+        FuncnetError: a name that lm-eval cannot be given, or has already.
     """
-    wanted = [(path, (column,)) for path in texts.values()]
-    wanted += [(path, ("sentence_good", "sentence_bad")) for path in pairs]
-    for path, fields in wanted:
-        _check_first_line(path, fields)
-    out.mkdir(parents=True, exist_ok=True)
-    names = [write_task(out, name, path, text_task(column)) for name, path in texts.items()]
-    return names + [write_task(out, f"pairs_{path.stem}", path, pairs_task()) for path in pairs]
+    named = {f"pairs_{_UNSAFE.sub('_', path.name.partition('.')[0])}": path for path in pairs}
+    check_names(list(texts))
+    if len(named) < len(pairs):
+        raise FuncnetError("two files of pairs have one name, as their tasks would; rename one.")
+    documents = {name: _documents(path, column) for name, path in texts.items()}
+    sentences = {name: _sentences(path) for name, path in named.items()}
+    with plain_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for name, path in texts.items():
+            copied = documents[name]
+            data = path if copied is None else _copy(out, name, copied)
+            write_task(out, name, data, text_task(column if copied is None else "text"))
+        for name, path in named.items():
+            copied = sentences[name]
+            data = path if copied is None else _copy(out, name, copied)
+            write_task(out, name, data, pairs_task())
+    return [*texts, *named]
+
+
+def check_names(names: Sequence[str]) -> None:
+    """lm-eval splits what it is given at commas, takes paths for files and has tasks of its own.
+
+    Raises:
+        FuncnetError: a name that would not be understood, or mean another task.
+    """
+    for name in names:
+        if not _SAFE.fullmatch(name):
+            raise FuncnetError(
+                f"{name!r} cannot be the name of a task; use letters, digits, _, - and dots, such "
+                f"as {_UNSAFE.sub('_', name).strip('_.-') or 'text'}."
+            )
+        if _is_lm_evals(name):
+            raise FuncnetError(f"lm-eval has a task {name!r} of its own; choose another name.")
+
+
+def _is_lm_evals(name: str) -> bool:
+    """Looks for it in the files of its tasks: reading all of them as YAML takes ten seconds."""
+    (package,) = find_spec("lm_eval").submodule_search_locations
+    declared = re.compile(
+        rb"^[\s-]*(?:task|group|tag)\s*:\s*[\"']?" + re.escape(name.encode()) + rb"[\"']?\s*$",
+        re.MULTILINE,
+    )
+    files = Path(package, "tasks").rglob("*.yaml")
+    return any(declared.search(file.read_bytes()) for file in files)
+
+
+def _documents(path: Path, column: str) -> list[dict[str, str]] | None:
+    """What a copy is to hold; None where the file can be read as it is."""
+    if _read_by_lm_eval(path):
+        _check_first_line(path, (column,))
+        return None
+    return [{"text": text} for text in load_texts(path, column)]
+
+
+def _sentences(path: Path) -> list[dict[str, str]] | None:
+    """See `_documents`."""
+    if _read_by_lm_eval(path):
+        _check_first_line(path, _PAIR)
+        return None
+    good, bad = (load_texts(path, field) for field in _PAIR)
+    if len(good) != len(bad):
+        raise CalibrationError(f"{path} has a blank sentence; every pair needs both.")
+    return [dict(zip(_PAIR, pair, strict=True)) for pair in zip(good, bad, strict=True)]
+
+
+def _read_by_lm_eval(path: Path) -> bool:
+    """Whether its json reader finds this file by its name, and it is one with records by line.
+
+    Raises:
+        CalibrationError: it is not there.
+    """
+    if not path.exists():
+        raise CalibrationError(f"{path} cannot be read: it does not exist.")
+    if path.suffix != ".jsonl" or _PATTERN.search(str(path.resolve())):
+        return False
+    with path.open("rb") as file:
+        return file.read(2).lstrip()[:1] in (b"{", b"")
+
+
+def _copy(out: Path, name: str, rows: Sequence[Mapping[str, str]]) -> Path:
+    path = out / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def _check_first_line(path: Path, fields: Sequence[str]) -> None:
     try:
-        with path.open() as file:
-            first = json.loads(file.readline())
+        with path.open(encoding="utf-8") as file:
+            first = json.loads(next((line for line in file if line.strip()), ""))
     except (OSError, ValueError) as error:
         raise CalibrationError(f"{path} cannot be read as jsonl: {error}.") from error
     missing = [f for f in fields if not isinstance(first, dict) or f not in first]
