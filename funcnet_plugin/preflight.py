@@ -41,16 +41,18 @@ def check_request(
     modifiers = _modifiers(plan)
     shapes = model_without_weights(model)
     bind(shapes, try_mlps=False)  # those that cut neurons try them
-    for i, modifier in enumerate(modifiers):
+    for modifier in modifiers:
         if isinstance(modifier, WidthPruningModifier):
             modifier.plan(shapes, samples)
-            modifier.check_neighbours(modifiers[:i], modifiers[i + 1 :], shapes)
         elif isinstance(modifier, WholeModelModifier):
             modifier.plan(shapes)
-    if Path(model).is_dir():
-        check_shapes(Path(model), shapes.config)
     if export:
         check_form(export, shapes, modifiers)
+    for i, modifier in enumerate(modifiers):
+        if isinstance(modifier, WidthPruningModifier):
+            modifier.check_neighbours(modifiers[:i], modifiers[i + 1 :], shapes)
+    if Path(model).is_dir():
+        check_shapes(Path(model), shapes.config)
     return shapes
 
 
