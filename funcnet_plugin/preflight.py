@@ -45,14 +45,16 @@ def check_request(
     modifiers = _modifiers(plan)
     shapes = model_without_weights(model)
     bind(shapes, try_mlps=False)  # those that cut neurons try them
-    for i, modifier in enumerate(modifiers):
+    for modifier in modifiers:
         if isinstance(modifier, WidthPruningModifier):
             modifier.plan(shapes, samples)
-            modifier.check_neighbours(modifiers[:i], modifiers[i + 1 :], shapes)
         elif isinstance(modifier, WholeModelModifier):
             modifier.plan(shapes)
     if export:
         check_form(export, shapes, modifiers)
+    for i, modifier in enumerate(modifiers):
+        if isinstance(modifier, WidthPruningModifier):
+            modifier.check_neighbours(modifiers[:i], modifiers[i + 1 :], shapes)
     check_room(out, smallest_size(shapes, modifiers))
     check_generation_file(model)
     check_weights(model, load_config(model))
