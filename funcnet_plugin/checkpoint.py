@@ -18,9 +18,10 @@ from typing import Any
 from compressed_tensors.distributed import is_source_process
 from torch import nn
 
+from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.saved_config import settle_file
-from funcnet_plugin.saving import generation_config_as_it_came, saying_full
+from funcnet_plugin.saving import generation_config_as_it_came
 from funcnet_plugin.wrapped import refuse_adapter_files
 
 BLOCK_KEY = "functional_network"

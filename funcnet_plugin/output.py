@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from funcnet_plugin.errors import CheckpointError, FuncnetError
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_SAID = ("no space left on device", "disk quota exceeded")
+from funcnet_plugin.disk import saying_full
+from funcnet_plugin.errors import CheckpointError
 
 
 def check_output(out: Path) -> None:
@@ -51,53 +48,6 @@ def _check_empty(out: Path, but: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
-def plain_errors(place: Path | None = None) -> Iterator[None]:
-    """Say in one sentence that the disk is full; for whoever writes.
-
-    Args:
-        place: what is written, or where; None where the error itself must say.
-
-    Raises:
-        CheckpointError: it is, or a quota is used up.
-    """
-    try:
-        yield
-    except FuncnetError:
-        raise
-    except Exception as error:
-        refuse_full_disk(error, place)
-        raise
-
-
-def refuse_full_disk(error: BaseException, place: Path | None = None) -> None:
-    """Of any error, also one that a library has wrapped (safetensors, pyarrow, zipfile).
-
-    Raises:
-        CheckpointError: the disk was full.
-    """
-    cause: BaseException | None = error
-    seen: set[int] = set()
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        named = getattr(cause, "filename", None) if isinstance(cause, OSError) else None
-        words = str(cause).lower()
-        if getattr(cause, "errno", None) in _FULL or any(said in words for said in _SAID):
-            where = place if place is not None else named
-            raise CheckpointError(
-                f"the disk is full{_left(where)}; free some space, or write to another disk."
-            ) from error
-        cause = cause.__cause__ or cause.__context__
-
-
-def _left(place: object) -> str:
-    if not isinstance(place, str | Path):
-        return ""
-    whole = Path(place).resolve()
-    nearest = next(p for p in (whole, *whole.parents) if p.exists())
-    return f", {shutil.disk_usage(nearest).free / 2**20:,.0f} MB are left where {place} is written"
-
-
-@contextlib.contextmanager
 def staged(out: Path) -> Iterator[Path]:
     """A directory that becomes `out` if the block ends well, and vanishes if not."""
     out = out.resolve()
@@ -105,11 +55,11 @@ def staged(out: Path) -> Iterator[Path]:
     # neither can be replaced. Staging inside it keeps the last step on one file system.
     filled = out.exists()
     place = out if filled else out.parent
-    with plain_errors(out):
+    with saying_full(out):
         place.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=place))
     try:
-        with plain_errors(out):
+        with saying_full(out):
             yield staging
         if filled:
             _check_empty(out, but=staging)  # another run may have been quicker

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from funcnet_plugin.disk import check_room
 from funcnet_plugin.errors import CalibrationError, FuncnetError, RecipeError
 from funcnet_plugin.export import check_form
 from funcnet_plugin.recipe import Recipe, dump_recipe
-from funcnet_plugin.saving import check_generation_file, check_room, smallest_size
+from funcnet_plugin.saving import check_generation_file, smallest_size
 
 if TYPE_CHECKING:
     from llmcompressor.modifiers import Modifier

@@ -15,6 +15,7 @@ from typing import Any
 
 from funcnet_plugin.calibration import load_sources, make_loader, mixed_windows
 from funcnet_plugin.checkpoint import make_readable_for_older_versions, read_block
+from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import CheckpointError, FuncnetError
 from funcnet_plugin.export import exporter
 from funcnet_plugin.output import check_output, staged
@@ -26,7 +27,7 @@ from funcnet_plugin.recipe import (
     pruning_modifier,
     recipe_path,
 )
-from funcnet_plugin.saving import check_tokenizer, saying_full
+from funcnet_plugin.saving import check_tokenizer
 
 
 def prune(

@@ -7,9 +7,7 @@ warning it refuses to write. Such a one is written as it came in.
 from __future__ import annotations
 
 import copy
-import errno
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
+from funcnet_plugin.disk import refuse_full_disk
 from funcnet_plugin.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 _GENERATION = "generation_config.json"
-_FULL = (f"os error {errno.ENOSPC}", "No space left on device", "Disk quota exceeded")
 
 
 def rehearse(model: PreTrainedModel) -> None:
@@ -90,36 +88,13 @@ def attempt(what: str, save: Callable, *arguments: Any, holder: Any = None) -> N
     try:
         save(*arguments)
     except Exception as error:  # of any library: whatever it is would come after the work
-        if is_full(error):
-            raise CheckpointError(
-                f"the disk of {tempfile.gettempdir()} is full; make room."
-            ) from error
+        refuse_full_disk(error, Path(tempfile.gettempdir()))
         keys = _unwritable(holder)
         where = f", because of {', '.join(keys)}" if keys else ""
         raise CheckpointError(
             f"the model could not be saved when it is pruned: {what} cannot be used{where} "
             f"({_plain(error)}); mend that first."
         ) from error
-
-
-def check_room(out: Path, needed: int) -> None:
-    """A model must fit on the disk.
-
-    Args:
-        out: directory to write, there or not.
-        needed: bytes.
-
-    Raises:
-        CheckpointError: less is free.
-    """
-    whole = out.resolve()
-    nearest = next(path for path in (whole, *whole.parents) if path.exists())
-    free = shutil.disk_usage(nearest).free
-    if free < needed:
-        raise CheckpointError(
-            f"the disk of {out} has {_size(free)} free and the model needs {_size(needed)}; make "
-            "room, or give another output directory."
-        )
 
 
 def smallest_size(model: nn.Module, modifiers: Sequence[Any]) -> int:
@@ -139,30 +114,6 @@ def smallest_size(model: nn.Module, modifiers: Sequence[Any]) -> int:
     if any(isinstance(modifier, QuantizationMixin) for modifier in modifiers):
         return size // 8
     return round(size * (1.0 - max(ratios, default=0.0)))
-
-
-@contextmanager
-def saying_full(out: Path) -> Iterator[None]:
-    """Let a full disk be called that.
-
-    Raises:
-        CheckpointError: it was full.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, CheckpointError) or not is_full(error):
-            raise
-        raise CheckpointError(
-            f"the disk of {out} is full; make room, or give another output directory."
-        ) from error
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether a library, in whatever words, says that the disk is full."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return any(words in str(error) for words in _FULL)
 
 
 @contextmanager
@@ -257,7 +208,3 @@ def _known(value: Any) -> Any:
 def _plain(error: Exception) -> str:
     words = " ".join(str(error).split()) or type(error).__name__
     return (words if len(words) <= 300 else f"{words[:300]} ...").rstrip(".")
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.1f} MB"

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from funcnet_plugin.disk import refuse_full_disk
 from funcnet_plugin.errors import CalibrationError
-from funcnet_plugin.output import refuse_full_disk
 from funcnet_plugin.records import records_of
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ import torch
 from funcnet_plugin import tasks
 from funcnet_plugin.calibration import load_texts
 from funcnet_plugin.cli import main
+from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import CheckpointError
-from funcnet_plugin.output import plain_errors, staged
+from funcnet_plugin.output import staged
 from funcnet_plugin.pruning import progress
 from funcnet_plugin.pruning.progress import Progress
 
@@ -47,7 +48,7 @@ def test_a_checkpoint_on_a_full_disk(tmp_path, fail):
 def test_other_errors_stay_what_they_are(tmp_path):
     with pytest.raises(RuntimeError, match="something else"), staged(tmp_path / "out"):
         raise RuntimeError("something else")
-    with pytest.raises(PermissionError), plain_errors(tmp_path):
+    with pytest.raises(PermissionError), saying_full(tmp_path):
         raise PermissionError(errno.EACCES, "no", "file")
 
 
@@ -84,3 +85,10 @@ def test_the_command_line_says_it_of_any_file(tmp_path, monkeypatch, capsys):
         main(["inspect", str(tmp_path)])
     assert done.value.code == 2
     assert "the disk is full, " in capsys.readouterr().err
+
+
+def test_a_library_that_passes_on_the_number_alone_is_understood(tmp_path):
+    with pytest.raises(CheckpointError, match="the disk is full"), saying_full(tmp_path):
+        raise RuntimeError("I/O error (os error 28)")
+    with pytest.raises(RuntimeError, match="another"), saying_full(tmp_path):
+        raise RuntimeError("another")

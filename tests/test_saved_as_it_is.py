@@ -134,14 +134,6 @@ def test_a_disk_without_room_is_refused_before_the_work(
         run(fresh(), texts, recipe("WidthPruningModifier"), output_dir=str(tmp_path / "o"))
 
 
-def test_a_disk_that_fills_up_is_called_that(tmp_path):
-    for error in (OSError(28, "No space left on device"), RuntimeError("I/O error (os error 28)")):
-        with pytest.raises(CheckpointError, match="is full"), saving.saying_full(tmp_path):
-            raise error
-    with pytest.raises(RuntimeError, match="another"), saving.saying_full(tmp_path):
-        raise RuntimeError("another")
-
-
 def test_a_recipe_beside_the_model_that_cannot_be_read_is_refused(checkpoint, texts):
     (checkpoint / "recipe.yaml").write_text("a: [")
     model = AutoModelForCausalLM.from_pretrained(checkpoint)

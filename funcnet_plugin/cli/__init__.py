@@ -11,8 +11,8 @@ from rich.console import Console
 from funcnet_plugin import __version__
 from funcnet_plugin.cli.commands import demo, export, inspect, prune, tasks
 from funcnet_plugin.cli.compare import compare
+from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import FuncnetError
-from funcnet_plugin.output import plain_errors
 
 app = typer.Typer(
     name="funcnet",
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None, program: str = "funcnet") -> None:
         program: how the user called it, for the help texts.
     """
     try:
-        with plain_errors():
+        with saying_full():
             app(arguments, prog_name=program)
     except FuncnetError as error:
         sys.exit(_fail(str(error)))

@@ -14,9 +14,10 @@ from funcnet_plugin.compare.fingerprint import fingerprint, warn_of_overlap
 from funcnet_plugin.compare.lm_eval_tasks import scored_tasks
 from funcnet_plugin.compare.measure import Usage, measure
 from funcnet_plugin.compare.plan import Comparison, Run, runs
+from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.inspect import inspect_model, load_config, load_tokenizer
-from funcnet_plugin.output import check_directory, plain_errors
+from funcnet_plugin.output import check_directory
 from funcnet_plugin.perplexity import text_windows
 from funcnet_plugin.prune import prune
 from funcnet_plugin.weights import check_weights
@@ -72,7 +73,7 @@ def compare(
         if before is None or "refused" in before:  # what it lacked may be installed by now
             done[mark] = key | measured()
             if done[mark] != before:
-                with plain_errors(out), (out / "rows.jsonl").open("a") as file:
+                with saying_full(out), (out / "rows.jsonl").open("a") as file:
                     file.write(json.dumps({"mark": mark, "row": done[mark]}) + "\n")
         progress(done[mark])
         return done[mark]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from funcnet_plugin.checkpoint import read_config
+from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.output import check_output, staged
-from funcnet_plugin.saving import saying_full
 
 if TYPE_CHECKING:
     from llmcompressor.modifiers import Modifier

@@ -19,6 +19,7 @@ from llmcompressor.modifiers import Modifier
 from torch import nn
 
 from funcnet_plugin import saving
+from funcnet_plugin.disk import check_room
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.hosts import checks
 from funcnet_plugin.output import check_directory
@@ -115,7 +116,7 @@ def _check_run(model: nn.Module) -> None:
         return
     out = Path(run.output_dir)
     check_directory(out)
-    saving.check_room(out, saving.smallest_size(model, active_session().lifecycle.recipe.modifiers))
+    check_room(out, saving.smallest_size(model, active_session().lifecycle.recipe.modifiers))
     if run.processor is not None:
         saving.check_tokenizer(run.processor)
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.adapters.projection import oriented
+from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import CheckpointError
-from funcnet_plugin.output import plain_errors
 
 _RUN = "run.json"
 
@@ -48,7 +48,7 @@ class Progress:
             raise CheckpointError(
                 f"{directory} holds other files; give resume_dir a directory of its own."
             )
-        with plain_errors(directory):
+        with saying_full(directory):
             directory.mkdir(parents=True, exist_ok=True)
         self._replace(path, lambda part: part.write_text(json.dumps(run, indent=2)))
 
@@ -90,7 +90,7 @@ class Progress:
     def _replace(self, path: Path, write: Any) -> None:
         part = path.with_name(f"{path.name}.part")
         try:
-            with plain_errors(path):
+            with saying_full(path):
                 write(part)
                 part.replace(path)
         except CheckpointError:

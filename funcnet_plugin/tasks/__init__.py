@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from funcnet_plugin.calibration import load_texts
+from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import CalibrationError, FuncnetError
-from funcnet_plugin.output import plain_errors
 
 FOLDER = Path(__file__).parent
 _PAIR = ("sentence_good", "sentence_bad")
@@ -109,7 +109,7 @@ def write_local_tasks(
         raise FuncnetError("two files of pairs have one name, as their tasks would; rename one.")
     documents = {name: _documents(path, column) for name, path in texts.items()}
     sentences = {name: _sentences(path) for name, path in named.items()}
-    with plain_errors(out):
+    with saying_full(out):
         out.mkdir(parents=True, exist_ok=True)
         for name, path in texts.items():
             copied = documents[name]
