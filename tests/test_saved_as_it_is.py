@@ -8,7 +8,6 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from funcnet_plugin import saving
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.prune import prune
 from funcnet_plugin.saved_config import settle
