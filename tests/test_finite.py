@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from funcnet_plugin.adapters import bind, hookimpl, manager
-from funcnet_plugin.errors import CalibrationError, DecompositionError, NumbersError, RecipeError
+from funcnet_plugin.errors import CalibrationError, CheckpointError, NumbersError, RecipeError
 from funcnet_plugin.hosts.gradients import loss_gradients
 from funcnet_plugin.hosts.own_calibration import inner_moments
 from funcnet_plugin.own_text import write
@@ -289,7 +289,7 @@ def test_networks_of_a_dead_layer_are_refused_by_name(texts, strategy):
     with torch.no_grad():
         for module in bind(model).blocks[1].projections:
             module.weight.zero_()
-    with pytest.raises(DecompositionError, match=r"^layer 1: no neuron varies.*mlp into .* ignore"):
+    with pytest.raises(CheckpointError, match=r"the MLP of layer 1 is dead.*ignore: \[model"):
         run(model, texts, recipe(strategy=strategy))
     ignored = recipe(strategy=strategy, ignore=["model.layers.1.mlp"], pruning_ratio=0.1)
     assert bind(run(model, texts, ignored)).widths[1] == 48

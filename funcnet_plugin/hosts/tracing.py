@@ -134,7 +134,7 @@ def check_trace(
     inputs = {key: _first_samples(value, device) for key, value in batch.items()}
     with HooksMixin.disable_hooks(), calibration_forward_context(model):
         with _outputs(layers) as own:
-            model(**inputs)
+            model.forward(**inputs)  # hooks on the model itself are not the pipeline's either
         with _outputs(layers) as traced:
             _run(model, subgraphs, inputs)
     real = inputs.get("attention_mask")
