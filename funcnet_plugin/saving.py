@@ -125,11 +125,12 @@ def generation_config_as_it_came(model: PreTrainedModel, directory: str | Path) 
     """
     from transformers import GenerationConfig
 
-    habits, misplaced = getattr(model, "generation_config", None), _misplaced(model.config)
-    if habits is None:
+    if not hasattr(model, "generation_config"):
         yield
         return
-    written = _with_misplaced(habits, model.config)
+    habits, misplaced = model.generation_config, _misplaced(model.config)
+    given = GenerationConfig.from_model_config(model.config) if habits is None else habits
+    written = _with_misplaced(given, model.config)
     broken = _problem(written) is not None
     for key in misplaced:
         setattr(model.config, key, None)

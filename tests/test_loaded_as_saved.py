@@ -78,6 +78,31 @@ def test_oneshot_of_a_directory_that_lacks_weights_is_refused(checkpoint, texts)
         run(str(checkpoint), texts, recipe("WidthPruningModifier"))
 
 
+def narrower(weights):
+    return weights | {UP: weights[UP][:-8].clone()}
+
+
+def adapter_alone(directory):
+    (directory / "config.json").unlink()
+    (directory / "adapter_config.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (lambda d: tensors(d, narrower), "config and weights disagree"),
+        (lambda d: (d / "model.safetensors").write_bytes(b"xx"), "cannot be read"),
+        (lambda d: (d / "model.safetensors").unlink(), "has no weights"),
+        (adapter_alone, "holds an adapter"),
+    ],
+    ids=["shape", "damaged", "none", "adapter"],
+)
+def test_oneshot_of_a_directory_that_cannot_be_loaded_says_why(checkpoint, texts, spoil, match):
+    spoil(checkpoint)
+    with pytest.raises(CheckpointError, match=match):
+        run(str(checkpoint), texts, recipe("WidthPruningModifier"))
+
+
 def test_a_model_that_the_user_completed_is_taken(checkpoint, texts):
     tensors(checkpoint, partial(without, UP))
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
@@ -226,6 +251,10 @@ def compiled(model):
     return torch.compile(model, backend="eager")
 
 
+def parallel(model):
+    return torch.nn.DataParallel(model)
+
+
 def weight_norm(model):
     torch.nn.utils.parametrizations.weight_norm(model.model.layers[0].self_attn.q_proj)
     return model
@@ -242,15 +271,14 @@ def with_a_bias(model):
 
 
 WRAPPED = [adapted, adapted_mlp, peft_model, injected, own_low_rank, compiled, compiled_layer,
-           weight_norm, older_pruning, with_a_bias]  # fmt: skip
+           parallel, weight_norm, older_pruning, with_a_bias]  # fmt: skip
 
 
 @pytest.mark.parametrize("wrap", WRAPPED, ids=lambda f: f.__name__)
 def test_wrapped_models_are_refused_with_what_to_do(fresh, texts, tmp_path, wrap):
     model = wrap(fresh())
-    with pytest.raises(
-        CheckpointError, match=r"merge it|before torch\.compile|plain one|take it out"
-    ):
+    mend = r"merge it|before torch\.compile|model inside it|plain one|take it out"
+    with pytest.raises(CheckpointError, match=mend):
         run(model, texts, recipe("WidthPruningModifier"), output_dir=str(tmp_path / "o"))
     assert not (tmp_path / "o").exists()
 

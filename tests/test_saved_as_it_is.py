@@ -64,6 +64,15 @@ def test_so_it_is_with_plain_oneshot_and_every_modifier(fresh, texts, tmp_path, 
     assert saved["temperature"] == 0.9 and model.generation_config.temperature == 0.9
 
 
+def test_a_model_without_generation_config_gets_the_one_of_its_config(fresh, texts, tmp_path):
+    model = fresh()
+    model.generation_config = None
+    run(model, texts, recipe("WidthPruningModifier"), output_dir=str(tmp_path / "out"))
+    assert model.generation_config is None
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "out").generation_config
+    assert saved.eos_token_id == model.config.eos_token_id
+
+
 @pytest.mark.parametrize(
     "habits", [{"max_new_tokens": -1}, {"num_return_sequences": 3}, {"cache_implementation": "x"}]
 )
@@ -73,6 +82,8 @@ def test_a_generation_config_that_cannot_be_loaded_is_refused(
     change(checkpoint / "generation_config.json", **habits)
     with pytest.raises(CheckpointError, match=r"generation_config\.json cannot be used"):
         prune(checkpoint, texts, tmp_path / "out", recipe=recipe("WidthPruningModifier"))
+    with pytest.raises(CheckpointError, match=r"generation_config\.json cannot be used"):
+        run(str(checkpoint), texts, recipe("WidthPruningModifier"))
     model = fresh()
     for key, value in habits.items():
         setattr(model.generation_config, key, value)

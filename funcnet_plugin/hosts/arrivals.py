@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from functools import cache, wraps
 from importlib.metadata import version
 from types import ModuleType
 
@@ -54,8 +54,8 @@ def teach_recipes(factory_module: ModuleType) -> None:
 
 
 def surround_oneshot(entry: ModuleType) -> None:
-    """Let `oneshot` say in words what it cannot calibrate on, in runs with our modifiers, and give
-    back what they borrowed.
+    """Let `oneshot` say in words what it cannot load or calibrate on, in runs with our modifiers,
+    and give back what they borrowed.
 
     What the first takes is imported when `oneshot` is called.
     """
@@ -63,9 +63,19 @@ def surround_oneshot(entry: ModuleType) -> None:
 
     watch_runs(entry)
     oneshot = entry.Oneshot
-    call = oneshot.__call__
+    start, call = oneshot.__init__, oneshot.__call__
     if getattr(call, "_funcnet", False):
         return
+
+    @wraps(start)
+    def start_checked(self, *args, **kwargs):
+        from funcnet_plugin.hosts.given_model import check_given_model
+        from funcnet_plugin.hosts.oneshot_data import names_ours
+
+        if names_ours(kwargs.get("recipe")):
+            trusted = bool(kwargs.get("trust_remote_code_model", False))
+            check_given_model(kwargs.get("model"), trusted)
+        start(self, *args, **kwargs)
 
     def call_checked(self, *args, **kwargs):
         from funcnet_plugin.hosts.oneshot_data import check_given, names_ours
@@ -75,6 +85,7 @@ def surround_oneshot(entry: ModuleType) -> None:
         return call(self, *args, **kwargs)
 
     call_checked._funcnet = True
+    oneshot.__init__ = start_checked
     oneshot.__call__ = call_checked
 
 

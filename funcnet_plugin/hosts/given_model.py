@@ -48,6 +48,27 @@ def check_model(modifier: Modifier, model: nn.Module) -> None:
     _rehearse_recipe(model)
 
 
+def check_given_model(given: Any, trust_remote_code: bool = False) -> None:
+    """Refuse what `oneshot` is given as a model before llm-compressor loads or wraps it.
+
+    Args:
+        given: directory, hub name or model; a hub name is left to the load.
+
+    Raises:
+        FuncnetError: one sentence on what cannot be loaded as it was saved.
+    """
+    from funcnet_plugin.inspect import read_model_config
+    from funcnet_plugin.weights import check_weights
+
+    if isinstance(given, nn.Module):
+        refuse_wrapped(given)
+    elif isinstance(given, str | Path) and Path(given).is_dir():
+        refuse_adapter_files(given)
+        config = read_model_config(given, trust_remote_code)
+        saving.check_generation_file(given)
+        check_weights(given, config)
+
+
 def _refuse_other_head(model: nn.Module) -> None:
     find = getattr(model, "get_output_embeddings", None)
     decoder_only = not getattr(model.config, "is_encoder_decoder", False)
@@ -98,20 +119,12 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _check_run(model: nn.Module) -> None:
-    """What `oneshot` was called with: where the model is from, and where it goes.
+    """What `oneshot` was called with: where the model goes.
 
     Raises:
-        CheckpointError: the files lack what was loaded of them, tokenizer or directory are none to
-            save.
+        CheckpointError: tokenizer or directory are none to save.
     """
-    from funcnet_plugin.inspect import read_model_config
-    from funcnet_plugin.weights import check_weights
-
-    given, run = _oneshot()
-    if isinstance(given, str | Path) and Path(given).is_dir():  # else the user may have changed it
-        refuse_adapter_files(given)
-        trusted = bool(getattr(run.model_args, "trust_remote_code_model", False))
-        check_weights(given, read_model_config(given, trusted))
+    run = _oneshot()
     if run is None or run.output_dir is None:
         return
     out = Path(run.output_dir)
@@ -121,22 +134,17 @@ def _check_run(model: nn.Module) -> None:
         saving.check_tokenizer(run.processor)
 
 
-def _oneshot() -> tuple[Any, Any]:
-    """(the model as it was given, llm-compressor's object of the run) of the `oneshot` that we are
-    called by; modifiers are not told."""
+def _oneshot() -> Any:
+    """llm-compressor's object of the run that we are called by; modifiers are not told."""
     from llmcompressor.entrypoints.oneshot import Oneshot
 
-    run = given = None
     frame = inspect.currentframe()
     while frame is not None:
         caller = frame.f_locals.get("self")
         if isinstance(caller, Oneshot):
-            run = caller
-        elif run is not None and frame.f_code.co_name == "oneshot":
-            given = frame.f_locals.get("model")
-            break
+            return caller
         frame = frame.f_back
-    return given, run
+    return None
 
 
 def _rehearse_recipe(model: nn.Module) -> None:
