@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from functools import cache, wraps
 from importlib.metadata import version
 from types import ModuleType
 
@@ -63,9 +63,20 @@ def surround_oneshot(entry: ModuleType) -> None:
 
     watch_runs(entry)
     oneshot = entry.Oneshot
-    call = oneshot.__call__
+    make, call = oneshot.__init__, oneshot.__call__
     if getattr(call, "_funcnet", False):
         return
+
+    @wraps(make)
+    def make_checked(self, **kwargs):
+        from funcnet_plugin.hosts.oneshot_data import names_ours, say_no_tokenizer
+
+        try:
+            make(self, **kwargs)
+        except RuntimeError as error:
+            if names_ours(kwargs.get("recipe")):
+                say_no_tokenizer(error)
+            raise
 
     def call_checked(self, *args, **kwargs):
         from funcnet_plugin.hosts.oneshot_data import check_given, names_ours
@@ -75,7 +86,7 @@ def surround_oneshot(entry: ModuleType) -> None:
         return call(self, *args, **kwargs)
 
     call_checked._funcnet = True
-    oneshot.__call__ = call_checked
+    oneshot.__init__, oneshot.__call__ = make_checked, call_checked
 
 
 def add_lm_eval_model(models_module: ModuleType) -> None:
