@@ -108,7 +108,8 @@ def smallest_size(model: nn.Module, modifiers: Sequence[Any]) -> int:
 
     from funcnet_plugin.adapters import count_parameters
 
-    dtype = getattr(model.config, "dtype", None) or model.dtype
+    declared = getattr(model.config, "dtype", None)  # a name, once transformers has saved it
+    dtype = declared if hasattr(declared, "itemsize") else model.dtype
     size = count_parameters(model) * dtype.itemsize
     ratios = [getattr(modifier, "pruning_ratio", 0.0) for modifier in modifiers]
     if any(isinstance(modifier, QuantizationMixin) for modifier in modifiers):

@@ -154,13 +154,19 @@ class _Reader:
         """The file, or a copy without the mark of another encoding."""
         encoding = next((name for mark, name in _MARKS if start.startswith(mark)), None)
         if encoding is None:
+            if b"\0" in start:
+                raise UnicodeDecodeError("utf-8", start, 0, len(start), "zeros between the letters")
             return path
         copy = Path(tempfile.mkdtemp(dir=self._scratch), "plain")
         copy.write_bytes(path.read_text(encoding=encoding).encode())
         return copy
 
     def _json(self, path: Path, where: str) -> Dataset:
+        from datasets import Dataset
+
         first, more = _first_line(path)
+        if not first:
+            return Dataset.from_dict({self._column: []})
         if not (more and _parsed(first) is not None):  # not one value a line
             try:
                 whole = json.loads(path.read_text(encoding="utf-8"))
@@ -210,7 +216,10 @@ def _kind_of_name(name: str) -> str | None:
 def _packed(path: Path) -> str | None:
     from datasets.utils.extract import Extractor
 
-    return Extractor.infer_extractor_format(path)
+    try:
+        return Extractor.infer_extractor_format(path)
+    except EOFError:  # while it looks for an archive in a .gz that is cut short
+        return "gzip"
 
 
 def _from_disk(path: Path, where: str) -> Dataset:

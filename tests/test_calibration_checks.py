@@ -76,6 +76,13 @@ def texts():
         (lambda: Dataset.from_dict({"text": texts()}), "has no maximal length"),
         (lambda: Dataset.from_dict({"text": texts()}).to_iterable_dataset(), "streaming dataset"),
         (lambda: datasets.DatasetDict(train=Dataset.from_dict({"text": []})), "is empty"),
+        (lambda: datasets.DatasetDict(test=Dataset.from_dict({"text": ["a"]})), "splits test and"),
+        (lambda: Dataset.from_dict({"text": ["a", None]}), "row 1 .* holds nothing in .*'text'"),
+        (lambda: Dataset.from_dict({"text": [1, 2]}), "'text' of the dataset holds int64 where"),
+        (lambda: Dataset.from_dict({"text": [["a"]]}), "'text' of the dataset holds list where"),
+        (lambda: Dataset.from_dict({"input_ids": ["a"]}), "'input_ids' .* holds string where"),
+        (lambda: Dataset.from_dict({"input_ids": [[3, 4], None]}), "row 1 .* holds nothing in"),
+        (lambda: DataLoader(IDS, batch_size=99, drop_last=True), "no batch: .* drop_last"),
         (texts, "a list of texts; give"),
         (lambda: [{"text": text} for text in texts()], "a list of records; give"),
         (lambda: (text for text in texts()), "a generator, which can be read once only"),
@@ -92,6 +99,26 @@ def test_data_that_cannot_be_used(fresh, text, make, message):
     assert "\n" not in str(error.value)
     after = model.state_dict()
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_calibration_samples": 0}, "num_calibration_samples=0 is none"),
+        ({"text_column": "page"}, "reads the column 'text' where there is one, and not 'page'"),
+    ],
+)
+def test_what_oneshot_is_told_of_the_data(fresh, given, message):
+    rows = Dataset.from_dict({"text": texts(), "page": texts()})
+    with pytest.raises(CalibrationError, match=message):
+        oneshot(model=fresh(), recipe=WIDTH, dataset=rows, tokenizer=make_tokenizer(), **given)
+
+
+def test_a_model_without_a_tokenizer_is_said_so(fresh, tmp_path):
+    fresh().save_pretrained(tmp_path)
+    rows = Dataset.from_dict({"input_ids": IDS.tolist()})
+    with pytest.raises(CalibrationError, match=r"without a tokenizer .*; give tokenizer="):
+        oneshot(model=str(tmp_path), recipe=WIDTH, dataset=rows)
 
 
 def test_text_without_text_is_found_before_the_work(fresh):

@@ -53,6 +53,11 @@ def activations(where, size):
     }})  # fmt: skip
 
 
+def sparse(modifier="SparseGPTModifier", **fields):
+    fields = {"sparsity": 0.5, "mask_structure": "2:4", "targets": ["Linear"]} | HEAD | fields
+    return {modifier: fields}
+
+
 def text(before=None, then=None, ratio=0.25, **fields):
     pruning = {"pruning_ratio": ratio, "ratio_scope": "mlp", "align": 8, "scorer": "effect",
                "compensation": "none"}  # fmt: skip
@@ -105,6 +110,7 @@ REFUSED = {
     "outputs in groups": (
         text(then=activations("output_activations", 32), **TO_88), "groups of activations of 32"
     ),
+    "2:4": (text(then=sparse(), ratio=0.242, align=1), "2:4 sparse, .* width 97 .*96 and 100"),
     "NVFP4": (
         text(then={"QuantizationModifier": {"targets": "Linear", "scheme": "NVFP4A16"} | HEAD},
              **TO_88), "width 88",
@@ -138,6 +144,10 @@ WORKS = {
     "R4 at a power of two": text(then=spin("R4"), ratio=0.5),
     "QuIP after": text(then=quip("v")),
     "QuIP of the attention before": text(quip("v", targets=["re:.*self_attn.*_proj"])),
+    "2:4 sparsity that fits": text(then=sparse("WandaPruningModifier"), ratio=0.3),
+    "2:4 sparsity elsewhere": text(
+        then=sparse(ignore=["lm_head", "re:.*down_proj"]), ratio=0.31, align=1
+    ),
     "blocks that fit": text(then=blocks(8, 8), **TO_88),
     "blocks that the user answers for": text(then=blocks(16, 16, bypass=True), **TO_88),
 }

@@ -115,6 +115,15 @@ def test_a_mask_of_fewer_layers_is_for_these_layers_only(dense, texts, tmp_path)
         _silence(load(dense), *read_kept(out), str(out))
 
 
+def test_a_model_that_was_saved_is_pruned_on_in_memory(dense, texts, tmp_path):
+    """transformers leaves the name of the dtype in the config of a model that it saved."""
+    model = load(dense)
+    model.save_pretrained(tmp_path / "copy")
+    assert model.config.dtype == "float32"
+    run(model, texts, text(WIDTH), output_dir=str(tmp_path / "out"))
+    assert read_block(tmp_path / "out")["parameters_before"] == load(dense).num_parameters()
+
+
 def test_slicing_is_remembered_by_the_run_after_it(dense, texts, tmp_path):
     out = tmp_path / "out"
     run(load(dense), texts, text(SLICE, WIDTH), output_dir=str(out))

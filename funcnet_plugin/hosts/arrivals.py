@@ -63,19 +63,25 @@ def surround_oneshot(entry: ModuleType) -> None:
 
     watch_runs(entry)
     oneshot = entry.Oneshot
-    start, call = oneshot.__init__, oneshot.__call__
+    make, call = oneshot.__init__, oneshot.__call__
     if getattr(call, "_funcnet", False):
         return
 
-    @wraps(start)
-    def start_checked(self, *args, **kwargs):
+    @wraps(make)
+    def make_checked(self, *args, **kwargs):
         from funcnet_plugin.hosts.given_model import check_given_model
-        from funcnet_plugin.hosts.oneshot_data import names_ours
+        from funcnet_plugin.hosts.oneshot_data import names_ours, say_no_tokenizer
 
-        if names_ours(kwargs.get("recipe")):
+        ours = names_ours(kwargs.get("recipe"))
+        if ours:
             trusted = bool(kwargs.get("trust_remote_code_model", False))
             check_given_model(kwargs.get("model"), trusted)
-        start(self, *args, **kwargs)
+        try:
+            make(self, *args, **kwargs)
+        except RuntimeError as error:
+            if ours:
+                say_no_tokenizer(error)
+            raise
 
     def call_checked(self, *args, **kwargs):
         from funcnet_plugin.hosts.oneshot_data import check_given, names_ours
@@ -85,8 +91,7 @@ def surround_oneshot(entry: ModuleType) -> None:
         return call(self, *args, **kwargs)
 
     call_checked._funcnet = True
-    oneshot.__init__ = start_checked
-    oneshot.__call__ = call_checked
+    oneshot.__init__, oneshot.__call__ = make_checked, call_checked
 
 
 def add_lm_eval_model(models_module: ModuleType) -> None:

@@ -32,6 +32,11 @@ def check_batches(calibration: Any, model: nn.Module) -> list[int]:
     """
     check_repeatable(calibration)
     known = model.get_input_embeddings().num_embeddings
+    if len(calibration) == 0:
+        raise CalibrationError(
+            "the calibration data gives no batch: the DataLoader's drop_last leaves out those that "
+            "are not full; give more samples or a smaller batch_size."
+        )
     lengths: list[int] = []
     with _undisturbed(calibration):
         for number, batch in enumerate(calibration):

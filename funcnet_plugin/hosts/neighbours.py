@@ -6,6 +6,7 @@ Otherwise they fail when the whole pruning pass is over, or not at all.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,6 +128,12 @@ def _demands(modifier: Modifier, block: MLPBlock, model: nn.Module) -> Iterator[
             f"set align: {size} in the pruning modifier, or another pruning_ratio, or a group size "
             "that divides",
         )  # fmt: skip
+    for path, structure, size in _patterns(modifier, block):
+        yield _Demand(
+            path, f"makes {path} {structure} sparse", lambda w, s=size: w % s == 0,
+            f"set align: {size} in the pruning modifier, or another pruning_ratio, or leave the "
+            "down projection out of it, at",
+        )  # fmt: skip
     for path, kind, rotated in _rotations(modifier, block, model):
         block_size, fused = rotated
         yield _Demand(
@@ -160,6 +167,18 @@ def _divisors(modifier: Modifier, block: MLPBlock) -> Iterator[tuple[str, str, i
                     ("groups of activations", _group(group.output_activations)),
                 )
             yield from ((path, what, size) for what, size in sizes if size and size > 0)
+
+
+def _patterns(modifier: Modifier, block: MLPBlock) -> Iterator[tuple[str, str, int]]:
+    """Path of the down projection, the pattern and its length, where a modifier sets so many
+    weights of so many neurons to zero."""
+    structure = str(getattr(modifier, "mask_structure", None) or "")
+    found = re.fullmatch(r"\d+:(\d+)", structure)
+    path = _path(block, block.down)
+    targets = getattr(modifier, "targets", None) or ["Linear"]
+    ignore = getattr(modifier, "ignore", None) or ()
+    if found and int(found[1]) and is_match(path, block.down, targets, ignore):
+        yield path, structure, int(found[1])
 
 
 def _group(args: Any) -> int | None:

@@ -32,6 +32,19 @@ def names_ours(recipe: Any) -> bool:
     )
 
 
+def say_no_tokenizer(error: RuntimeError) -> None:
+    """Say what llm-compressor lacks when it cannot load the tokenizer of a model.
+
+    Raises:
+        CalibrationError: the error is of that.
+    """
+    if "initialize model processor" in str(error):
+        raise CalibrationError(
+            "the model comes without a tokenizer that can be loaded, and oneshot asks for one with "
+            "its calibration data, tokenized or not; give tokenizer=."
+        ) from error
+
+
 def check_given(given: Any, processor: Any) -> None:
     """Refuse what llm-compressor cannot make a loader of.
 
@@ -48,6 +61,9 @@ def check_given(given: Any, processor: Any) -> None:
     data = given.dataset
     if data is None:
         return  # our modifiers say that there is none
+    asked = given.num_calibration_samples
+    if asked is not None and asked < 1:
+        raise CalibrationError(f"num_calibration_samples={asked} is none; give at least 1.")
     if isinstance(data, DataLoader):
         check_repeatable(data)
     elif isinstance(data, IterableDataset | IterableDatasetDict):
@@ -56,10 +72,14 @@ def check_given(given: Any, processor: Any) -> None:
             "datasets.Dataset.from_list(list(dataset.take(512)))."
         )
     elif isinstance(data, Dataset | DatasetDict):
-        # of several splits, llm-compressor takes this one
         part = data.get("train") if isinstance(data, DatasetDict) else data
         if part is not None:
             _check_columns(part, given, processor)
+        elif not given.splits:
+            raise CalibrationError(
+                f"the dataset has the splits {', '.join(data) or 'of none'} and none is called "
+                "train; give one of them as dataset=, or splits=."
+            )
     elif isinstance(data, str):
         _check_name(data, given)
     else:
@@ -70,7 +90,10 @@ def _check_columns(data: Any, given: Any, processor: Any) -> None:
     if len(data) == 0:
         raise CalibrationError("the calibration data is empty.")
     tokenized = {"input_ids", *getattr(processor, "model_input_names", ())}
-    if given.preprocessing_func is not None or tokenized & set(data.column_names):
+    if given.preprocessing_func is not None:
+        return
+    if tokenized & set(data.column_names):
+        _check_column(data, "input_ids", "lists of token ids", is_text=False)
         return
     if given.text_column not in data.column_names and "text" not in data.column_names:
         raise CalibrationError(
@@ -78,6 +101,13 @@ def _check_columns(data: Any, given: Any, processor: Any) -> None:
             f"{', '.join(data.column_names)}; say which one holds the text (text_column=), or "
             "tokenize it."
         )
+    if given.text_column != "text" and {"text", given.text_column} <= set(data.column_names):
+        raise CalibrationError(
+            f"llm-compressor reads the column 'text' where there is one, and not "
+            f"{given.text_column!r}; give dataset.remove_columns('text')."
+        )
+    column = given.text_column if given.text_column in data.column_names else "text"
+    _check_column(data, column, "texts", is_text=True)
     tokenizer = getattr(processor, "tokenizer", processor)
     limit = given.max_seq_length or getattr(tokenizer, "model_max_length", 0)
     if min(limit, getattr(tokenizer, "model_max_length", limit)) > _NO_LIMIT:
@@ -85,6 +115,24 @@ def _check_columns(data: Any, given: Any, processor: Any) -> None:
             "the tokenizer has no maximal length, and oneshot cuts every text at one; give "
             "max_seq_length=2048, for instance."
         )
+
+
+def _check_column(data: Any, name: str, wanted: str, is_text: bool) -> None:
+    """Refuse a column of another type, or with rows that hold nothing."""
+    if name not in data.column_names:
+        return  # the batches show what there is
+    kind = getattr(data.features[name], "dtype", "list")
+    if ("string" in kind) != is_text:
+        raise CalibrationError(
+            f"column {name!r} of the dataset holds {kind} where {wanted} should be."
+        )
+    if data.data.column(name).null_count:  # of the table, of which this may be a part
+        blank = [i for i, value in enumerate(data[name]) if value is None]
+        if blank:
+            raise CalibrationError(
+                f"row {blank[0]} of the dataset holds nothing in column {name!r} ({len(blank)} of "
+                f"{len(data)} rows); leave such rows out, by dataset.filter."
+            )
 
 
 def _check_name(name: str, given: Any) -> None:

@@ -151,16 +151,14 @@ def _is_lm_evals(name: str) -> bool:
 
 def _documents(path: Path, column: str) -> list[dict[str, str]] | None:
     """What a copy is to hold; None where the file can be read as it is."""
-    if _read_by_lm_eval(path):
-        _check_first_line(path, (column,))
+    if _read_by_lm_eval(path, (column,)):
         return None
     return [{"text": text} for text in load_texts(path, column)]
 
 
 def _sentences(path: Path) -> list[dict[str, str]] | None:
     """See `_documents`."""
-    if _read_by_lm_eval(path):
-        _check_first_line(path, _PAIR)
+    if _read_by_lm_eval(path, _PAIR):
         return None
     good, bad = (load_texts(path, field) for field in _PAIR)
     if len(good) != len(bad):
@@ -168,32 +166,30 @@ def _sentences(path: Path) -> list[dict[str, str]] | None:
     return [dict(zip(_PAIR, pair, strict=True)) for pair in zip(good, bad, strict=True)]
 
 
-def _read_by_lm_eval(path: Path) -> bool:
-    """Whether its json reader finds this file by its name, and it is one with records by line.
+def _read_by_lm_eval(path: Path, fields: Sequence[str]) -> bool:
+    """Whether its json reader finds this file by its name, and every line is a record that holds
+    text in these fields: lm-eval knows no field within a field, and writes down what is no text.
 
     Raises:
-        CalibrationError: it is not there.
+        CalibrationError: the file is not there.
     """
     if not path.exists():
         raise CalibrationError(f"{path} cannot be read: it does not exist.")
     if path.suffix != ".jsonl" or _PATTERN.search(str(path.resolve())):
         return False
-    with path.open("rb") as file:
-        return file.read(2).lstrip()[:1] in (b"{", b"")
+    try:
+        with path.open(encoding="utf-8") as file:
+            records = (json.loads(line) for line in file if line.strip())
+            return all(_holds_text(record, fields) for record in records)
+    except (OSError, ValueError):
+        return False  # read by `datasets`, or refused with what is wrong
+
+
+def _holds_text(record: Any, fields: Sequence[str]) -> bool:
+    return isinstance(record, dict) and all(isinstance(record.get(f), str) for f in fields)
 
 
 def _copy(out: Path, name: str, rows: Sequence[Mapping[str, str]]) -> Path:
     path = out / f"{name}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
-
-
-def _check_first_line(path: Path, fields: Sequence[str]) -> None:
-    try:
-        with path.open(encoding="utf-8") as file:
-            first = json.loads(next((line for line in file if line.strip()), ""))
-    except (OSError, ValueError) as error:
-        raise CalibrationError(f"{path} cannot be read as jsonl: {error}.") from error
-    missing = [f for f in fields if not isinstance(first, dict) or f not in first]
-    if missing:
-        raise CalibrationError(f"the first line of {path} has no field {missing[0]!r}.")
