@@ -109,6 +109,12 @@ def write_local_tasks(
         raise FuncnetError("two files of pairs have one name, as their tasks would; rename one.")
     documents = {name: _documents(path, column) for name, path in texts.items()}
     sentences = {name: _sentences(path) for name, path in named.items()}
+    copies = [*documents.values(), *sentences.values()]
+    if _PATTERN.search(str(out.resolve())) and any(rows is not None for rows in copies):
+        raise FuncnetError(
+            f"lm-eval would read the name of {out} as a pattern; give a directory without any of "
+            "* ? [ ] { } ! in its path."
+        )
     with plain_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         for name, path in texts.items():
@@ -180,13 +186,19 @@ def _read_by_lm_eval(path: Path, fields: Sequence[str]) -> bool:
     try:
         with path.open(encoding="utf-8") as file:
             records = (json.loads(line) for line in file if line.strip())
-            return all(_holds_text(record, fields) for record in records)
-    except (OSError, ValueError):
+            return all(_holds_text(record, fields, path) for record in records)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         return False  # read by `datasets`, or refused with what is wrong
 
 
-def _holds_text(record: Any, fields: Sequence[str]) -> bool:
-    return isinstance(record, dict) and all(isinstance(record.get(f), str) for f in fields)
+def _holds_text(record: Any, fields: Sequence[str], path: Path) -> bool:
+    if not isinstance(record, dict):
+        return False
+    missing = [f for f in fields if f.partition(".")[0] not in record and f not in record]
+    if missing:
+        names = ", ".join(record) or "nothing"
+        raise CalibrationError(f"a record of {path} has no field {missing[0]!r} but {names}.")
+    return all(isinstance(record.get(f), str) for f in fields)
 
 
 def _copy(out: Path, name: str, rows: Sequence[Mapping[str, str]]) -> Path:
