@@ -102,9 +102,14 @@ def test_a_field_within_a_field_is_copied(tmp_path, column):
 
 
 def test_rows_without_text_are_left_out(tmp_path):
-    path = write(tmp_path / "a.jsonl", {"text": "one"}, {"text": None}, {"text": "two"})
+    path = write(tmp_path / "a.jsonl", {"text": "one"}, {"text": None}, {"n": 1}, {"text": "two"})
     (task,) = write_local_tasks(tmp_path / "out", {"t": path}, [], "text")
     assert [arguments[0] for arguments in documents(tmp_path / "out", task)] == ["one", "two"]
+
+
+def test_a_file_without_a_line_is_refused(tmp_path):
+    with pytest.raises(FuncnetError, match="holds no text"):
+        write_local_tasks(tmp_path / "out", {"t": write(tmp_path / "a.jsonl")}, [], "text")
 
 
 def test_a_column_that_holds_no_text_is_refused(tmp_path):

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -186,19 +187,24 @@ def _read_by_lm_eval(path: Path, fields: Sequence[str]) -> bool:
     try:
         with path.open(encoding="utf-8") as file:
             records = (json.loads(line) for line in file if line.strip())
-            return all(_holds_text(record, fields, path) for record in records)
+            first = next(records, None)
+            _check_fields(first, fields, path)
+            return all(_holds_text(record, fields) for record in chain([first], records))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         return False  # read by `datasets`, or refused with what is wrong
 
 
-def _holds_text(record: Any, fields: Sequence[str], path: Path) -> bool:
+def _check_fields(record: Any, fields: Sequence[str], path: Path) -> None:
     if not isinstance(record, dict):
-        return False
-    missing = [f for f in fields if f.partition(".")[0] not in record and f not in record]
-    if missing:
-        names = ", ".join(record) or "nothing"
-        raise CalibrationError(f"a record of {path} has no field {missing[0]!r} but {names}.")
-    return all(isinstance(record.get(f), str) for f in fields)
+        return
+    for field in fields:
+        if field not in record and field.partition(".")[0] not in record:
+            names = ", ".join(record) or "nothing"
+            raise CalibrationError(f"the first line of {path} has no field {field!r} but {names}.")
+
+
+def _holds_text(record: Any, fields: Sequence[str]) -> bool:
+    return isinstance(record, dict) and all(isinstance(record.get(f), str) for f in fields)
 
 
 def _copy(out: Path, name: str, rows: Sequence[Mapping[str, str]]) -> Path:
