@@ -52,12 +52,23 @@ class Residual(LlamaMLP):
         return x + super().forward(x)
 
 
+class Weighed(LlamaMLP):
+    """Computes the same as long as the scales are 1, and a cut would leave them as they are."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.scale = nn.Parameter(torch.ones(config.intermediate_size))
+
+    def forward(self, x):
+        return self.down_proj(self.scale * self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
 class Shifted(LlamaMLP):
     def forward(self, x):
         return self.down_proj(self.act_fn(self.gate_proj(x)) * (self.up_proj(x) + 1))
 
 
-LOOK_ALIKES = [Normed, Limited, Swapped, Scaled, Residual, Shifted]
+LOOK_ALIKES = [Normed, Limited, Swapped, Scaled, Residual, Shifted, Weighed]
 
 
 def with_mlp(cls, device="cpu", layers=(0, 1, 2)):

@@ -92,3 +92,36 @@ def test_pairs_of_one_name_are_refused(tmp_path):
     paths = [write(tmp_path / name, pair) for name in ("a b.jsonl", "a_b.jsonl")]
     with pytest.raises(FuncnetError, match="have one name"):
         write_local_tasks(tmp_path / "out", {}, paths, "text")
+
+
+@pytest.mark.parametrize("column", ["page.text", "page.my text"])
+def test_a_field_within_a_field_is_copied(tmp_path, column):
+    path = write(tmp_path / "a.jsonl", *({"page": {column[5:]: t, "n": 1}} for t in ("one", "two")))
+    (task,) = write_local_tasks(tmp_path / "out", {"t": path}, [], column)
+    assert [arguments[0] for arguments in documents(tmp_path / "out", task)] == ["one", "two"]
+
+
+def test_rows_without_text_are_left_out(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"text": "one"}, {"text": None}, {"n": 1}, {"text": "two"})
+    (task,) = write_local_tasks(tmp_path / "out", {"t": path}, [], "text")
+    assert [arguments[0] for arguments in documents(tmp_path / "out", task)] == ["one", "two"]
+
+
+def test_a_file_without_a_line_is_refused(tmp_path):
+    with pytest.raises(FuncnetError, match="holds no text"):
+        write_local_tasks(tmp_path / "out", {"t": write(tmp_path / "a.jsonl")}, [], "text")
+
+
+def test_a_column_that_holds_no_text_is_refused(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"n": 1, "messages": [{"role": "user", "content": "x"}]})
+    for column, message in [("n", "does not hold text"), ("messages", "is a conversation")]:
+        with pytest.raises(FuncnetError, match=message):
+            write_local_tasks(tmp_path / "out", {"t": path}, [], column)
+    assert not (tmp_path / "out").exists()
+
+
+def test_copies_go_nowhere_where_lm_eval_cannot_find_them(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    with pytest.raises(FuncnetError, match="as a pattern"):
+        write_local_tasks(tmp_path / "out[1]", {"t": tmp_path / "a.txt"}, [], "text")
+    assert not (tmp_path / "out[1]").exists()

@@ -285,6 +285,28 @@ def test_quantization_and_width_pruning_follow_slicing(fresh, texts, tmp_path):
 # -- what is refused -----------------------------------------------------------------------------
 
 
+SPARSE = {"SparseGPTModifier": {"sparsity": 0.5, "mask_structure": "2:4", "targets": ["Linear"]}}
+IN_GROUPS = {"QuantizationModifier": {"scheme": "NVFP4A16", "targets": "Linear"}}
+SLICED_TO_22 = {"multiple_of": 11, "pruning_ratio": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (peer("HiddenSlicingModifier", SPARSE, **SLICED_TO_22), "2:4 of 4, which do not divide"),
+        (peer("HiddenSlicingModifier", IN_GROUPS, **SLICED_TO_22), "groups of 16, which do not"),
+        (yaml.safe_dump({"a_stage": {"a_modifiers": SPARSE, "p_modifiers": {
+            "HiddenSlicingModifier": {"pruning_ratio": 0.2}}}}), "put slicing first"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_with_slicing_is_refused_before_it(fresh, texts, text, message):
+    model = fresh()
+    before = logits(model)
+    with pytest.raises(RecipeError, match=message):
+        run(model, texts, text)
+    assert torch.equal(logits(model), before)
+
+
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [

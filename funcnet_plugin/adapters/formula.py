@@ -41,6 +41,8 @@ def departure(adapter: MLPAdapter, model: nn.Module, layer: nn.Module) -> str | 
         return None
     if any(getattr(module, "quantization_scheme", None) is not None for module in parts.values()):
         return None
+    if adapter.mlp and (name := _of_every_neuron(mlp, parts)):
+        return f"it also has {name}, with a number for every neuron"
     on_meta = any(weight.device.type == "meta" for weight in weights)
     with torch.no_grad():
         if adapter.mlp == "":
@@ -66,6 +68,19 @@ def formula_of(adapter: MLPAdapter) -> str:
 def _parts(adapter: MLPAdapter, mlp: nn.Module) -> dict[str, nn.Module]:
     paths = {role: getattr(adapter, role) for role in ("gate", "up", "down", "activation")}
     return {role: mlp.get_submodule(path) for role, path in paths.items() if path is not None}
+
+
+def _of_every_neuron(mlp: nn.Module, parts: dict[str, nn.Module]) -> str | None:
+    """The name of a parameter as long as there are neurons that the formula has no place for.
+
+    It may not show in the output: a scale that is still 1.
+    """
+    known = {id(p) for module in parts.values() for p in module.parameters()}
+    width, hidden = in_size(parts["down"]), out_size(parts["down"])
+    for name, parameter in mlp.named_parameters():
+        if id(parameter) not in known and width in parameter.shape and width != hidden:
+            return name
+    return None
 
 
 def _neurons(adapter: MLPAdapter, parts: dict[str, nn.Module], x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import nn
 from funcnet_plugin.adapters import count_parameters
 from funcnet_plugin.errors import AdapterError, BudgetError, RecipeError
 from funcnet_plugin.hosts import checks
+from funcnet_plugin.hosts.neighbours import SPARSE, check_inputs
 from funcnet_plugin.hosts.whole_model import WholeModelModifier
 from funcnet_plugin.pruning.budget import check_step, far_from_asked
 from funcnet_plugin.pruning.finite import check_finite_weights
@@ -44,13 +45,21 @@ class HiddenSlicingModifier(WholeModelModifier):
     multiple_of: int = Field(default=8, ge=1)
 
     def plan(self, model: nn.Module) -> None:
-        self._size(model)
-        for other in chain(*checks.neighbours(self)):
+        size = self._size(model)
+        before, after = checks.neighbours(self)
+        for other in chain(before, after):
             if "transform_config" in type(other).model_fields:
                 raise RecipeError(
                     f"{type(other).__name__} rotates hidden states and does not know the shortcuts "
                     "of a sliced model; leave one of the two out."
                 )
+        for other in before:
+            if all(hasattr(other, field) for field in SPARSE):
+                raise RecipeError(
+                    f"{type(other).__name__} sets weights to zero before slicing turns all of "
+                    "them, which fills the zeros again; put slicing first."
+                )
+        check_inputs(after, _inputs(model, size))
 
     def _size(self, model: nn.Module) -> int:
         """The hidden size that comes nearest to the ratio.
@@ -95,3 +104,12 @@ class HiddenSlicingModifier(WholeModelModifier):
     def _changed_keys(self) -> list[str]:
         return ["model_type", "architectures", "hidden_size", "head_dim", "rms_norm_eps",
                 "tie_word_embeddings"]  # fmt: skip
+
+
+def _inputs(model: nn.Module, size: int) -> dict[str, tuple[nn.Module, int]]:
+    """The projections that read hidden states, and how many numbers they will read."""
+    return {
+        path: (module, size)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not path.endswith(("o_proj", "down_proj"))
+    }

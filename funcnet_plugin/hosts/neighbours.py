@@ -7,7 +7,7 @@ Otherwise they fail when the whole pruning pass is over, or not at all.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from funcnet_plugin.adapters import MLPBlock
 from funcnet_plugin.errors import RecipeError
 
 _INPUT, _OUTPUT = ("input", "weight_input"), ("output", "weight_output")
-_SPARSE = ("sparsity", "mask_structure")  # fields of modifiers that set weights to zero
+SPARSE = ("sparsity", "mask_structure")  # fields of modifiers that set weights to zero
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def check_before(
                 "recipe; its scales would belong to weights that are cut afterwards, so put "
                 "pruning first."
             )
-        if all(hasattr(modifier, field) for field in _SPARSE):
+        if all(hasattr(modifier, field) for field in SPARSE):
             raise RecipeError(
                 f"{name} sets weights to zero before the pruning modifier cuts and repairs them, "
                 "which fills the zeros again; put pruning first."
@@ -128,7 +128,8 @@ def _demands(modifier: Modifier, block: MLPBlock, model: nn.Module) -> Iterator[
             f"set align: {size} in the pruning modifier, or another pruning_ratio, or a group size "
             "that divides",
         )  # fmt: skip
-    for path, structure, size in _patterns(modifier, block):
+    path = _path(block, block.down)
+    for structure, size in _patterns(modifier, path, block.down):
         yield _Demand(
             path, f"makes {path} {structure} sparse", lambda w, s=size: w % s == 0,
             f"set align: {size} in the pruning modifier, or another pruning_ratio, or leave the "
@@ -145,40 +146,73 @@ def _demands(modifier: Modifier, block: MLPBlock, model: nn.Module) -> Iterator[
         )
 
 
+def check_inputs(
+    modifiers: Sequence[Modifier], inputs: Mapping[str, tuple[nn.Module, int]]
+) -> None:
+    """Refuse what cannot work on the inputs that slicing leaves.
+
+    Args:
+        modifiers: those that follow.
+        inputs: path -> a module, and how many inputs it will have.
+
+    Raises:
+        RecipeError: they do not fit a group, a block or a pattern.
+    """
+    for modifier in modifiers:
+        for path, (module, width) in inputs.items():
+            of_columns = _of_columns(modifier, path, module)
+            patterns = ((f"patterns {s}", n) for s, n in _patterns(modifier, path, module))
+            for what, size in (*of_columns, *patterns):
+                if width % size:
+                    raise RecipeError(
+                        f"{type(modifier).__name__} takes {path} in {what} of {size}, which do not "
+                        f"divide the {width} inputs that slicing leaves; set multiple_of: {size}, "
+                        "or another size."
+                    )
+
+
 def _divisors(modifier: Modifier, block: MLPBlock) -> Iterator[tuple[str, str, int]]:
     """Path, kind and size of what must divide the width, by a quantization modifier."""
+    for module in block.projections:
+        path = _path(block, module)
+        found = _of_columns if module is block.down else _of_rows
+        yield from ((path, what, size) for what, size in found(modifier, path, module))
+
+
+def _of_columns(modifier: Modifier, path: str, module: nn.Module) -> Iterator[tuple[str, int]]:
+    for group in _schemes(modifier, path, module):
+        _, columns = getattr(group.weights, "block_structure", None) or (None, None)
+        sizes = (
+            ("groups", getattr(group.weights, "group_size", None)),
+            ("blocks", columns),
+            ("groups of activations", _group(group.input_activations)),
+        )
+        yield from ((what, size) for what, size in sizes if size and size > 0)
+
+
+def _of_rows(modifier: Modifier, path: str, module: nn.Module) -> Iterator[tuple[str, int]]:
+    for group in _schemes(modifier, path, module):
+        rows, _ = getattr(group.weights, "block_structure", None) or (None, None)
+        sizes = (("blocks", rows), ("groups of activations", _group(group.output_activations)))
+        yield from ((what, size) for what, size in sizes if size and size > 0)
+
+
+def _schemes(modifier: Modifier, path: str, module: nn.Module) -> Iterator[Any]:
+    """How a quantization modifier quantizes a module."""
     resolved = getattr(modifier, "resolved_config", None)
     for group in getattr(resolved, "config_groups", {}).values():
-        weights = group.weights
-        rows, columns = getattr(weights, "block_structure", None) or (None, None)
-        for module in block.projections:
-            path = _path(block, module)
-            if not is_match(path, module, group.targets, modifier.ignore or ()):
-                continue
-            if module is block.down:
-                sizes = (
-                    ("groups", getattr(weights, "group_size", None)),
-                    ("blocks", columns),
-                    ("groups of activations", _group(group.input_activations)),
-                )
-            else:
-                sizes = (
-                    ("blocks", rows),
-                    ("groups of activations", _group(group.output_activations)),
-                )
-            yield from ((path, what, size) for what, size in sizes if size and size > 0)
+        if is_match(path, module, group.targets, modifier.ignore or ()):
+            yield group
 
 
-def _patterns(modifier: Modifier, block: MLPBlock) -> Iterator[tuple[str, str, int]]:
-    """Path of the down projection, the pattern and its length, where a modifier sets so many
-    weights of so many neurons to zero."""
+def _patterns(modifier: Modifier, path: str, module: nn.Module) -> Iterator[tuple[str, int]]:
+    """The pattern, and its length, where a modifier zeroes n of every m inputs of a module."""
     structure = str(getattr(modifier, "mask_structure", None) or "")
     found = re.fullmatch(r"\d+:(\d+)", structure)
-    path = _path(block, block.down)
     targets = getattr(modifier, "targets", None) or ["Linear"]
     ignore = getattr(modifier, "ignore", None) or ()
-    if found and int(found[1]) and is_match(path, block.down, targets, ignore):
-        yield path, structure, int(found[1])
+    if found and int(found[1]) and is_match(path, module, targets, ignore):
+        yield structure, int(found[1])
 
 
 def _group(args: Any) -> int | None:

@@ -7,7 +7,7 @@ The same surgery, budget and compensation serve all of them. Plugins bring more 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -253,7 +253,8 @@ def get_scorers() -> dict[str, Scorer]:
     """
     found: dict[str, Scorer] = {scorer.name: scorer for scorer in SCORERS}
     for hook in get_manager().hook.funcnet_scorers.get_hookimpls():
-        for scorer in hook.function():
+        brought = hook.function()
+        for scorer in brought if isinstance(brought, Iterable) else [brought]:
             if not isinstance(scorer, Scorer):
                 raise RecipeError(f"{hook.plugin_name} brings {scorer!r}, which is not a Scorer.")
             if scorer.name in found:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,12 @@ def write_local_tasks(
         raise FuncnetError("two files of pairs have one name, as their tasks would; rename one.")
     documents = {name: _documents(path, column) for name, path in texts.items()}
     sentences = {name: _sentences(path) for name, path in named.items()}
+    copies = [*documents.values(), *sentences.values()]
+    if _PATTERN.search(str(out.resolve())) and any(rows is not None for rows in copies):
+        raise FuncnetError(
+            f"lm-eval would read the name of {out} as a pattern; give a directory without any of "
+            "* ? [ ] { } ! in its path."
+        )
     with saying_full(out):
         out.mkdir(parents=True, exist_ok=True)
         for name, path in texts.items():
@@ -180,9 +187,20 @@ def _read_by_lm_eval(path: Path, fields: Sequence[str]) -> bool:
     try:
         with path.open(encoding="utf-8") as file:
             records = (json.loads(line) for line in file if line.strip())
-            return all(_holds_text(record, fields) for record in records)
-    except (OSError, ValueError):
+            first = next(records, None)
+            _check_fields(first, fields, path)
+            return all(_holds_text(record, fields) for record in chain([first], records))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         return False  # read by `datasets`, or refused with what is wrong
+
+
+def _check_fields(record: Any, fields: Sequence[str], path: Path) -> None:
+    if not isinstance(record, dict):
+        return
+    for field in fields:
+        if field not in record and field.partition(".")[0] not in record:
+            names = ", ".join(record) or "nothing"
+            raise CalibrationError(f"the first line of {path} has no field {field!r} but {names}.")
 
 
 def _holds_text(record: Any, fields: Sequence[str]) -> bool:
