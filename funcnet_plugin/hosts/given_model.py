@@ -61,11 +61,33 @@ def check_given_model(given: Any, trust_remote_code: bool = False) -> None:
 
     if isinstance(given, nn.Module):
         refuse_wrapped(given)
+        _check_origin(given, trust_remote_code)
     elif isinstance(given, str | Path) and Path(given).is_dir():
         refuse_adapter_files(given)
         config = read_model_config(given, trust_remote_code)
         saving.check_generation_file(given)
         check_weights(given, config)
+
+
+def _check_origin(model: nn.Module, trust_remote_code: bool) -> None:
+    """Refuse a model of nowhere: llm-compressor reads the config at the place that it names.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    from transformers import AutoConfig
+
+    origin = getattr(getattr(model, "config", None), "name_or_path", None)
+    if origin is None:
+        return
+    try:
+        AutoConfig.from_pretrained(origin, trust_remote_code=trust_remote_code)
+    except Exception as error:  # no such place, no config there, code that may not run
+        where = f"from {origin}, where no config can be read" if origin else "from nowhere"
+        raise CheckpointError(
+            f"the model comes {where}, and llm-compressor looks there; save model and tokenizer "
+            "into a directory, and load the model from it."
+        ) from error
 
 
 def _refuse_other_head(model: nn.Module) -> None:
