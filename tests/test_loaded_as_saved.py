@@ -2,6 +2,7 @@
 taken for language models."""
 
 import json
+import shutil
 from functools import partial
 
 import pytest
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaForSequenceClassification, L
 
 from funcnet_plugin.compare.plan import Comparison
 from funcnet_plugin.compare.run import compare
-from funcnet_plugin.errors import CheckpointError
+from funcnet_plugin.errors import CalibrationError, CheckpointError
 from funcnet_plugin.export import export_model
 from funcnet_plugin.hosts.lm_eval import FuncnetLM
 from funcnet_plugin.inspect import inspect_model, load_tokenizer
@@ -101,6 +102,16 @@ def test_oneshot_of_a_directory_that_cannot_be_loaded_says_why(checkpoint, texts
     spoil(checkpoint)
     with pytest.raises(CheckpointError, match=match):
         run(str(checkpoint), texts, recipe("WidthPruningModifier"))
+
+
+@pytest.mark.parametrize("how", ["never saved", "deleted"])
+def test_a_model_of_nowhere_is_refused_with_what_to_do(checkpoint, texts, how):
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    shutil.rmtree(checkpoint)
+    if how == "never saved":
+        model = make_llama()
+    with pytest.raises(CheckpointError, match="save model and tokenizer into a directory"):
+        run(model, texts, recipe("WidthPruningModifier"))
 
 
 def test_a_model_that_the_user_completed_is_taken(checkpoint, texts):
@@ -324,8 +335,9 @@ def test_code_of_a_tokenizer_is_refused_without_asking(checkpoint, monkeypatch):
         "tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.Mine", None]}}  # fmt: skip
     path.write_text(json.dumps(config))
     (checkpoint / "tokenizer.json").unlink()
-    with pytest.raises(CheckpointError, match=r"the tokenizer of .* code of its own"):
-        load_tokenizer(checkpoint)
+    for load in (load_tokenizer, lambda path: FuncnetLM(str(path))):
+        with pytest.raises(CheckpointError, match=r"the tokenizer of .* code of its own"):
+            load(checkpoint)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_said_and_writes_none_of_them(
@@ -342,6 +354,14 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_said_and_writes_none_of_
     assert any("432 tokens and the model 32" in line for line in lines)
     windows = write_windows(checkpoint, tokenizer, window=4, samples=8, seed=0)
     assert max(map(max, windows)) < 32
+
+
+def test_lm_eval_names_a_token_that_the_model_has_not(checkpoint):
+    model = FuncnetLM(str(checkpoint))
+    with pytest.raises(CalibrationError, match="gives token 32 and the model has 32"):
+        model._model_call(torch.tensor([[3, 32]]))
+    with pytest.raises(CalibrationError, match="gives token 40 and the model has 32"):
+        model._model_generate(torch.tensor([[40, 3]]), 8, ["."])
 
 
 def test_test_text_with_tokens_that_the_model_has_not_is_refused(checkpoint):

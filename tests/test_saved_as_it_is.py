@@ -203,6 +203,17 @@ def test_what_the_user_changed_in_memory_is_saved(fresh, texts, tmp_path, change
     assert getattr(again.config, "mine", None) == getattr(pruned.config, "mine", None)
 
 
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_a_rotary_base_that_came_too_late_is_said(fresh, texts, rebuilt):
+    model = fresh()
+    model.config.rope_parameters["rope_theta"] = 500.0
+    if rebuilt:
+        model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    with logged() as lines:
+        run(model, texts, recipe("WidthPruningModifier"))
+    assert any("other rotations" in line for line in lines) is not rebuilt
+
+
 def test_a_key_under_its_older_name_does_not_come_back():
     config = transformers.GPT2Config(n_embd=32, n_layer=2)
     written = {"model_type": "gpt2", "hidden_size": 64, "n_layer": 2, "kept": "as it is"}

@@ -16,6 +16,7 @@ import torch
 from compressed_tensors.offload import disable_onloading
 from llmcompressor.core import active_session
 from llmcompressor.modifiers import Modifier
+from loguru import logger
 from torch import nn
 
 from funcnet_plugin import saving
@@ -43,6 +44,7 @@ def check_model(modifier: Modifier, model: nn.Module) -> None:
     modifiers = active_session().lifecycle.recipe.modifiers
     if not modifiers or modifiers[0] is modifier:
         _check_modules(model)
+        _warn_of_other_rotations(model)
         _check_run(model)
     saving.rehearse(model)
     _rehearse_recipe(model)
@@ -62,11 +64,33 @@ def check_given_model(given: Any, trust_remote_code: bool = False) -> None:
 
     if isinstance(given, nn.Module):
         refuse_wrapped(given)
+        _check_origin(given, trust_remote_code)
     elif isinstance(given, str | Path) and Path(given).is_dir():
         refuse_adapter_files(given)
         config = read_model_config(given, trust_remote_code)
         saving.check_generation_file(given)
         check_weights(given, config)
+
+
+def _check_origin(model: nn.Module, trust_remote_code: bool) -> None:
+    """Refuse a model of nowhere: llm-compressor reads the config at the place that it names.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    from transformers import AutoConfig
+
+    origin = getattr(getattr(model, "config", None), "name_or_path", None)
+    if origin is None:
+        return
+    try:
+        AutoConfig.from_pretrained(origin, trust_remote_code=trust_remote_code)
+    except Exception as error:  # no such place, no config there, code that may not run
+        where = f"from {origin}, where no config can be read" if origin else "from nowhere"
+        raise CheckpointError(
+            f"the model comes {where}, and llm-compressor looks there; save model and tokenizer "
+            "into a directory, and load the model from it."
+        ) from error
 
 
 def _refuse_other_head(model: nn.Module) -> None:
@@ -111,6 +135,29 @@ def _check_modules(model: nn.Module) -> None:
                 f"{name} is {shape}, and {wanted[name]} by the model's config, so a reload would "
                 "fail; set model.config to what the model is."
             )
+
+
+def _warn_of_other_rotations(model: nn.Module) -> None:
+    """Say that a rotary base in the config came too late: modules read it when they are built."""
+    for name, module in model.named_modules():
+        old = {key: b for key, b in module._buffers.items() if key.endswith("inv_freq")}
+        if not old or not hasattr(module, "config"):
+            continue
+        try:
+            new = type(module)(copy.deepcopy(model.config))._buffers
+        except Exception:  # of a class that is built otherwise
+            continue
+        for key, buffer in old.items():
+            other = new.get(key)
+            if other is None or buffer.is_meta or other.shape != buffer.shape:
+                continue
+            if not torch.allclose(buffer.float().cpu(), other.float().cpu(), rtol=2e-2):
+                logger.warning(
+                    f"{name} computes with other rotations than the model's config says, and what "
+                    "is saved will compute with those of the config; if they are meant, build the "
+                    "model with them (from_pretrained(..., config=config))."
+                )
+                return
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.checkpoint import BLOCK_KEY, read_kept, read_layers
 from funcnet_plugin.errors import CheckpointError, FuncnetError
-from funcnet_plugin.inspect import read_model_config
+from funcnet_plugin.inspect import load_tokenizer, read_model_config
+from funcnet_plugin.preflight import check_ids
 from funcnet_plugin.pruning.mask import apply_mask
 from funcnet_plugin.weights import check_weights
 
@@ -67,7 +69,7 @@ class FuncnetLM(HFLM):
 
     Raises:
         FuncnetError: an argument that does not exist, a mask of another model, a checkpoint whose
-            config and weights disagree.
+            config and weights disagree; while it scores, a token that the model does not have.
     """
 
     def __init__(
@@ -83,13 +85,23 @@ class FuncnetLM(HFLM):
         if kept is not None:
             _silence(self.model, *kept, mask)
 
+    def _model_call(self, inps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        check_ids(inps.tolist(), self.model)
+        return super()._model_call(inps, *args, **kwargs)
+
+    def _model_generate(self, context: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        check_ids(context.tolist(), self.model)
+        return super()._model_generate(context, *args, **kwargs)
+
 
 def _check_files(directory: str, kwargs: dict[str, Any]) -> None:
-    """Config and weights agree, and nothing is made up."""
+    """Config and weights agree, nothing is made up, and the tokenizer can be loaded."""
     if any(kwargs.get(name) for name in _OTHER_FILES):
         return  # not those that a checkpoint directory is read from
-    config = read_model_config(directory, bool(kwargs.get("trust_remote_code")))
-    check_weights(directory, config)
+    trusted = bool(kwargs.get("trust_remote_code"))
+    check_weights(directory, read_model_config(directory, trusted))
+    if not trusted and kwargs.get("tokenizer") is None:
+        load_tokenizer(directory)
 
 
 def _check_arguments(kwargs: dict[str, Any]) -> None:
