@@ -75,10 +75,12 @@ def _of_every_neuron(mlp: nn.Module, parts: dict[str, nn.Module]) -> str | None:
 
     It may not show in the output: a scale that is still 1.
     """
-    known = {id(p) for module in parts.values() for p in module.parameters()}
+    # by module: an offloaded parameter is another tensor each time it is looked at
+    inside = {id(module) for part in parts.values() for module in part.modules()}
     width, hidden = in_size(parts["down"]), out_size(parts["down"])
     for name, parameter in mlp.named_parameters():
-        if id(parameter) not in known and width in parameter.shape and width != hidden:
+        owner = mlp.get_submodule(name.rpartition(".")[0])
+        if id(owner) not in inside and width in parameter.shape and width != hidden:
             return name
     return None
 
