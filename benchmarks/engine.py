@@ -39,13 +39,14 @@ import torch
 from torch import Tensor
 
 from funcnet_plugin.adapters import bind
-from funcnet_plugin.calibration import load_texts, make_loader, token_windows
 from funcnet_plugin.ica import canica, nilearn_canica, reduce_time, standardise, whiten
 from funcnet_plugin.ica.contrast import negentropy
 from funcnet_plugin.ica.fastica import fastica
 from funcnet_plugin.ica.picard import picard
 from funcnet_plugin.ica.runs import initial_unmixing
-from funcnet_plugin.pruning.networks import map_scores
+from funcnet_plugin.score.local_networks import map_scores
+from funcnet_plugin.text.sources import load_texts
+from funcnet_plugin.text.windows import make_loader, token_windows
 
 K, GROUP, WINDOW = 64, 40, 128
 
@@ -261,10 +262,9 @@ def _oneshot(inputs: Inputs, modifiers: dict) -> None:
 
 def shape_1b(tokens: int = 512) -> dict:
     """Random weights and inputs; float32 on a CPU. Least squares included."""
+    from funcnet_plugin.repair.compensation import Moments
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
-
-    from funcnet_plugin.pruning.compensation import Moments
 
     config = LlamaConfig(
         hidden_size=2048, intermediate_size=8192, num_attention_heads=32, num_key_value_heads=8,

@@ -21,10 +21,11 @@ from llmcompressor import oneshot
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
-from funcnet_plugin.calibration import load_texts, make_loader, token_windows
-from funcnet_plugin.inspect import load_tokenizer
+from funcnet_plugin.checkpoints.loading import load_tokenizer
 from funcnet_plugin.recipe import load_recipe, override, recipe_path
 from funcnet_plugin.tasks import write_local_tasks
+from funcnet_plugin.text.sources import load_texts
+from funcnet_plugin.text.windows import make_loader, token_windows
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from funcnet_plugin.calibration import load_texts
+from funcnet_plugin.text.sources import load_texts
 
 FUNCNET = str(Path(sys.executable).with_name("funcnet"))  # of this environment
 DOMAINS = ("shakespeare", "speeches", "bible")

@@ -15,15 +15,15 @@ from funcnet_plugin.hosts.autoload import install as _install
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "FunctionalNetworkModifier": "funcnet_plugin.hosts.llm_compressor",
-    "WidthPruningModifier": "funcnet_plugin.hosts.llm_compressor",
+    "FunctionalNetworkModifier": "funcnet_plugin.hosts.llmcompressor.modifiers",
+    "WidthPruningModifier": "funcnet_plugin.hosts.llmcompressor.modifiers",
     "MLPAdapter": "funcnet_plugin.adapters",
     "bind": "funcnet_plugin.adapters",
-    "hookimpl": "funcnet_plugin.adapters",
+    "hookimpl": "funcnet_plugin.plugins",
     "canica": "funcnet_plugin.ica",
     "fastica": "funcnet_plugin.ica",
-    "prune": "funcnet_plugin.prune",
-    "read_block": "funcnet_plugin.checkpoint",
+    "prune": "funcnet_plugin.pruning",
+    "read_block": "funcnet_plugin.checkpoints.block",
     "FuncnetError": "funcnet_plugin.errors",
 }
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from funcnet_plugin.bars import bar
-from funcnet_plugin.calibration import load_texts
 from funcnet_plugin.errors import CalibrationError, NumbersError
+from funcnet_plugin.text.sources import load_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,9 +74,9 @@ def perplexities(checkpoint: str | Path, texts: dict[str, Tensor]) -> Perplexiti
     """
     from transformers import AutoModelForCausalLM
 
-    from funcnet_plugin.inspect import read_model_config
-    from funcnet_plugin.preflight import check_ids
-    from funcnet_plugin.weights import check_weights
+    from funcnet_plugin.checkpoints.loading import read_model_config
+    from funcnet_plugin.checkpoints.weights import check_weights
+    from funcnet_plugin.text.windows import check_ids
 
     check_weights(checkpoint, read_model_config(checkpoint))
     model = AutoModelForCausalLM.from_pretrained(

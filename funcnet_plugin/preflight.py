@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loguru import logger
-
+from funcnet_plugin.checkpoints.saving import check_generation_file, smallest_size
 from funcnet_plugin.disk import check_room
-from funcnet_plugin.errors import CalibrationError, FuncnetError, RecipeError
+from funcnet_plugin.errors import FuncnetError, RecipeError
 from funcnet_plugin.export import check_form
 from funcnet_plugin.recipe import Recipe, dump_recipe
-from funcnet_plugin.saving import check_generation_file, smallest_size
 
 if TYPE_CHECKING:
     from llmcompressor.modifiers import Modifier
@@ -38,10 +35,10 @@ def check_request(
             the disk has no room for the result.
     """
     from funcnet_plugin.adapters import bind
-    from funcnet_plugin.hosts.llm_compressor import WidthPruningModifier
-    from funcnet_plugin.hosts.whole_model import WholeModelModifier
-    from funcnet_plugin.inspect import load_config, model_without_weights
-    from funcnet_plugin.weights import check_weights
+    from funcnet_plugin.checkpoints.loading import load_config, model_without_weights
+    from funcnet_plugin.checkpoints.weights import check_weights
+    from funcnet_plugin.hosts.llmcompressor.modifiers import WidthPruningModifier
+    from funcnet_plugin.hosts.llmcompressor.whole_model import WholeModelModifier
 
     modifiers = _modifiers(plan)
     shapes = model_without_weights(model)
@@ -62,31 +59,6 @@ def check_request(
     return shapes
 
 
-def check_ids(
-    windows: Sequence[Sequence[int]], model: PreTrainedModel, tokens: int | None = None
-) -> None:
-    """The tokenizer must be the model's.
-
-    Args:
-        tokens: that the tokenizer knows; more than the model has are warned of.
-
-    Raises:
-        CalibrationError: it gave a token that the model does not have.
-    """
-    highest, known = max(map(max, windows)), model.get_input_embeddings().num_embeddings
-    if highest >= known:
-        raise CalibrationError(
-            f"the tokenizer gives token {highest} and the model has {known} tokens; put the "
-            "model's own tokenizer beside it."
-        )
-    if tokens is not None and tokens > known:
-        logger.warning(
-            f"the tokenizer has {tokens} tokens and the model {known}: text with one of the others "
-            "would end in an error; put the model's own tokenizer beside it, or resize its "
-            "embeddings."
-        )
-
-
 def _modifiers(plan: Recipe) -> list[Modifier]:
     """Let llm-compressor build the modifiers now: a wrong field ends here, not after loading.
 
@@ -96,13 +68,13 @@ def _modifiers(plan: Recipe) -> list[Modifier]:
     from llmcompressor.recipe import Recipe
     from pydantic import ValidationError
 
-    from funcnet_plugin.hosts.fields import one_sentence
+    from funcnet_plugin.plugins import one_sentence
 
     try:
         return Recipe.create_instance(dump_recipe(plan)).modifiers
     except FuncnetError:
         raise
     except ValidationError as error:  # of a modifier that is not ours
-        raise RecipeError(one_sentence(error)) from error
+        raise RecipeError(one_sentence(error, error.title)) from error
     except ValueError as error:
         raise RecipeError(f"the recipe cannot be used: {' '.join(str(error).split())}") from error

@@ -6,6 +6,7 @@ nothing is pruned. Others end in an AttributeError. Here each is one sentence.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -109,15 +110,56 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def override(recipe: Recipe, fields: dict[str, Any]) -> Recipe:
+def override(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
     """Set fields of the pruning modifier of a recipe.
 
+    Args:
+        fields: a name is a field, or leads to a parameter of a part: `repair.epochs`, and where
+            there are several parts `scorer.networks.n_components`.
+
     Raises:
-        RecipeError: the recipe has no pruning modifier, or more than one.
+        RecipeError: the recipe has no pruning modifier, or more than one; or a name leads nowhere.
     """
     recipe = deepcopy(recipe)
-    pruning_modifier(recipe)[1].update(fields)
+    given = pruning_modifier(recipe)[1]
+    for name, value in fields.items():
+        field, *path = name.split(".")
+        if path and field not in given:
+            raise RecipeError(
+                f"{name} cannot be set: the recipe has no field {field!r}; add it to the recipe, "
+                f"or set {field} to a name first."
+            )
+        given[field] = _with(given.get(field), path, value, name)
     return recipe
+
+
+def _with(part: Any, path: list[str], value: Any, name: str) -> Any:
+    """Put a value into a part, or a list of parts, at the end of a path."""
+    if not path:
+        return value
+    if isinstance(part, list):
+        named = [_name_of(one) for one in part]
+        if path[0] not in named or len(path) == 1:
+            raise RecipeError(
+                f"{name} cannot be set: the recipe has several there; say of which, as in "
+                f"{name.split('.')[0]}.{named[0]}.{path[-1]}."
+            )
+        return [
+            _with(one, path[1:], value, name) if _name_of(one) == path[0] else one for one in part
+        ]
+    if isinstance(part, str):
+        part = {"name": part}
+    if not isinstance(part, dict | None):
+        raise RecipeError(f"{name} cannot be set: {part!r} has no parameters.")
+    part = part or {}
+    head, *rest = path
+    if rest and head == part.get("name"):
+        return _with(part, rest, value, name)
+    return part | {head: _with(part.get(head), rest, value, name)}
+
+
+def _name_of(part: Any) -> Any:
+    return part.get("name") if isinstance(part, dict) else part
 
 
 def pruning_modifier(recipe: Recipe) -> tuple[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ oneshot(
     dataset=load_dataset("json", data_files=sys.argv[4], split="train"),
     num_calibration_samples=48, max_seq_length=64,
 )
-assert "funcnet_plugin.hosts.llm_compressor" in sys.modules
+assert "funcnet_plugin.hosts.llmcompressor.modifiers" in sys.modules
 """
 LOAD = """
 import json, sys

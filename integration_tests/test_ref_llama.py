@@ -9,9 +9,10 @@ import torch
 from datasets import load_dataset
 from llmcompressor import oneshot
 
-from funcnet_plugin.calibration import load_texts, make_loader, token_windows
-from funcnet_plugin.inspect import load_tokenizer
+from funcnet_plugin.checkpoints.loading import load_tokenizer
 from funcnet_plugin.recipe import dump_recipe, load_recipe, override, recipe_path
+from funcnet_plugin.text.sources import load_texts
+from funcnet_plugin.text.windows import make_loader, token_windows
 from tests.conftest import shared_data
 from tests.hosting import WITHOUT_US, back_on_the_cpu
 

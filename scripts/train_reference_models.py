@@ -32,7 +32,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from funcnet_plugin.calibration import load_texts
+from funcnet_plugin.text.sources import load_texts
 
 LENGTH = 128  # tokens per training sequence
 WRITTEN_AT_ONCE = 256  # sequences

@@ -16,8 +16,8 @@ from llmcompressor import oneshot
 from torch.utils.data import DataLoader
 
 from funcnet_plugin.adapters import bind
-from funcnet_plugin.calibration import make_loader, token_windows
-from funcnet_plugin.checkpoint import read_kept
+from funcnet_plugin.checkpoints.block import read_kept
+from funcnet_plugin.text.windows import make_loader, token_windows
 from tests.conftest import make_tokenizer
 
 FIELDS = {

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from funcnet_plugin import tasks
-from funcnet_plugin.calibration import load_texts
 from funcnet_plugin.cli import main
 from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import CheckpointError
+from funcnet_plugin.measure import store as progress
+from funcnet_plugin.measure.store import Progress
 from funcnet_plugin.output import staged
-from funcnet_plugin.pruning import progress
-from funcnet_plugin.pruning.progress import Progress
+from funcnet_plugin.text.sources import load_texts
 
 
 def full(*args, **options):
@@ -80,7 +80,7 @@ def test_tasks_on_a_full_disk(tmp_path, monkeypatch):
 
 
 def test_the_command_line_says_it_of_any_file(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("funcnet_plugin.inspect.inspect_model", full)
+    monkeypatch.setattr("funcnet_plugin.inspection.inspect_model", full)
     with pytest.raises(SystemExit) as done:
         main(["inspect", str(tmp_path)])
     assert done.value.code == 2

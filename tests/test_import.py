@@ -39,14 +39,18 @@ def test_recipes_know_the_modifiers_in_any_import_order(imports):
 
 
 def test_public_functions_can_be_called_however_they_are_imported(tmp_path):
-    """`prune` is also the name of the module that holds it."""
+    """However the module that holds it was imported before."""
     code = (
         "import inspect\n{imports}\nfrom funcnet_plugin import {name}\n"
         "assert callable({name}) and inspect.signature({name}).parameters\n"
     )
     for name in set(funcnet_plugin.__all__) - {"__version__"}:
         assert callable(getattr(funcnet_plugin, name)), name
-    for imports in ("", "import funcnet_plugin.prune", "from funcnet_plugin.prune import prune"):
+    for imports in (
+        "",
+        "import funcnet_plugin.pruning",
+        "from funcnet_plugin.pruning import prune",
+    ):
         python(code.format(imports=imports, name="prune"))
     with pytest.raises(FuncnetError, match="is not empty"):
         (tmp_path / "file").touch()

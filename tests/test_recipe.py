@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from funcnet_plugin.errors import RecipeError
-from funcnet_plugin.hosts.llm_compressor import MODIFIERS, FunctionalNetworkModifier
+from funcnet_plugin.hosts.llmcompressor.modifiers import MODIFIERS, FunctionalNetworkModifier
 from funcnet_plugin.recipe import (
     MODIFIER_NAMES,
     dump_recipe,

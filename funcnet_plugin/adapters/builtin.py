@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from funcnet_plugin.adapters.hookspecs import hookimpl
 from funcnet_plugin.adapters.spec import MLPAdapter
+from funcnet_plugin.plugins import hookimpl
 
 # gate_proj, up_proj, down_proj as separate Linear modules, act_fn a module.
 _SPLIT = MLPAdapter(

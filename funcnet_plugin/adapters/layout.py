@@ -15,60 +15,10 @@ from torch import nn
 from funcnet_plugin.adapters.builtin import REFUSED
 from funcnet_plugin.adapters.formula import departure, formula_of
 from funcnet_plugin.adapters.manager import ENTRY_POINT_GROUP, get_adapters
+from funcnet_plugin.adapters.mlp import MLPBlock
 from funcnet_plugin.adapters.projection import KINDS, in_size, oriented, out_size
 from funcnet_plugin.adapters.spec import MLPAdapter
 from funcnet_plugin.errors import AdapterError
-
-
-@dataclass(frozen=True)
-class MLPBlock:
-    """The MLP of one decoder layer. `width` is a live reading: it follows the surgery.
-
-    Attributes:
-        gate: None where it is part of `up` (`fused`) or where there is none.
-        up, down: see `MLPAdapter`.
-        fused: `up` holds the rows of the gate, then those of the up projection.
-    """
-
-    index: int
-    name: str  # module path of the MLP in the model
-    decoder_layer: nn.Module
-    mlp: nn.Module
-    gate: nn.Module | None
-    up: nn.Module
-    down: nn.Module
-    fused: bool
-    activation: nn.Module
-
-    @property
-    def width(self) -> int:
-        return in_size(self.down)
-
-    @property
-    def gated(self) -> bool:
-        return self.fused or self.gate is not None
-
-    @property
-    def inputs(self) -> tuple[nn.Module, ...]:
-        """The projections whose rows are neurons."""
-        return (self.up,) if self.gate is None else (self.gate, self.up)
-
-    @property
-    def projections(self) -> tuple[nn.Module, ...]:
-        return (*self.inputs, self.down)
-
-    @property
-    def parameters_per_neuron(self) -> int:
-        """Parameters that go with one neuron: its rows of gate and up (and their biases), its
-        column of down."""
-        rows = sum(in_size(module) + (module.bias is not None) for module in self.inputs)
-        return rows * (2 if self.fused else 1) + out_size(self.down)
-
-    @property
-    def parameters(self) -> int:
-        """All parameters of the projections, biases included."""
-        with disable_onloading():
-            return sum(p.numel() for module in self.projections for p in module.parameters())
 
 
 @dataclass(frozen=True)

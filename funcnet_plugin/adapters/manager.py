@@ -1,28 +1,18 @@
-"""Finds adapters: the built-in ones and those of installed plugins, through the same hook."""
+"""Finds adapters: the built-in ones and those of installed packages, through the same hook."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 
 import pluggy
 
 from funcnet_plugin.adapters import builtin, hookspecs
-from funcnet_plugin.adapters.hookspecs import PROJECT, hookimpl
 from funcnet_plugin.adapters.spec import MLPAdapter
+from funcnet_plugin.plugins.hooks import PROJECT, is_ours, load_plugins, warn_skipped
 
 ENTRY_POINT_GROUP = "funcnet_plugin.adapters"
-
-__all__ = [
-    "ENTRY_POINT_GROUP",
-    "FoundAdapter",
-    "find_adapters",
-    "get_adapters",
-    "get_manager",
-    "hookimpl",
-]
 
 
 @dataclass(frozen=True)
@@ -40,23 +30,8 @@ class FoundAdapter:
 
 @cache
 def get_manager() -> pluggy.PluginManager:
-    """The plugin manager, entry points loaded on first use.
-
-    Entry points are loaded one by one: pluggy's own loader lets the exception of one broken plugin
-    take all others down.
-    """
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(hookspecs)
-    manager.register(builtin, name=PROJECT)
-    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        package = entry_point.dist.name if entry_point.dist else "unknown package"
-        source = f"{package} ({entry_point.name})"
-        try:
-            manager.register(entry_point.load(), name=source)
-        except Exception as error:
-            # Foreign code may raise anything; the user keeps all other adapters and the reason.
-            _warn_skipped(f"{source}, module {entry_point.value},", error)
-    return manager
+    """The plugins, loaded when they are first asked for."""
+    return load_plugins(ENTRY_POINT_GROUP, hookspecs, [builtin])
 
 
 def find_adapters() -> list[FoundAdapter]:
@@ -75,12 +50,12 @@ def find_adapters() -> list[FoundAdapter]:
             if wrong:
                 raise TypeError(f"funcnet_adapters gave {wrong[0]!r}, which is not an MLPAdapter")
         except Exception as error:
-            _warn_skipped(hook.plugin_name, error)
+            warn_skipped(hook.plugin_name, error)
             continue
         for adapter in adapters:
             new = tuple(name for name in adapter.architectures if name not in taken)
             for name in set(adapter.architectures) - set(new):
-                if hook.plugin_name != PROJECT:
+                if not is_ours(hook.plugin_name):
                     warnings.warn(
                         f"{taken[name]} and {hook.plugin_name} both bring an adapter for {name}; "
                         f"that of {taken[name]} is used: uninstall the one you do not want.",
@@ -88,16 +63,11 @@ def find_adapters() -> list[FoundAdapter]:
                     )
             taken |= dict.fromkeys(new, hook.plugin_name)
             if new:
-                found.append(FoundAdapter(adapter, hook.plugin_name, new))
+                source = PROJECT if is_ours(hook.plugin_name) else hook.plugin_name
+                found.append(FoundAdapter(adapter, source, new))
     return found
 
 
 def get_adapters() -> dict[str, MLPAdapter]:
     """Architecture (model class name) -> adapter; a plugin's wins over a built-in one."""
     return {name: found.adapter for found in find_adapters() for name in found.architectures}
-
-
-def _warn_skipped(source: str, error: Exception) -> None:
-    warnings.warn(
-        f"adapter plugin {source} is skipped: {type(error).__name__}: {error}", stacklevel=3
-    )

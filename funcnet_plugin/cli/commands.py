@@ -67,7 +67,7 @@ def inspect(
         return
     if model is None:
         raise FuncnetError("name a MODEL to inspect, or ask for --adapters.")
-    from funcnet_plugin.inspect import inspect_model
+    from funcnet_plugin.inspection import inspect_model
 
     with stdout_for_json(as_json):
         shape = inspect_model(model, tuple(ratio or (0.1, 0.2, 0.3)), align)
@@ -140,8 +140,8 @@ def prune(
 
     Example: `funcnet prune ./llama --data wiki.jsonl --ratio 0.2 --out ./llama-20 --set align=64`
     """
-    from funcnet_plugin.calibration import parse_sources
-    from funcnet_plugin.prune import prune as run
+    from funcnet_plugin.pruning import prune as run
+    from funcnet_plugin.text.sources import parse_sources
 
     with stdout_for_json(as_json):
         block = run(

@@ -76,9 +76,9 @@ def compare(
     Example: `funcnet compare ./llama --data wiki.jsonl --text wiki=test.jsonl
     --text plays=plays.jsonl --method best --method flap --ratio 0.2 --out ./comparison`
     """
-    from funcnet_plugin.calibration import parse_sources
     from funcnet_plugin.compare import METHODS, Comparison, table, write_plots
     from funcnet_plugin.compare import compare as run
+    from funcnet_plugin.text.sources import parse_sources
 
     plan = Comparison(
         model=model,

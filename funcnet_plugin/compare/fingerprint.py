@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from funcnet_plugin import __version__
-from funcnet_plugin.calibration import load_source
+from funcnet_plugin.text.sources import load_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

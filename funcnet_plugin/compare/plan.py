@@ -129,14 +129,14 @@ def _runs_of(plan: Comparison, name: str, recipe: Recipe) -> Iterator[Run]:
 
 
 def _modifier(recipe: Recipe) -> Modifier:
-    from funcnet_plugin.hosts.llm_compressor import MODIFIERS
+    from funcnet_plugin.hosts.llmcompressor.modifiers import MODIFIERS
 
     name, fields = pruning_modifier(recipe)
     return MODIFIERS[name](**fields)
 
 
 def _waits_for_all_layers(modifier: Modifier) -> bool:
-    from funcnet_plugin.hosts.llm_compressor import WidthPruningModifier
+    from funcnet_plugin.hosts.llmcompressor.modifiers import WidthPruningModifier
 
     return isinstance(modifier, WidthPruningModifier) and modifier.waits_for_all_layers()
 
@@ -147,7 +147,7 @@ def _fields_of(recipe: Recipe, asked: Sequence[str]) -> set[str]:
     Raises:
         RecipeError: a field that is asked for belongs to no pruning modifier at all.
     """
-    from funcnet_plugin.hosts.llm_compressor import MODIFIERS
+    from funcnet_plugin.hosts.llmcompressor.modifiers import MODIFIERS
 
     everywhere = {name for modifier in MODIFIERS.values() for name in modifier.model_fields}
     for name in asked:

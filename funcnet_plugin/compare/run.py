@@ -10,17 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from funcnet_plugin.checkpoints.loading import load_config, load_tokenizer
+from funcnet_plugin.checkpoints.weights import check_weights
 from funcnet_plugin.compare.fingerprint import fingerprint, warn_of_overlap
 from funcnet_plugin.compare.lm_eval_tasks import scored_tasks
 from funcnet_plugin.compare.measure import Usage, measure
 from funcnet_plugin.compare.plan import Comparison, Run, runs
 from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import FuncnetError
-from funcnet_plugin.inspect import inspect_model, load_config, load_tokenizer
+from funcnet_plugin.inspection import inspect_model
 from funcnet_plugin.output import check_directory
 from funcnet_plugin.perplexity import text_windows
-from funcnet_plugin.prune import prune
-from funcnet_plugin.weights import check_weights
+from funcnet_plugin.pruning import prune
 
 Row = dict[str, Any]
 

@@ -14,7 +14,7 @@ from funcnet_plugin.output import check_directory
 
 MODEL = Path(__file__).parent / "model"
 # The packaged recipe is made for real models; this one has 512 neurons per layer.
-OVERRIDES = {"align": 8, "n_components": 64}
+OVERRIDES = {"align": 8, "scorer.networks.n_components": 64}
 _SAMPLES, _WINDOW = 160, 128  # calibration: four groups of 40, as long as the training sequences
 _OURS = ("pruned", "tasks", "report.html", "results.json", "skills.png", "widths.png")
 _MARK = ".funcnet-demo"  # names like those above may be anyone's
@@ -55,7 +55,7 @@ def run_demo(
         write_plots,
     )
     from funcnet_plugin.demo.skills import documents
-    from funcnet_plugin.prune import prune
+    from funcnet_plugin.pruning import prune
 
     console.print("[bold]1/4[/] pruning with llm-compressor's oneshot ...")
     with tempfile.TemporaryDirectory() as folder:  # a wrong recipe must not cost an earlier demo

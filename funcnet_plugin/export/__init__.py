@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from funcnet_plugin.checkpoint import read_config
+from funcnet_plugin.checkpoints.block import read_config
 from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.output import check_output, staged
@@ -45,8 +45,8 @@ def check_form(form: str, model: PreTrainedModel, modifiers: Sequence[Modifier])
     """
     from llmcompressor.modifiers.quantization import QuantizationMixin
 
-    from funcnet_plugin.chatglm.modeling import ChatGLMForCausalLM
-    from funcnet_plugin.hosts.llm_compressor import WidthPruningModifier
+    from funcnet_plugin.hosts.llmcompressor.modifiers import WidthPruningModifier
+    from funcnet_plugin.models.chatglm.modeling import ChatGLMForCausalLM
 
     for modifier in modifiers:
         if isinstance(modifier, QuantizationMixin):

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from funcnet_plugin.checkpoint import read_config
+from funcnet_plugin.checkpoints.block import read_config
+from funcnet_plugin.checkpoints.loading import read_model_config
+from funcnet_plugin.checkpoints.per_layer import enable
+from funcnet_plugin.checkpoints.saving import check_generation_file, generation_config_as_it_came
+from funcnet_plugin.checkpoints.weights import check_weights
 from funcnet_plugin.errors import CheckpointError
-from funcnet_plugin.inspect import read_model_config
-from funcnet_plugin.per_layer import enable
-from funcnet_plugin.saving import check_generation_file, generation_config_as_it_came
-from funcnet_plugin.weights import check_weights
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from funcnet_plugin.chatglm.modeling import ChatGLMForCausalLM, become_glm
-from funcnet_plugin.chatglm.tokenization import ChatGLMTokenizer
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.export.files import copy_side_files, load_full_precision, save
+from funcnet_plugin.models.chatglm.modeling import ChatGLMForCausalLM, become_glm
+from funcnet_plugin.models.chatglm.tokenization import ChatGLMTokenizer
 
 
 def export(source: Path, out: Path) -> None:

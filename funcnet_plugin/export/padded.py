@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from funcnet_plugin.adapters import bind
-from funcnet_plugin.checkpoint import BLOCK_KEY, set_widths
+from funcnet_plugin.checkpoints.block import BLOCK_KEY, set_widths
+from funcnet_plugin.cut.surgery import pad_with_zeros
 from funcnet_plugin.export.files import copy_side_files, load_full_precision, save
-from funcnet_plugin.pruning.surgery import pad_neurons
 
 
 def export(source: Path, out: Path) -> None:
@@ -21,7 +21,7 @@ def export(source: Path, out: Path) -> None:
     layout = bind(model)
     width = max(layout.widths)
     for block in layout.blocks:
-        pad_neurons(block, width)
+        pad_with_zeros(block, width)
     set_widths(model.config, layout.adapter.width_key, layout.widths)
     described = getattr(model.config, BLOCK_KEY, None)
     if described is not None:

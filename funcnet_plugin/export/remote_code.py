@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from funcnet_plugin import per_layer
-from funcnet_plugin.chatglm.modeling import ChatGLMForCausalLM, become_glm
-from funcnet_plugin.checkpoint import read_config, update_json
+from funcnet_plugin.checkpoints import per_layer
+from funcnet_plugin.checkpoints.block import read_config, update_json
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.export.files import copy_side_files, load_full_precision, save
+from funcnet_plugin.models.chatglm.modeling import ChatGLMForCausalLM, become_glm
 
 _MODULE = "modeling_per_layer_width"
 _CLASS = """

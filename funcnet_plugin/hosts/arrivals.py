@@ -44,7 +44,7 @@ def teach_recipes(factory_module: ModuleType) -> None:
 
     def create_with_plugin(type_: str, *args, **kwargs):
         if type_ in MODIFIER_NAMES and type_ not in factory._registered_registry:
-            from funcnet_plugin.hosts.llm_compressor import register
+            from funcnet_plugin.hosts.llmcompressor.modifiers import register
 
             register()
         return create(type_, *args, **kwargs)
@@ -59,7 +59,7 @@ def surround_oneshot(entry: ModuleType) -> None:
 
     What the first takes is imported when `oneshot` is called.
     """
-    from funcnet_plugin.hosts.borrowed import watch_runs
+    from funcnet_plugin.hosts.llmcompressor.borrowed import watch_runs
 
     watch_runs(entry)
     oneshot = entry.Oneshot
@@ -69,8 +69,8 @@ def surround_oneshot(entry: ModuleType) -> None:
 
     @wraps(make)
     def make_checked(self, *args, **kwargs):
-        from funcnet_plugin.hosts.given_model import check_given_model
-        from funcnet_plugin.hosts.oneshot_data import names_ours, say_no_tokenizer
+        from funcnet_plugin.hosts.llmcompressor.given_model import check_given_model
+        from funcnet_plugin.hosts.llmcompressor.oneshot_data import names_ours, say_no_tokenizer
 
         ours = names_ours(kwargs.get("recipe"))
         if ours:
@@ -84,7 +84,7 @@ def surround_oneshot(entry: ModuleType) -> None:
             raise
 
     def call_checked(self, *args, **kwargs):
-        from funcnet_plugin.hosts.oneshot_data import check_given, names_ours
+        from funcnet_plugin.hosts.llmcompressor.oneshot_data import check_given, names_ours
 
         if names_ours(self.recipe):
             check_given(self.dataset_args, self.processor)
@@ -108,7 +108,7 @@ def add_lm_eval_model(models_module: ModuleType) -> None:
 
 def build_layers_of_their_own_width(modeling_utils: ModuleType) -> None:
     """Let transformers build our checkpoints with per-layer widths."""
-    from funcnet_plugin.per_layer import enable
+    from funcnet_plugin.checkpoints.per_layer import enable
 
     check_version("transformers")
     enable(modeling_utils.PreTrainedModel)
@@ -116,8 +116,8 @@ def build_layers_of_their_own_width(modeling_utils: ModuleType) -> None:
 
 def know_our_architectures(configuration_auto: ModuleType) -> None:
     """Let transformers load ChatGLM in its original format, and LLaMA after SliceGPT."""
-    from funcnet_plugin.chatglm.configuration import ChatGLMConfig
-    from funcnet_plugin.sliced_llama.configuration import SlicedLlamaConfig
+    from funcnet_plugin.models.chatglm.configuration import ChatGLMConfig
+    from funcnet_plugin.models.sliced_llama.configuration import SlicedLlamaConfig
 
     for config in (ChatGLMConfig, SlicedLlamaConfig):
         configuration_auto.AutoConfig.register(config.model_type, config, exist_ok=True)

@@ -17,12 +17,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from funcnet_plugin.adapters import bind
-from funcnet_plugin.checkpoint import BLOCK_KEY, read_kept, read_layers
+from funcnet_plugin.checkpoints.block import BLOCK_KEY, read_kept, read_layers
+from funcnet_plugin.checkpoints.loading import load_tokenizer, read_model_config
+from funcnet_plugin.checkpoints.weights import check_weights
+from funcnet_plugin.cut.mask import apply_mask
 from funcnet_plugin.errors import CheckpointError, FuncnetError
-from funcnet_plugin.inspect import load_tokenizer, read_model_config
-from funcnet_plugin.preflight import check_ids
-from funcnet_plugin.pruning.mask import apply_mask
-from funcnet_plugin.weights import check_weights
+from funcnet_plugin.text.windows import check_ids
 
 # Arguments that `from_pretrained` takes out of its **kwargs (its docstring), and those of
 # BitsAndBytesConfig that lm-eval's `hf` documents.

@@ -8,12 +8,7 @@ from funcnet_plugin.ica.runs import ICAResult, RunReport
 from funcnet_plugin.ica.signals import Signals, reduce_time, standardise, whiten, zscore
 from funcnet_plugin.ica.stream import SignalStream, TruncatedSignals, least_bytes
 
-# What a recipe may name as `decomposer`. Each takes (X, n_components, **options) and returns a
-# Decomposition; X is (n_tokens, n_signals).
-DECOMPOSERS = {"canica": canica, "nilearn": nilearn_canica}
-
 __all__ = [
-    "DECOMPOSERS",
     "SOLVERS",
     "Decomposition",
     "ICAResult",

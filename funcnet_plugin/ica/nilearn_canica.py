@@ -19,10 +19,6 @@ def nilearn_canica(
     X: Tensor | Sequence[Tensor] | Signals,
     n_components: int,
     *,
-    solver: str = "fastica",
-    contrast: str = "cube",
-    tol: float = 1e-4,
-    max_iter: int = 200,
     n_init: int = 10,
     seed: int = 0,
 ) -> Decomposition:
@@ -30,24 +26,17 @@ def nilearn_canica(
 
     nilearn starts FastICA `n_init` times and keeps the start with the smallest L1 norm of its
     largest map, so there is one run in the result; its report says whether all starts converged.
-    Contrast, tolerance and iterations are fixed inside nilearn (cube, 1e-4, 200); other values are
-    refused rather than ignored, except ``max_iter=300``, the default of a recipe. So is the solver,
-    scikit-learn's FastICA.
+    Contrast, tolerance and iterations are fixed inside nilearn (cube, 1e-4, 200), and so is the
+    solver, scikit-learn's FastICA.
 
     Args and raises: as `canica`.
     """
-    if contrast != "cube" or tol != 1e-4 or max_iter not in (200, 300):
-        raise DecompositionError(
-            "decomposer: nilearn always uses contrast=cube, tol=1e-4 and 200 iterations; leave "
-            "these fields at their defaults or choose decomposer: canica."
-        )
     from nilearn.decomposition import CanICA
     from sklearn.exceptions import ConvergenceWarning
 
     if isinstance(X, TruncatedSignals):
         raise DecompositionError(
-            "decomposer: nilearn needs all signals in memory; raise max_memory or choose "
-            "decomposer: canica."
+            "the decomposer nilearn needs all signals in memory; raise max_memory, or take canica."
         )
     signals = X if isinstance(X, Signals) else standardise(X)
     Z = torch.cat(list(signals.rows())).cpu().numpy()
@@ -70,7 +59,7 @@ def nilearn_canica(
             )
     maps = standardise_maps(torch.from_numpy(model.components_).to(signals.mean.device).double())
     if not torch.isfinite(maps).all():
-        raise DecompositionError("nilearn's CanICA returned NaN maps; choose decomposer: canica.")
+        raise DecompositionError("nilearn's CanICA returned NaN maps; take the decomposer canica.")
     run = RunReport(converged=converged, n_iter=None, final_tolerance=None)
     unknown = torch.full((1, len(maps)), torch.nan, device=maps.device)
     return Decomposition(maps.unsqueeze(0), (run,), float("nan"), unknown)

@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from funcnet_plugin.calibration import load_texts
 from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import CalibrationError, FuncnetError
+from funcnet_plugin.text.sources import load_texts
 
 FOLDER = Path(__file__).parent
 _PAIR = ("sentence_good", "sentence_bad")

@@ -1,0 +1,138 @@
+"""The neurons of one MLP, as pieces that can be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+# An offload cache brings a weight onto the device for a mere look at its shape; this prevents it.
+from compressed_tensors.offload import disable_onloading
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from funcnet_plugin.adapters.projection import (
+    in_size,
+    oriented,
+    out_size,
+    set_in_size,
+    set_out_size,
+)
+from funcnet_plugin.adapters.unit import Signal
+
+
+@dataclass(frozen=True)
+class MLPBlock:
+    """Implements `Unit` with the neurons of the MLP of one decoder layer.
+
+    Attributes:
+        gate: None where it is part of `up` (`fused`) or where there is none.
+        up, down: see `MLPAdapter`.
+        fused: `up` holds the rows of the gate, then those of the up projection.
+    """
+
+    index: int
+    name: str  # module path of the MLP in the model
+    decoder_layer: nn.Module
+    mlp: nn.Module
+    gate: nn.Module | None
+    up: nn.Module
+    down: nn.Module
+    fused: bool
+    activation: nn.Module
+
+    @property
+    def width(self) -> int:
+        return in_size(self.down)
+
+    @property
+    def gated(self) -> bool:
+        return self.fused or self.gate is not None
+
+    @property
+    def inputs(self) -> tuple[nn.Module, ...]:
+        return (self.up,) if self.gate is None else (self.gate, self.up)
+
+    @property
+    def output(self) -> nn.Module:
+        return self.down
+
+    @property
+    def projections(self) -> tuple[nn.Module, ...]:
+        return (*self.inputs, self.down)
+
+    @property
+    def signals(self) -> dict[str, Signal]:
+        """`act`, the activated gate, and `up`; an ungated MLP has its activation only."""
+        found = {"act": Signal("outputs of the activation", self.activation)}
+        if self.gated:
+            half = slice(self.width, None) if self.fused else slice(None)
+            found["up"] = Signal("outputs of the up projection", self.up, half)
+        return found
+
+    @property
+    def weights(self) -> list[Tensor]:
+        return [oriented(module, module.weight) for module in self.projections]
+
+    @property
+    def output_weight(self) -> Tensor:
+        return oriented(self.down, self.down.weight)
+
+    @property
+    def hidden_size(self) -> int:
+        return out_size(self.down)
+
+    @property
+    def device(self) -> torch.device:
+        return self.down.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.down.weight.dtype
+
+    @property
+    def parameters_per_piece(self) -> int:
+        """A neuron's rows of gate and up (and their biases), and its column of down."""
+        rows = sum(in_size(module) + (module.bias is not None) for module in self.inputs)
+        return rows * (2 if self.fused else 1) + out_size(self.down)
+
+    @property
+    def parameters(self) -> int:
+        with disable_onloading():
+            return sum(p.numel() for module in self.projections for p in module.parameters())
+
+    def path_of(self, module: nn.Module) -> str:
+        inside = next(name for name, m in self.mlp.named_modules() if m is module)
+        return f"{self.name}.{inside}"
+
+    def rows_of(self, pieces: Tensor, module: nn.Module) -> Tensor:
+        return torch.cat([pieces, pieces + self.width]) if self.fused else pieces
+
+    def by_piece(self, of_rows: Sequence[Tensor]) -> Tensor:
+        total = sum(of_rows)
+        return total.unflatten(0, (2, self.width)).sum(0) if self.fused else total
+
+    def compute(self, weights: Sequence[Tensor], x: Tensor) -> Tensor:
+        """Biases and activation are its own."""
+        *inputs, down = weights
+        parts = [_projected(m, w, x) for m, w in zip(self.inputs, inputs, strict=True)]
+        if self.fused:
+            parts = list(parts[0].chunk(2, -1))
+        h = self.activation(parts[0])
+        if self.gated:
+            h = h * parts[1]
+        return _projected(self.down, down, h)
+
+    def resize(self, width: int) -> None:
+        for module in self.inputs:
+            set_out_size(module, (2 if self.fused else 1) * width)
+        set_in_size(self.down, width)
+        # Some modelling code keeps the width as a plain attribute as well.
+        if isinstance(getattr(self.mlp, "intermediate_size", None), int):
+            self.mlp.intermediate_size = width
+
+
+def _projected(module: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
+    bias = module.bias
+    return linear(x, weight, None if bias is None else bias.to(x))

@@ -1,0 +1,1 @@
+"""What is written and read: config block, widths of layers, weights, saving."""

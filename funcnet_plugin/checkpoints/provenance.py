@@ -1,0 +1,96 @@
+"""What several runs on one model, in memory or through checkpoints, did to the first source.
+
+The block of config.json and kept_neurons.json always speak of the model that the first run began
+with: its parameters, its layers, its neurons. What each run did to the model that it found stands
+under `runs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from loguru import logger
+from torch import nn
+
+from funcnet_plugin.checkpoints import block as checkpoint
+from funcnet_plugin.errors import CheckpointError
+
+Kept = list[list[int] | None]  # per layer, None for all neurons
+
+# What stays true of a model after a run that has nothing to say about it.
+_LASTING = ("original_layers", "kept_layers", "original_widths", "kept_widths",
+            "original_hidden_size", "hidden_size")  # fmt: skip
+_PER_LAYER = ("original_widths", "kept_widths")
+
+
+def since_the_first_source(
+    model: nn.Module, own: dict[str, Any], kept: Kept | None
+) -> tuple[dict[str, Any], Kept | None]:
+    """Put a run together with those before it.
+
+    Args:
+        model: after the run; its config and its files know of earlier ones.
+        own: the block of this run, see `description.pruning_block`.
+        kept: neurons that this run left, of those that it found; None where it cut none.
+
+    Returns:
+        block, kept: of the first source; as given if this is the first run.
+    """
+    earlier = getattr(model.config, checkpoint.BLOCK_KEY, None)
+    if not isinstance(earlier, dict) or "parameters_before" not in earlier:
+        return own, kept
+    try:
+        before = _kept_before(model, earlier)
+    except CheckpointError as error:
+        logger.warning(
+            f"which neurons the earlier run kept is not known ({error}), so the report of this run "
+            "counts from the model that it found."
+        )
+        return own, kept
+    layers = own.get("kept_layers")
+    block = {key: earlier[key] for key in _LASTING if key in earlier}
+    if layers is not None:
+        block |= {key: [earlier[key][i] for i in layers] for key in _PER_LAYER if key in earlier}
+        before = None if before is None else [before[i] for i in layers]
+    block = own | block
+    if layers is not None:
+        numbers = earlier.get("kept_layers", range(own["original_layers"]))
+        block["kept_layers"] = [numbers[i] for i in layers]
+    for key in ("kept_widths", "hidden_size"):
+        if key in own:
+            block[key] = own[key]
+    first, after = earlier["parameters_before"], own["parameters_after"]
+    block |= {
+        "source_model": earlier.get("source_model"),
+        "parameters_before": first,
+        "pruning_ratio_overall": 1 - after / first,
+        "runs": [*earlier.get("runs", [earlier]), own],
+    }
+    return block, _composed(before, kept)
+
+
+def _kept_before(model: nn.Module, earlier: dict[str, Any]) -> Kept | None:
+    """The neurons of the first source that earlier runs left; None where they cut none.
+
+    Raises:
+        CheckpointError: the file that says so is not there.
+    """
+    if "original_widths" not in earlier:
+        return None
+    in_memory = getattr(model, "_funcnet_kept", None)
+    if in_memory is not None:
+        return in_memory
+    return checkpoint.read_kept(getattr(model.config, "name_or_path", ""))[1]
+
+
+def _composed(before: Kept | None, after: Kept | None) -> Kept | None:
+    if before is None or after is None:
+        return after if before is None else before
+    return [_picked(old, new) for old, new in zip(before, after, strict=True)]
+
+
+def _picked(old: Sequence[int] | None, new: Sequence[int] | None) -> list[int] | None:
+    if old is None or new is None:
+        return new if old is None else old
+    return [old[i] for i in new]

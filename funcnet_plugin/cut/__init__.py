@@ -1,0 +1,1 @@
+"""Which neurons go, and cutting them out."""

@@ -1,0 +1,1 @@
+"""Events of llm-compressor, translated into calls of `run`."""

@@ -1,0 +1,22 @@
+"""Mistakes in the fields of a modifier, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmcompressor.modifiers import Modifier
+from pydantic import ValidationError
+
+from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.plugins import one_sentence
+
+
+class PlainErrors:
+    """For modifiers: a wrong field is one sentence."""
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            known = set(type(self).model_fields) - set(Modifier.model_fields)
+            raise RecipeError(one_sentence(error, type(self).__name__, known)) from None

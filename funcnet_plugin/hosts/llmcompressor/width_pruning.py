@@ -1,0 +1,268 @@
+"""The pruning of MLPs as a modifier: events of llm-compressor, translated into calls of `run`.
+
+| event | what happens |
+|---|---|
+| initialize | everything that can be refused is refused; the whole dense model is measured |
+| calibration start | the units that are still to be measured are hooked |
+| sequential epoch end | the layer just calibrated is scored, cut and repaired; the next one then |
+| | sees the pruned model, because the pipeline sends the data through the cut layer |
+| calibration end | where the cut waited for all layers, they are cut at once |
+| finalize | config and `save_pretrained` learn the new widths |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, Literal
+
+import torch
+from llmcompressor.core import Event, State, active_session
+from llmcompressor.modifiers import Modifier
+from llmcompressor.utils import eval_context
+from loguru import logger
+from pydantic import Field, PrivateAttr, field_validator
+
+from funcnet_plugin import __version__
+from funcnet_plugin.adapters import Unit
+from funcnet_plugin.checkpoints import block as checkpoint
+from funcnet_plugin.errors import CalibrationError, RecipeError
+from funcnet_plugin.hosts.llmcompressor import checks
+from funcnet_plugin.hosts.llmcompressor.borrowed import GivesBack
+from funcnet_plugin.hosts.llmcompressor.description import (
+    describe_widths,
+    pruning_block,
+    settings_of,
+)
+from funcnet_plugin.hosts.llmcompressor.fields import PlainErrors
+from funcnet_plugin.hosts.llmcompressor.given_model import check_model
+from funcnet_plugin.hosts.llmcompressor.neighbours import check_after, check_before
+from funcnet_plugin.hosts.llmcompressor.old_shape import refuse_old_shape
+from funcnet_plugin.hosts.llmcompressor.requantize import renew_quantization
+from funcnet_plugin.hosts.llmcompressor.tracing import trust_no_trace
+from funcnet_plugin.repair.parts import REPAIRS
+from funcnet_plugin.run import Request, Run
+from funcnet_plugin.score.parts import SCORERS
+from funcnet_plugin.text.batches import read_calibration
+from funcnet_plugin.text.order import arrange
+
+Named = str | dict[str, Any]  # a part: its name, or a mapping with `name` and its parameters
+
+
+class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
+    """Cuts the least important MLP neurons of every layer and repairs what they carried.
+
+    The ratio counts parameters, and kept widths are multiples of `align`; what was reached is
+    computed exactly, logged, and written into config.json (block `functional_network`). Layers are
+    measured one after another on the already pruned model (llm-compressor's sequential pipeline).
+
+    A part is given by its name, or by a mapping with `name` and its parameters.
+
+    :param pruning_ratio: share of the parameters to remove, in (0, 1).
+    :param ratio_scope: what the ratio counts: `model` (all parameters) or `mlp`.
+    :param scorer: says which neurons matter: `networks`, `effect`, `loss_effect`, `surgeon`,
+        `flap`, `wanda_sp`, `taylor`, `obs`, `magnitude`, `random`, or one that another package
+        brings. Of a list a neuron goes only if no scorer needs it (the better of its ranks).
+    :param repair: makes up for what was cut: `none`, `bias`, `least_squares`, `reconstruction`, or
+        one that another package brings.
+    :param own_text: share of the calibration that the model writes itself, in [0, 1). Scorers of
+        activations and the repair see that text beside the calibration data; gradients and networks
+        are of the calibration data alone. It is measured on the dense model, and so are all layers
+        then, before any is cut.
+    :param allocation: `uniform`, the same width in every layer, decided layer by layer; or
+        `threshold`, one cut over all layers, decided when all are measured (on the dense model).
+    :param align: kept widths are multiples of this; 128 suits quantization groups and GPU kernels.
+    :param skip_first: layers left whole at the beginning.
+    :param skip_last: layers left whole at the end.
+    :param ignore: MLPs left whole, by module path (`model.layers.3.mlp`) or `re:` pattern.
+    :param resume_dir: a directory for what is finished; a run that finds its own there goes on
+        after the last finished layer, with the same result. Where all layers are measured before
+        the cut, a run with another ratio measures nothing again. Empty: nothing is kept.
+    :param max_memory: for one layer's signals of one group and the copies that reducing them needs,
+        like `2GB` or `500MB`; signals that do not fit are merged and truncated as they come. Empty:
+        no limit.
+    :param seed: decides random starts, random scores and the order of shuffled samples.
+
+    Example recipe::
+
+        prune_stage:
+          pruning_modifiers:
+            WidthPruningModifier:
+              pruning_ratio: 0.2
+              scorer: surgeon
+              repair: {name: reconstruction, epochs: 5}
+    """
+
+    requires_calibration_data: bool = True
+
+    pruning_ratio: float
+    ratio_scope: Literal["model", "mlp"] = "model"
+    scorer: Named | list[Named] = Field(default="effect", validate_default=True)
+    repair: Named = Field(default="least_squares", validate_default=True)
+    own_text: float = Field(default=0.0, ge=0.0, lt=1.0)
+    allocation: Literal["uniform", "threshold"] = "uniform"
+    align: int = Field(default=128, ge=1)
+    skip_first: int = Field(default=0, ge=0)
+    skip_last: int = Field(default=0, ge=0)
+    ignore: list[str] = Field(default_factory=list)
+    resume_dir: str = ""
+    max_memory: str = Field(default="", pattern=r"^([0-9]+(\.[0-9]+)?(MB|GB))?$")
+    seed: int = Field(default=0, ge=0)
+
+    _run: Run = PrivateAttr()
+
+    def __init__(self, **fields: Any) -> None:
+        refuse_old_shape(type(self).__name__, fields)
+        super().__init__(**fields)
+
+    @field_validator("scorer", mode="before")
+    @classmethod
+    def _scorers_in_full(cls, given: Any) -> Any:
+        """Write every scorer with all its parameters, as config.json keeps it."""
+        if isinstance(given, list | tuple):
+            return [SCORERS.make(one).settings() for one in given]
+        return SCORERS.make(given).settings()
+
+    @field_validator("repair", mode="before")
+    @classmethod
+    def _repair_in_full(cls, given: Any) -> Any:
+        """Write the repair with all its parameters, as config.json keeps it."""
+        return REPAIRS.make(given).settings()
+
+    @property
+    def request(self) -> Request:
+        """What the recipe asks for.
+
+        Raises:
+            RecipeError: its parts do not go together.
+        """
+        scorers = self.scorer if isinstance(self.scorer, list) else [self.scorer]
+        others = (
+            "pruning_ratio", "ratio_scope", "own_text", "allocation", "align", "skip_first",
+            "skip_last", "max_memory", "seed",
+        )  # fmt: skip
+        return Request(
+            scorers=tuple(map(SCORERS.make, scorers)),
+            repair=REPAIRS.make(self.repair),
+            ignore=tuple(self.ignore),
+            **{name: getattr(self, name) for name in others},
+        )
+
+    def plan(self, model: torch.nn.Module, samples: int | None) -> Run:
+        """Plan the run, and refuse what can be known to fail from the model's shapes.
+
+        Args:
+            model: before pruning; may be on the meta device.
+            samples: of calibration; None where that is not known.
+
+        Raises:
+            FuncnetError: one sentence on what cannot be done.
+        """
+        self._run = Run(self.request, model, samples)
+        return self._run
+
+    def check_neighbours(
+        self, before: Sequence[Modifier], behind: Sequence[Modifier], model: torch.nn.Module
+    ) -> None:
+        """Refuse a recipe whose other modifiers do not go with the planned cut.
+
+        Args:
+            before, behind: the recipe's modifiers on both sides of this one.
+            model: as in `plan`.
+
+        Raises:
+            RecipeError: one changes neurons before, or cannot work on the widths to come.
+        """
+        plan = self._run.plan
+        check_before(before, plan.prunable, model, measured_ahead=self.request.measures_ahead)
+        check_after(behind, plan.prunable, model, plan.possible_widths)
+
+    def leaves_one_width(self) -> bool:
+        """Whether all layers of the planned run will have one width."""
+        return self._run.leaves_one_width
+
+    # -- lifecycle ---------------------------------------------------------------------------
+
+    def on_initialize(self, state: State, **kwargs: Any) -> bool:
+        model = state.model
+        trust_no_trace()
+        check_model(self, model)
+        # the state holds a copy of the loader; the one that will be read comes as an argument
+        calibration = kwargs.get("calib_data", state.data.calib)
+        run = self.plan(model, checks.count_samples(calibration))
+        self.check_neighbours(*checks.neighbours(self), model)
+        processes = arrange(calibration, run.request.group_size, self.seed)
+        text = read_calibration(calibration, model)
+        settings = settings_of(self) | {"version": __version__}
+        resume = (self.resume_dir, settings) if self.resume_dir else None
+        with eval_context(model):  # the pipeline sees to that in its own passes only
+            run.begin(text, processes, resume, after_cut=_renew)
+        return True
+
+    def on_calibration_start(self, state: State, event: Event, **kwargs: Any) -> None:
+        if len(active_session().lifecycle.recipe.modifiers) > 1:
+            raise RecipeError(
+                "this pipeline calibrates all modifiers of the recipe at once, but what follows "
+                "pruning must be calibrated on the pruned model; use oneshot's default, "
+                "pipeline='independent'."
+            )
+        self._run.record(self._register)
+
+    def on_sequential_epoch_end(
+        self, state: State, event: Event, modules: list[torch.nn.Module], **kwargs: Any
+    ) -> None:
+        self._run.layers_passed(modules)
+
+    def on_calibration_end(self, state: State, event: Event, **kwargs: Any) -> None:
+        self.remove_hooks()
+        self._run.finish()
+
+    def on_finalize(self, state: State, **kwargs: Any) -> bool:
+        self.remove_hooks()
+        run, model = self._run, state.model
+        if run.unfinished:  # also when a failed run is cleaned up: the config must not change then
+            raise CalibrationError(
+                f"layers {run.unfinished} were not calibrated, so the model is not pruned and its "
+                "config is left as it was; use oneshot's default pipeline and sequential_targets."
+            )
+        layout, block = run.plan.layout, self._describe(model)
+        describe_widths(model, layout, block, run.kept, biased=run.request.repair.adds_bias)
+        logger.info(
+            f"pruned {block['parameters_before']:,} -> {block['parameters_after']:,} parameters: "
+            f"{block['pruning_ratio_reached']:.4f} of the {self.ratio_scope} "
+            f"(asked: {self.pruning_ratio}); widths {layout.widths}"
+        )
+        return True
+
+    def _register(self, module: torch.nn.Module, hook: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Hook a module; when a hook fails, all go: a model that stays must not keep recording."""
+
+        @wraps(hook)
+        def guarded(*given: Any, **named: Any) -> Any:
+            try:
+                return hook(*given, **named)
+            except BaseException:
+                self.remove_hooks()
+                raise
+
+        return self.register_hook(module, guarded, *args, **kwargs)
+
+    def _describe(self, model: torch.nn.Module) -> Mapping[str, Any]:
+        """The `functional_network` block of config.json."""
+        plan = self._run.plan
+        return pruning_block(
+            self,
+            model,
+            plan.parameters,
+            plan.parameters_now(),
+            plan.budget.scope_parameters,
+            original_widths=plan.original,
+            kept_widths=plan.layout.widths,
+            measured=checkpoint.by_figure(self._run.reports),
+        )
+
+
+def _renew(unit: Unit) -> None:
+    """Keep a quantization that follows in the recipe aware of the new shapes."""
+    for module in unit.projections:
+        renew_quantization(module)

@@ -1,0 +1,73 @@
+"""The decomposers that a recipe can name: ours, nilearn's, and those of other packages."""
+
+from __future__ import annotations
+
+import sys
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from funcnet_plugin.ica import decomposer
+from funcnet_plugin.ica.canica import SOLVERS, Decomposition, canica
+from funcnet_plugin.ica.decomposer import Decomposer
+from funcnet_plugin.ica.nilearn_canica import nilearn_canica
+from funcnet_plugin.ica.runs import ICAResult
+from funcnet_plugin.ica.signals import Signals
+from funcnet_plugin.ica.stream import TruncatedSignals
+from funcnet_plugin.plugins import Registry, hookimpl
+
+
+class CanICA(Decomposer):
+    """Runs our CanICA.
+
+    :param solver: `picard` (fast) or `fastica` (the paper's); both have the same fixed points.
+    :param contrast: of the ICA: `cube`, `logcosh` or `exp`.
+    :param max_iter: iterations per start.
+    :param tol: convergence tolerance.
+    :param n_init: starts per group; scores are averaged over them. One start is a lottery.
+    """
+
+    name = "canica"
+    source = "Varoquaux et al. 2010, doi:10.1016/j.neuroimage.2010.02.010"
+    takes_truncated: ClassVar[bool] = True
+    rotates: ClassVar[bool] = True
+
+    solver: Literal[tuple(SOLVERS)] = "picard"
+    contrast: Literal["cube", "logcosh", "exp"] = "cube"
+    max_iter: int = Field(default=300, ge=1)
+    tol: float = Field(default=1.0e-4, gt=0.0)
+    n_init: int = Field(default=16, ge=1)
+
+    def decompose(
+        self, signals: Signals | TruncatedSignals, n_components: int, seed: int
+    ) -> Decomposition:
+        return canica(signals, n_components, seed=seed, **self.model_dump())
+
+    def rotate(self, white: Tensor, seed: int) -> ICAResult:
+        return SOLVERS[self.solver](white, seed=seed, **self.model_dump(exclude={"solver"}))
+
+
+class Nilearn(Decomposer):
+    """Runs nilearn's own CanICA, the slow reference; what else there is to set is fixed inside it.
+
+    :param n_init: starts per group, of which nilearn keeps one.
+    """
+
+    name = "nilearn"
+    source = "nilearn.decomposition.CanICA"
+
+    n_init: int = Field(default=10, ge=1)
+
+    def decompose(
+        self, signals: Signals | TruncatedSignals, n_components: int, seed: int
+    ) -> Decomposition:
+        return nilearn_canica(signals, n_components, n_init=self.n_init, seed=seed)
+
+
+@hookimpl
+def funcnet_decomposers() -> list[type[Decomposer]]:
+    return [CanICA, Nilearn]
+
+
+DECOMPOSERS = Registry("decomposer", Decomposer, decomposer, [sys.modules[__name__]])

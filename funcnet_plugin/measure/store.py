@@ -1,0 +1,130 @@
+"""What a run has finished, on disk, so that an interrupted one goes on from there.
+
+One file per layer, written whole or not at all, and one that says what the run was: model, data and
+settings must be the same to go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from funcnet_plugin.disk import saying_full
+from funcnet_plugin.errors import CheckpointError
+
+_RUN = "run.json"
+
+
+class Store:
+    """Finished parts of one run, by name.
+
+    Args:
+        directory: made if it is not there.
+        run: what must be equal for the parts to be used again: plain JSON values.
+
+    Raises:
+        CheckpointError: the directory holds another run, or something else.
+    """
+
+    def __init__(self, directory: Path, run: dict[str, Any]) -> None:
+        self._directory = directory
+        path = directory / _RUN
+        if path.exists():
+            self._compare(path, run)
+            return
+        if directory.exists() and not directory.is_dir():
+            raise CheckpointError(f"resume_dir: {directory} is a file; give a directory.")
+        if directory.exists() and any(directory.iterdir()):
+            raise CheckpointError(
+                f"{directory} holds other files; give resume_dir a directory of its own."
+            )
+        with saying_full(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        self._replace(path, lambda part: part.write_text(json.dumps(run, indent=2)))
+
+    def save(self, name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Write one part; a reader never sees half of it."""
+        held = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        metadata = {"facts": json.dumps(facts)}
+        self._replace(self._path(name), lambda part: save_file(held, part, metadata=metadata))
+
+    def holds(self, name: str) -> bool:
+        return self._path(name).exists()
+
+    def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """One part, or None if it was not finished.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        path = self._path(name)
+        if not self.holds(name):
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                return tensors, json.loads(file.metadata()["facts"])
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} is damaged ({error}); delete it, and its layer is done again."
+            ) from error
+
+    def forget(self, name: str | None) -> None:
+        """Remove one part, if it is there."""
+        if name is not None:
+            self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{name}.safetensors"
+
+    def _replace(self, path: Path, write: Any) -> None:
+        part = path.with_name(f"{path.name}.part")
+        try:
+            with saying_full(path):
+                write(part)
+                part.replace(path)
+        except CheckpointError:
+            part.unlink(missing_ok=True)
+            raise
+
+    def _compare(self, path: Path, run: dict[str, Any]) -> None:
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged ({error}); delete the directory.") from error
+        now = json.loads(json.dumps(run))
+        other = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        if other:
+            raise CheckpointError(
+                f"{self._directory} holds another run: {', '.join(other)} differ; go on with what "
+                "that run had, or give another resume_dir."
+            )
+
+
+def fingerprint_model(model: nn.Module) -> str:
+    """Tells models apart by their config and a thousand weights of every parameter; the weights
+    stay where they are, but for one at a time."""
+    digest = hashlib.sha256(json.dumps(_config_of(model), sort_keys=True, default=str).encode())
+    for name, module in model.named_modules():
+        for key in module._parameters:
+            weight = getattr(module, key)  # not from the dictionary: it may have to be onloaded
+            if weight is not None:
+                flat = weight.detach().flatten()
+                digest.update(f"{name}.{key} {tuple(weight.shape)} {weight.dtype}".encode())
+                sample = flat[:: max(1, len(flat) // 1000)].float().cpu()
+                digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _config_of(model: nn.Module) -> dict[str, Any]:
+    """Without what does not change what the model computes."""
+    config = getattr(model, "config", None)
+    facts = {} if config is None else config.to_dict()
+    elsewhere = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+    return {key: value for key, value in facts.items() if key not in elsewhere}

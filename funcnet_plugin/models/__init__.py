@@ -1,0 +1,1 @@
+"""Modelling code that transformers does not have."""

@@ -1,0 +1,1 @@
+"""Methods that cut something else than neurons."""

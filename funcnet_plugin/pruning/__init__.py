@@ -1,1 +1,0 @@
-"""From neuron statistics to a smaller model: scores, budget, surgery, compensation."""

@@ -1,0 +1,1 @@
+"""What the neurons that are left do for those that went."""

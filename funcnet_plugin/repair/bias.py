@@ -1,0 +1,57 @@
+"""The mean of what was cut, added as a bias."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from funcnet_plugin.adapters import MLPAdapter, Unit
+from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.plugins import hookimpl
+from funcnet_plugin.repair.repair import Cut, Repair, Repaired, cut_pieces
+
+
+class Bias(Repair):
+    """Adds what the cut neurons gave on average; only where the architecture has a bias there."""
+
+    name = "bias"
+    source = "An et al. 2024, arXiv 2312.11983"
+    needs: ClassVar[frozenset[str]] = frozenset({"moments"})
+    adds_bias: ClassVar[bool] = True
+
+    def check(self, adapter: MLPAdapter, units: Sequence[Unit]) -> None:
+        if adapter.bias_key is None and any(unit.output.bias is None for unit in units):
+            raise RecipeError(
+                f"repair: bias cannot be saved for {adapter.name}: its modelling code has no bias "
+                "on the down projection, and a stock reload would drop it; use repair: "
+                "least_squares (needs no bias) or none."
+            )
+
+    def repaired(self, cut: Cut) -> Repaired:
+        bias = mean_of_cut(cut.unit.output_weight, cut.moments.mean, cut.keep)
+        if cut.unit.output.bias is not None:
+            bias = bias + cut.unit.output.bias.to(bias)
+        return Repaired(bias=bias)
+
+
+@hookimpl
+def funcnet_repairs() -> list[type[Repair]]:
+    return [Bias]
+
+
+def mean_of_cut(weight: Tensor, mean: Tensor, keep: Tensor) -> Tensor:
+    """Compute what the cut pieces added to the output on average.
+
+    Args:
+        weight: (hidden, width), of the output projection, original.
+        mean: (width,), E[h].
+        keep: (n_kept,), int64.
+
+    Returns:
+        (hidden,), float64.
+    """
+    pruned = cut_pieces(keep, weight.shape[1])
+    # the mean waited on the CPU; `keep` may be on the weights' device
+    return weight[:, pruned].double() @ mean.to(weight.device)[pruned]

@@ -1,0 +1,36 @@
+"""How much text a repair needs to be better than none."""
+
+from __future__ import annotations
+
+# Below that a repair was worse than none in some of the runs of docs/experiments.md.
+TOKENS_PER_NEURON = 6
+FEWEST_SAMPLES = 32
+
+
+def too_little_text(
+    tokens: int, width: int, samples: int | None = None, continued: bool = True
+) -> str | None:
+    """Say where a repair has too little to learn from; None where it has enough.
+
+    Least squares on few tokens for each neuron fit what is particular to them, and a repair behind
+    pruned layers, or by gradient steps, needs many samples as well (docs/experiments.md).
+
+    Args:
+        tokens: that the repair reads.
+        width: neurons that are kept.
+        samples: of the tokens, where they matter.
+        continued: whether the model may write more text for it.
+    """
+    few_tokens = tokens < TOKENS_PER_NEURON * width
+    few_samples = samples is not None and samples < FEWEST_SAMPLES
+    if not (few_tokens or few_samples):
+        return None
+    read = f"{tokens} tokens" if samples is None else f"{tokens} tokens of {samples} samples"
+    enough = f"{TOKENS_PER_NEURON} tokens for each neuron ({TOKENS_PER_NEURON * width})"
+    if samples is not None:
+        enough += f" and {FEWEST_SAMPLES} samples"
+    more = ", let the model write some (continuations)" if continued else ""
+    return (
+        f"the repair reads {read} for {width} kept neurons and may be worse than none: it should "
+        f"have {enough}; give more samples{more}, or take repair: none"
+    )

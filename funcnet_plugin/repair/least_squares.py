@@ -1,0 +1,65 @@
+"""Least squares: what the cut pieces carried is moved onto those that are kept."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from funcnet_plugin.plugins import hookimpl
+from funcnet_plugin.repair.enough import too_little_text
+from funcnet_plugin.repair.repair import Cut, Repair, Repaired, cut_pieces
+
+
+class LeastSquares(Repair):
+    """Fits the down projection of the kept neurons to the output of all, layer by layer.
+
+    :param ridge: regularisation, relative to the mean second moment.
+    """
+
+    name = "least_squares"
+    needs: ClassVar[frozenset[str]] = frozenset({"moments"})
+
+    ridge: float = Field(default=0.02, gt=0.0)
+
+    def repaired(self, cut: Cut) -> Repaired:
+        weight = cut.unit.output_weight
+        second = cut.moments.second.to(weight.device)  # they may have waited on the CPU
+        return Repaired(least_squares(weight, second, cut.keep, self.ridge))
+
+    def too_little(self, tokens: int, width: int, samples: int) -> str | None:
+        return too_little_text(tokens, width, continued=False)
+
+
+@hookimpl
+def funcnet_repairs() -> list[type[Repair]]:
+    return [LeastSquares]
+
+
+def least_squares(weight: Tensor, second: Tensor, keep: Tensor, ridge: float) -> Tensor:
+    """Solve for the output projection of the kept pieces that best reproduces the old output.
+
+    Delta form: ``W_K + W_P S_PK (S_KK + lambda I)^-1``, lambda = ridge * mean(diag S). Only the
+    cut pieces' share is estimated, so lambda shrinks towards the plain cut (not towards zero),
+    and cutting nothing changes nothing.
+
+    Args:
+        weight: (hidden, width), the original weight.
+        second: (width, width), float64, E[h h'].
+        keep: (n_kept,), int64.
+        ridge: relative regularisation, > 0.
+
+    Returns:
+        (hidden, n_kept), float64.
+    """
+    keep = keep.to(second.device)
+    pruned = cut_pieces(keep, second.shape[0])
+    W = weight.to(second.device).double()
+    # A layer that was never active has S = 0; tiny keeps the system solvable, and the delta is 0.
+    damping = max(ridge * float(second.diagonal().mean()), torch.finfo(torch.float64).tiny)
+    S_KK = second[keep][:, keep]
+    S_KK.diagonal().add_(damping)
+    solved = torch.cholesky_solve(second[keep][:, pruned], torch.linalg.cholesky(S_KK))
+    return W[:, keep] + W[:, pruned] @ solved.T

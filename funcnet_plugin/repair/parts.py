@@ -1,0 +1,23 @@
+"""The repairs that a recipe can name: ours, and those of other packages."""
+
+from __future__ import annotations
+
+from funcnet_plugin.measure.statistics import unknown_statistics
+from funcnet_plugin.plugins import Registry
+from funcnet_plugin.repair import bias, least_squares, none, reconstruction, repair
+from funcnet_plugin.repair.repair import Repair
+
+# What is measured of a unit besides moments is let go before it is cut.
+_KEPT = frozenset({"moments"})
+
+
+def _problem(part: type[Repair]) -> str | None:
+    unknown = unknown_statistics(part.needs)
+    if unknown is None and part.needs - _KEPT:
+        return f"needs {', '.join(sorted(part.needs - _KEPT))}, and a repair gets moments only"
+    return unknown
+
+
+REPAIRS = Registry(
+    "repair", Repair, repair, [none, bias, least_squares, reconstruction], problem=_problem
+)

@@ -1,0 +1,123 @@
+"""What a repair is: a part that makes up for what was cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from funcnet_plugin.adapters import MLPAdapter, Unit
+from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.measure.moments import Moments
+from funcnet_plugin.plugins import Part, hookspec
+from funcnet_plugin.repair.pruned_layer import PrunedLayer
+
+
+@hookspec
+def funcnet_repairs() -> Iterable[type[Repair]]:
+    """Return the repairs that this package brings: classes that derive from `Repair`.
+
+    A plugin is a module with a function of this name, marked with `funcnet_plugin.hookimpl`, and
+    named in the entry-point group `funcnet_plugin.repairs` of its package. A name that is taken
+    already is refused.
+    """
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Holds what a repair is told of one unit that is about to be cut.
+
+    Attributes:
+        unit: whole yet.
+        keep: (n_kept,), int64, ascending, on the device of the weights.
+        statistics: what the repair declared, by name.
+    """
+
+    unit: Unit
+    keep: Tensor
+    statistics: Mapping[str, Any]
+
+    @property
+    def moments(self) -> Moments:
+        """Moments of what enters the output projection, over the calibration tokens."""
+        if "moments" not in self.statistics:
+            raise RecipeError(
+                "a repair reads moments and does not declare them; its class must name them in "
+                "needs."
+            )
+        return self.statistics["moments"]
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """Says what a cut unit gets.
+
+    Attributes:
+        output_weight: (hidden, n_kept), any floating dtype; None for the kept columns as they are.
+        bias: (hidden,), of the output projection; None for the one that it has.
+    """
+
+    output_weight: Tensor | None = None
+    bias: Tensor | None = None
+
+
+class Repair(Part):
+    """Base of all repairs.
+
+    A simple one has a `name`, declares what it `needs`, and implements `repaired`. One that works
+    behind pruned layers also implements `refit`.
+
+    Attributes:
+        needs: names of `measure.statistics.STATISTICS`: "moments", or nothing.
+        behind_pruned_layers: whether `refit` is called for every layer once it is cut, with what
+            the pruned layers before it made of the text. All layers are measured before any is cut
+            then, and hidden states of all text wait in memory, twice.
+        adds_bias: whether it gives output projections a bias that they may not have.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    behind_pruned_layers: ClassVar[bool] = False
+    adds_bias: ClassVar[bool] = False
+
+    @property
+    def windows_to_write(self) -> int:
+        """How many windows the model writes for every calibration sample, for this repair only."""
+        return 0
+
+    def check(self, adapter: MLPAdapter, units: Sequence[Unit]) -> None:
+        """Refuse what the architecture does not allow.
+
+        Raises:
+            RecipeError: one sentence on what cannot be done.
+        """
+
+    def repaired(self, cut: Cut) -> Repaired:
+        """Make up for the cut of one unit, by its own statistics."""
+        raise NotImplementedError(f"{type(self).__name__} has no repaired.")
+
+    def refit(self, layer: PrunedLayer) -> dict[str, float]:
+        """Change a cut unit so that its layer gives what the dense model has there.
+
+        Returns:
+            what was found, by name: it joins the layer's report.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no refit.")
+
+    def too_little(self, tokens: int, width: int, samples: int) -> str | None:
+        """Say that the text is too little for this repair; None where it is enough.
+
+        Args:
+            tokens, samples: that the repair reads.
+            width: pieces that are kept in the first layer that is cut.
+        """
+        return None
+
+
+def cut_pieces(keep: Tensor, width: int) -> Tensor:
+    """List the pieces that are not kept, ascending, int64."""
+    mask = torch.ones(width, dtype=torch.bool, device=keep.device)
+    mask[keep] = False
+    return mask.nonzero().flatten()

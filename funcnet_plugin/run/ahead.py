@@ -1,0 +1,125 @@
+"""What is measured of the whole dense model, before layers are calibrated one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from loguru import logger
+from torch import Tensor, nn
+
+from funcnet_plugin.adapters import Unit
+from funcnet_plugin.errors import CalibrationError
+from funcnet_plugin.measure.gradients import output_gradients, weight_gradients
+from funcnet_plugin.measure.moments import Moments, moments_of
+from funcnet_plugin.measure.processes import Processes
+from funcnet_plugin.measure.store import Store
+from funcnet_plugin.measure.text import Text
+from funcnet_plugin.repair.residual import residual_gain
+from funcnet_plugin.run.request import Request
+from funcnet_plugin.text.own import OwnText, write_continuations, write_own_text
+
+
+@dataclass
+class Ahead:
+    """Holds what passes through the whole dense model found.
+
+    Attributes:
+        gradients: name of the statistic -> layer -> gradients.
+        own_moments: layer -> moments on text that the model wrote, by what they weigh.
+        repair_texts: what a repair behind pruned layers reads; their shares sum to 1.
+        gain: see `residual_gain`; None where there is no repair of the residual stream.
+    """
+
+    gradients: dict[str, dict[int, object]] = field(default_factory=dict)
+    own_moments: dict[int, Moments] = field(default_factory=dict)
+    repair_texts: list[Text] = field(default_factory=list)
+    gain: float | None = None
+
+    def new_moments(self, unit: Unit) -> Moments:
+        """Start the moments of a unit from those on the model's own text. Once per unit."""
+        own = self.own_moments.pop(unit.index, None)
+        return Moments(unit.width) if own is None else own
+
+    def of_unit(self, unit: Unit) -> dict[str, Tensor | tuple[Tensor, ...]]:
+        """Give the gradients of one unit by the name of the statistic."""
+        return {
+            name: found[unit.index] for name, found in self.gradients.items() if unit.index in found
+        }
+
+
+def measure_ahead(
+    request: Request,
+    model: nn.Module,
+    units: Sequence[Unit],
+    todo: Sequence[Unit],
+    text: Text,
+    processes: Processes | None,
+    store: Store | None,
+) -> Ahead:
+    """Measure the whole dense model, as far as the parts of a recipe need it.
+
+    Args:
+        model: in memory.
+        units: of all layers, in order.
+        todo: those that are still to be scored.
+        text: the calibration data.
+        processes: others that read other samples.
+        store: of the run; keeps what the model wrote.
+
+    Raises:
+        CalibrationError: passes are needed and the text has no tokens.
+    """
+    ahead, seed = Ahead(), request.seed
+    if request.measures_ahead and not text.batches:
+        raise CalibrationError(
+            "the calibration data has embeddings and no input_ids, and this recipe runs the whole "
+            "model on tokens; give tokens, or a recipe without own_text, gradients and "
+            "reconstruction."
+        )
+    own = None
+    if request.own_text and (todo or request.repair.behind_pruned_layers):
+        own = write_own_text(model, text, request.own_text, seed, processes, store)
+    if request.repair.behind_pruned_layers:
+        _plan_repair(ahead, request, model, units, text, own, processes, store)
+    if not todo:
+        return ahead
+    if own is not None and "moments" in request.needs:
+        found = moments_of(model, own.for_scores, todo)
+        weight = round(text.n_tokens * own.share / (1.0 - own.share))
+        ahead.own_moments = {i: moments.counted_as(weight) for i, moments in found.items()}
+    if "output_gradients" in request.needs:
+        ahead.gradients["output_gradients"] = output_gradients(
+            model, text, todo, processes, seed=seed
+        )
+    if "weight_gradients" in request.needs:
+        ahead.gradients["weight_gradients"] = weight_gradients(model, text, todo, processes)
+    return ahead
+
+
+def _plan_repair(
+    ahead: Ahead,
+    request: Request,
+    model: nn.Module,
+    units: Sequence[Unit],
+    text: Text,
+    own: OwnText | None,
+    processes: Processes | None,
+    store: Store | None,
+) -> None:
+    ahead.gain = residual_gain(model, units, text.batches[0])
+    if ahead.gain is None:
+        logger.warning(
+            f"{type(model).__name__} does not add its MLPs' output to the residual stream as it "
+            "is, so each MLP's own output is repaired only, as by repair: least_squares."
+        )
+        return
+    windows = request.repair.windows_to_write
+    share = 1.0 - own.share if own is not None else 1.0
+    given = replace(text, share=share / (1 + windows))
+    ahead.repair_texts.append(given)
+    if windows:  # as long as the samples, so its tokens count as theirs
+        more = write_continuations(model, text, windows, request.seed, processes, store)
+        ahead.repair_texts.append(replace(more, share=share - given.share))
+    if own is not None:
+        ahead.repair_texts.append(own.for_repair)

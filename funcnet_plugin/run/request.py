@@ -1,0 +1,83 @@
+"""What is asked of a run: parts, and how much goes where."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.repair.repair import Repair
+from funcnet_plugin.score.scorer import Scorer, Setting
+
+_UNITS = {"MB": 2**20, "GB": 2**30}
+
+
+@dataclass(frozen=True)
+class Request:
+    """Says what is to be pruned, and by which parts. The fields are those of a recipe.
+
+    Attributes:
+        scorers: several are a union: a neuron goes only if none of them needs it.
+        repair: makes up for what was cut.
+        pruning_ratio, ratio_scope, allocation, align, skip_first, skip_last, ignore, own_text,
+            max_memory, seed: see `WidthPruningModifier`.
+    """
+
+    pruning_ratio: float
+    scorers: tuple[Scorer, ...]
+    repair: Repair
+    ratio_scope: str = "model"
+    allocation: str = "uniform"
+    align: int = 128
+    skip_first: int = 0
+    skip_last: int = 0
+    ignore: tuple[str, ...] = ()
+    own_text: float = 0.0
+    max_memory: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        names = [scorer.name for scorer in self.scorers]
+        if not names:
+            raise RecipeError("scorer names none; give one, or a list of several.")
+        if len(set(names)) < len(names):
+            raise RecipeError(f"scorer names one twice: {', '.join(names)}; name each once.")
+        if self.own_text and "moments" not in self.needs:
+            raise RecipeError(
+                "own_text is for scorers that look at activations and for the repair, and the "
+                "recipe has neither; leave it out."
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """All statistics that a part declares."""
+        return self.repair.needs.union(*(scorer.needs for scorer in self.scorers))
+
+    @property
+    def waits_for_all_layers(self) -> bool:
+        """Whether all layers are measured, on the dense model, before any is cut."""
+        return (
+            self.allocation == "threshold"
+            or self.repair.behind_pruned_layers
+            or self.own_text > 0.0
+            or any(scorer.across_layers for scorer in self.scorers)
+        )
+
+    @property
+    def measures_ahead(self) -> bool:
+        """Whether anything is measured on the model as it is before any layer is calibrated."""
+        of_gradients = self.needs & {"weight_gradients", "output_gradients"}
+        return bool(of_gradients) or self.repair.behind_pruned_layers or self.own_text > 0.0
+
+    @property
+    def group_size(self) -> int:
+        """How many samples in a row must stay in one process."""
+        return math.lcm(*(scorer.group_size for scorer in self.scorers))
+
+    @property
+    def setting(self) -> Setting:
+        """What scorers share with the run."""
+        limit = None
+        if self.max_memory:
+            limit = int(float(self.max_memory[:-2]) * _UNITS[self.max_memory[-2:]])
+        return Setting(self.seed, limit)

@@ -1,0 +1,308 @@
+"""One pruning run: what is measured of each layer, scored, cut and repaired, in which order.
+
+The host sends the calibration text through the model and says what has passed; everything else
+happens here. Layers are cut one after another, so that each is measured on the already pruned
+model, unless something in the request waits for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import Tensor, nn
+
+from funcnet_plugin.adapters import Unit
+from funcnet_plugin.cut.plan import WidthPlan
+from funcnet_plugin.errors import CalibrationError, DecompositionError, RecipeError
+from funcnet_plugin.measure.finite import check_finite_weights
+from funcnet_plugin.measure.processes import Processes
+from funcnet_plugin.measure.recorder import Recorder, RegisterHook
+from funcnet_plugin.measure.sample import Sample
+from funcnet_plugin.measure.statistics import LayerStatistics
+from funcnet_plugin.measure.text import Text
+from funcnet_plugin.repair.behind import cut_behind
+from funcnet_plugin.run.ahead import Ahead, measure_ahead
+from funcnet_plugin.run.cuts import LayerCuts
+from funcnet_plugin.run.record import Record
+from funcnet_plugin.run.request import Request
+from funcnet_plugin.score.checks import checked_scores
+from funcnet_plugin.score.scorer import Evidence, Scoring
+from funcnet_plugin.score.union import union_of_ranks
+
+Scores = dict[str, Tensor]  # name of the scorer -> (width,)
+
+
+class Run:
+    """Prunes one model as a request says.
+
+    Making one plans the run, and refuses what can be known to fail from the model's shapes. Then
+    come `begin`, `record` before the text is sent through the model, `layers_passed` after each
+    part of it, and `finish`.
+
+    Args:
+        request: what is asked for.
+        model: before pruning; may be on the meta device, to plan only.
+        n_samples: of calibration; None where that is not known.
+
+    Attributes:
+        plan: the units of the model, and their widths before and after.
+        reached: share of the scope that goes; None until the widths are decided.
+
+    Raises:
+        FuncnetError: one sentence on what cannot be done.
+    """
+
+    def __init__(self, request: Request, model: nn.Module, n_samples: int | None = None) -> None:
+        self.request = request
+        self.plan = WidthPlan(
+            model,
+            ratio=request.pruning_ratio,
+            scope=request.ratio_scope,
+            align=request.align,
+            skip_first=request.skip_first,
+            skip_last=request.skip_last,
+            ignore=request.ignore,
+            one_width=request.allocation == "uniform",
+        )
+        request.repair.check(self.plan.layout.adapter, self.plan.prunable)
+        for scorer in request.scorers:
+            scorer.check(self.plan.prunable, n_samples, request.setting)
+        self.reached: float | None = None
+        if request.allocation == "uniform":
+            self.reached = self.plan.decide_uniform()
+        self._model = model
+        self._ahead = Ahead()
+        self._processes: Processes | None = None  # None: one process
+        self._record: Record | None = None
+        self._scorings: list[Scoring] = []
+        self._statistics: dict[int, LayerStatistics] = {}
+        self._scores: dict[int, Scores] = {}  # waiting for one cut
+        self._cuts: LayerCuts | None = None
+
+    @property
+    def leaves_one_width(self) -> bool:
+        """Whether all layers will have one width."""
+        uniform = self.request.allocation == "uniform"
+        return uniform and len(set(self.plan.budget.uniform())) == 1
+
+    @property
+    def kept(self) -> dict[int, list[int]]:
+        """Layer -> pieces that are left, of layers that were cut."""
+        return {} if self._cuts is None else self._cuts.kept
+
+    @property
+    def reports(self) -> list[dict[str, Any]]:
+        """What was measured, layer by layer, of layers that are done; plain values."""
+        done = {} if self._cuts is None else self._cuts.reports
+        return [done[index] for index in sorted(done)]
+
+    @property
+    def unfinished(self) -> list[int]:
+        """The layers that may be cut and are not done."""
+        done = {} if self._cuts is None else self._cuts.reports
+        return [unit.index for unit in self.plan.prunable if unit.index not in done]
+
+    def begin(
+        self,
+        text: Text,
+        processes: Processes | None = None,
+        resume: tuple[str, dict[str, Any]] | None = None,
+        after_cut: Callable[[Unit], None] = lambda unit: None,
+    ) -> None:
+        """Check weights and text, and measure what is measured of the whole dense model.
+
+        Args:
+            text: the calibration data, in the order of the run.
+            processes: others that read other samples.
+            resume: a directory for what is finished, and what must be the same to go on from
+                there, plain values; None: nothing is kept.
+            after_cut: called with every unit whose shapes have changed.
+
+        Raises:
+            FuncnetError: one sentence on what cannot be done.
+        """
+        request, units = self.request, self.plan.prunable
+        lengths = [len(sample) for sample in text.samples]
+        for scorer in request.scorers:
+            scorer.check_text(units, lengths, shared=processes is not None)
+        if processes is not None and resume is not None:
+            raise RecipeError("resume_dir is for runs of one process; leave it out.")
+        if self.reached is not None:
+            logger.info(
+                f"widths will be {self.plan.kept}: {self.reached:.4f} of the {request.ratio_scope} "
+                f"removed (asked: {request.pruning_ratio})"
+            )
+        check_finite_weights(self._model)
+        self._processes, waits, todo = processes, request.waits_for_all_layers, units
+        if resume is not None:
+            directory, settings = resume
+            self._record = Record(Path(directory), settings, waits, self._model, text)
+            todo = [unit for unit in units if not self._record.finished(unit)]
+        # where all layers wait, what is kept of them is what was measured
+        cuts_record = None if waits else self._record
+        self._cuts = LayerCuts(self.plan, request.repair, after_cut, processes, cuts_record)
+        self._scorings = [scorer.begin(request.setting) for scorer in request.scorers]
+        store = None if self._record is None else self._record.store
+        self._ahead = measure_ahead(
+            request, self._model, self.plan.layout.blocks, todo, text, processes, store
+        )
+
+    def record(self, register_hook: RegisterHook) -> None:
+        """Hook the units that are still to be measured; replay or restore the others.
+
+        Args:
+            register_hook: see `Recorder`.
+        """
+        for unit in self.plan.prunable:
+            if self._cuts.replay(unit):
+                continue
+            self._statistics[unit.index] = self._new_statistics(unit)
+            if not self._restore(unit):
+                Recorder(unit, register_hook, partial(self._add_sample, unit))
+
+    @torch.no_grad()
+    def layers_passed(self, modules: Collection[nn.Module]) -> None:
+        """Score the units that all of the text went through; cut them, unless the cut waits.
+
+        Args:
+            modules: of the part of the model that the text went through.
+
+        Raises:
+            CalibrationError: no sample reached a unit.
+            NumbersError: a statistic or a score is not finite.
+        """
+        present = set(modules)
+        for unit in self.plan.prunable:
+            waiting = unit.index in self._statistics and unit.index not in self._scores
+            if not waiting or not set(unit.projections) <= present:
+                continue
+            measured = self._statistics[unit.index]
+            if measured.n_samples == 0:
+                raise CalibrationError(
+                    f"no calibration sample reached layer {unit.index}; give data to oneshot "
+                    "and use its default pipeline."
+                )
+            if self._processes is not None:
+                measured.merge(self._processes)
+            measured.check_finite(unit)
+            scores = checked_scores(unit, self._scored(unit, measured))
+            if not self.request.waits_for_all_layers:
+                self._prune(unit, self._combined([scores])[0])
+                continue
+            self._scores[unit.index] = scores
+            measured.wait()
+            if self._record is not None:
+                self._record.save_measured(unit, measured, scores, self._across)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Cut all layers, where the cut waited for them."""
+        units = self.plan.prunable
+        if self.request.waits_for_all_layers and len(self._scores) == len(units):
+            self._complete_scores()
+            layers = [self._scores[unit.index] for unit in units]
+            if self.plan.kept is None:
+                combined = self._combined(layers)
+                self.plan.decide_by_threshold(combined)
+            else:
+                combined = [self._combined([layer])[0] for layer in layers]
+            cuts = {
+                unit.index: partial(self._prune, unit, score)
+                for unit, score in zip(units, combined, strict=True)
+            }
+            self._cut_all(cuts)
+        self._scores.clear()
+
+    # -- steps -------------------------------------------------------------------------------
+
+    @property
+    def _across(self) -> Scoring | None:
+        """The scorer that works across layers, if there is one."""
+        return next((s for s in self._scorings if s.scorer.across_layers), None)
+
+    def _new_statistics(self, unit: Unit) -> LayerStatistics:
+        moments = self._ahead.new_moments(unit) if "moments" in self.request.needs else None
+        watches = {scoring.scorer.name: scoring.watch(unit) for scoring in self._scorings}
+        return LayerStatistics(moments, {n: w for n, w in watches.items() if w is not None})
+
+    def _restore(self, unit: Unit) -> bool:
+        """Take over what the interrupted run measured of a layer."""
+        if self._record is None or not self.request.waits_for_all_layers:
+            return False
+        scores = self._record.restore(unit, self._statistics[unit.index], self._across)
+        if scores is not None:
+            self._scores[unit.index] = scores
+        return scores is not None
+
+    def _add_sample(self, unit: Unit, sample: Sample) -> None:
+        sample.check_finite(unit)
+        try:
+            self._statistics[unit.index].add(sample)
+        except DecompositionError as error:
+            raise DecompositionError(
+                f"layer {unit.index}: {str(error).rstrip('.')}; to leave the layer as it is, put "
+                f"{unit.name} into the recipe's ignore."
+            ) from error
+
+    def _scored(self, unit: Unit, measured: LayerStatistics) -> Scores:
+        known = self._ahead.of_unit(unit)
+        if measured.moments is not None:
+            known["moments"] = measured.moments
+        found = {}
+        for scoring in self._scorings:
+            scorer = scoring.scorer
+            known["samples"] = measured.watches.get(scorer.name)
+            statistics = {name: known[name] for name in scorer.needs}
+            score = scoring.score(Evidence(unit, self.request.seed, statistics))
+            if not scorer.across_layers:
+                found[scorer.name] = score
+        return found
+
+    def _complete_scores(self) -> None:
+        """Score what could not be scored layer by layer."""
+        across = self._across
+        if across is None:
+            return
+        scores = across.scores(self._processes)
+        for unit in self.plan.prunable:
+            found = checked_scores(unit, {across.scorer.name: scores[unit.index]})
+            self._scores[unit.index] = found | self._scores[unit.index]
+        if self._record is not None:
+            self._record.save_networks(across)
+
+    def _combined(self, layers: list[Scores]) -> list[Tensor]:
+        """Put the scores of each layer together; ranks are taken over the layers given."""
+        names = list(layers[0])
+        if len(names) == 1:
+            return [layer[names[0]] for layer in layers]
+        return union_of_ranks([[layer[name] for layer in layers] for name in names])
+
+    def _cut_all(self, cuts: dict[int, Callable[[], None]]) -> None:
+        if not self._ahead.repair_texts:
+            for cut in cuts.values():
+                cut()
+            return
+        found = cut_behind(
+            self._model,
+            self.plan.layout.blocks,
+            cuts,
+            self.request.repair,
+            self._ahead.repair_texts,
+            gain=self._ahead.gain,
+            seed=self.request.seed,
+            processes=self._processes,
+        )
+        for index, report in found.items():
+            self._cuts.reports[index].update(report)
+
+    def _prune(self, unit: Unit, score: Tensor) -> None:
+        statistics = self._statistics.pop(unit.index)
+        report = {"layer": unit.index, "samples": statistics.n_samples}
+        for scoring in self._scorings:
+            report |= scoring.report(unit, statistics.watches.get(scoring.scorer.name))
+        self._cuts.cut(unit, score, statistics, report)

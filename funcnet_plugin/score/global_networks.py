@@ -1,0 +1,182 @@
+"""Networks across all layers: one decomposition per group of samples.
+
+Calibration goes through the model layer by layer, all samples each time. So every group is reduced
+along its time axis as the layers pass (`LayeredSignals`), and the ICA of all groups comes when the
+last layer was seen: every layer is measured on the dense model, and pruning follows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import Tensor
+
+from funcnet_plugin.adapters import Unit
+from funcnet_plugin.bars import bar
+from funcnet_plugin.ica import LayeredSignals, stability, standardise, whiten
+from funcnet_plugin.ica.canica import standardise_maps
+from funcnet_plugin.measure.processes import Processes
+from funcnet_plugin.measure.sample import Sample
+from funcnet_plugin.score.groups import GroupReport, map_scores, over_groups
+from funcnet_plugin.score.network_scorer import NetworkScorer
+from funcnet_plugin.score.scorer import Evidence, Scoring, Setting
+
+
+class GlobalNetworks(Scoring):
+    """Scores the neurons of all layers by networks that reach over them.
+
+    Attributes:
+        reports: one for each group, over all layers.
+    """
+
+    scorer: NetworkScorer
+
+    def __init__(self, scorer: NetworkScorer, setting: Setting) -> None:
+        super().__init__(scorer, setting)
+        self.reports: list[GroupReport] = []
+        self._groups: list[LayeredSignals] = []
+        self._scores: dict[int, Tensor] = {}
+        self._n_signals: dict[int, int] = {}
+        self._n_rows = 3 * scorer.n_components
+
+    def watch(self, unit: Unit) -> LayerFeed:
+        names = self.scorer.signals_of(unit)
+        self._n_signals[unit.index] = len(names)
+        return LayerFeed(self, unit.index, names)
+
+    def score(self, evidence: Evidence) -> None:
+        self.scorer.check_groups_seen(evidence.watch)
+
+    def report(self, unit: Unit, watch: LayerFeed) -> dict[str, Any]:
+        return self.scorer.report(unit, watch)
+
+    def add_group(self, number: int, layer: int, blocks: list[Tensor]) -> None:
+        """Take in the signals of one layer for one group."""
+        if number == len(self._groups):
+            self._groups.append(LayeredSignals(self._n_rows))
+        self._groups[number].add(layer, standardise(blocks))
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Give the groups as far as the layers have come, and the scores once they are found."""
+        tensors = {f"score/{layer}": score for layer, score in self._scores.items()}
+        facts = []
+        for number, group in enumerate(self._groups):
+            mine, variance = group.state()
+            tensors |= {f"{number}/{key}": value for key, value in mine.items()}
+            facts.append(variance)
+        return tensors, {"variances": facts, "reports": [asdict(r) for r in self.reports]}
+
+    def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Take over what `state` gave."""
+        self._groups = []
+        for number, variance in enumerate(facts["variances"]):
+            group = LayeredSignals(self._n_rows)
+            prefix = f"{number}/"
+            mine = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            group.load_state(mine, variance)
+            self._groups.append(group)
+        self._scores = {
+            int(key.removeprefix("score/")): tensor
+            for key, tensor in tensors.items()
+            if key.startswith("score/")
+        }
+        self.reports = [GroupReport.from_state(report) for report in facts["reports"]]
+
+    def scores(self, processes: Processes | None = None) -> dict[int, Tensor]:
+        """Run the ICA of all groups.
+
+        Args:
+            processes: others that have groups of their own.
+
+        Returns:
+            layer -> (width,), float64, comparable across layers.
+        """
+        logger.info("all layers were measured; finding networks across them")
+        for _ in bar(range(len(self._groups)), "networks across layers", "group"):
+            self._decompose(self._groups.pop(0))
+        aggregate = self.scorer.aggregate
+        if processes is not None:
+            self._scores, self.reports = over_groups(
+                self._scores, self.reports, aggregate, processes
+            )
+        n = len(self.reports) if aggregate == "mean" else 1
+        return {layer: score / n for layer, score in self._scores.items()}
+
+    def _decompose(self, group: LayeredSignals) -> None:
+        n_tokens = group.n_tokens
+        C, columns, explained = group.reduce(self.scorer.n_components)
+        del group
+        white = whiten(C)
+        del C
+        result = self.scorer.decomposer.rotate(white, self.setting.seed)
+        found: dict[int, Tensor] = {}
+        outside = []
+        for W in result.W:  # one start at a time: maps of all layers are large
+            maps = standardise_maps(W @ white)
+            for layer, part in columns.items():
+                mine = map_scores(maps[None, :, part], self._n_signals[layer]).cpu()
+                found[layer] = found.get(layer, 0.0) + mine / len(result.W)
+            energy = torch.stack([maps[:, part].square().sum(1) for part in columns.values()])
+            outside.append(float((1.0 - energy.amax(0) / energy.sum(0)).mean()))
+        for layer, score in found.items():
+            before = self._scores.get(layer)
+            if before is None:
+                self._scores[layer] = score
+            elif self.scorer.aggregate == "max":
+                self._scores[layer] = torch.maximum(before, score)
+            else:
+                self._scores[layer] = before + score
+        self.reports.append(
+            GroupReport(
+                n_tokens,
+                white.shape[0],
+                explained,
+                float(stability(result.W).median()),
+                result.runs,
+                sum(outside) / len(outside),
+            )
+        )
+
+
+class LayerFeed:
+    """Gathers the samples of one layer into groups; stands where `NetworkWatch` does."""
+
+    def __init__(self, networks: GlobalNetworks, index: int, names: list[str]) -> None:
+        self._networks, self._index, self._names = networks, index, names
+        self._blocks: list[Tensor] = []
+        self.n_groups = 0
+        self.leftover_samples = 0
+
+    def add(self, sample: Sample) -> None:
+        """Take one sample in."""
+        self._blocks.append(sample.joined(self._names))
+        self.leftover_samples += 1
+        if self.leftover_samples == self._networks.scorer.samples_per_group:
+            blocks, self._blocks, self.leftover_samples = self._blocks, [], 0
+            self._networks.add_group(self.n_groups, self._index, blocks)
+            self.n_groups += 1
+
+    def rest(self) -> None:
+        """Let go of the signals of samples that fill no group; they stay counted."""
+        self._blocks = []
+
+    def state(self) -> dict[str, Any]:
+        """Give plain values of a layer that was seen to the end; what it added is in the groups."""
+        return {"leftover_samples": self.leftover_samples, "n_groups": self.n_groups}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave."""
+        self.n_groups, self.leftover_samples = state["n_groups"], state["leftover_samples"]
+
+    def merge(self, processes: Processes) -> None:
+        """Count the groups of all processes; they are merged when they have scores."""
+        self.n_groups = sum(processes.gather(self.n_groups))
+        self.leftover_samples = sum(processes.gather(self.leftover_samples))
+
+    @property
+    def reports(self) -> list[GroupReport]:
+        """Those of all layers together: there is one decomposition per group."""
+        return self._networks.reports

@@ -1,0 +1,211 @@
+"""What a recipe says of functional networks: parameters, what is refused, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol
+
+from loguru import logger
+from pydantic import Field, field_serializer, field_validator
+
+from funcnet_plugin.adapters import Unit
+from funcnet_plugin.errors import CalibrationError, CheckpointError, RecipeError
+from funcnet_plugin.ica import least_bytes
+from funcnet_plugin.ica.decomposer import Decomposer
+from funcnet_plugin.ica.parts import DECOMPOSERS
+from funcnet_plugin.score.groups import GroupReport
+from funcnet_plugin.score.scorer import Scorer, Setting
+
+
+class Watched(Protocol):
+    """Says what a report asks of the watch of one unit."""
+
+    reports: list[GroupReport]
+    n_groups: int
+    leftover_samples: int
+
+
+class NetworkScorer(Scorer):
+    """Scores a neuron by how much it belongs to functional networks (arXiv 2508.05239).
+
+    Neurons are voxels, tokens are time. Per layer and group of samples, the signals X
+    (tokens x signals) are z-scored over time, reduced to k dimensions, whitened over neurons and
+    rotated by ICA into k maps, z-scored over neurons. The score of neuron j is
+
+        s_j = aggregate_groups  mean_starts  max_components,signals |Z_kj|
+
+    :param n_components: networks per layer and group, k.
+    :param samples_per_group: samples whose tokens enter one ICA; samples that do not fill a group
+        count for the repair only.
+    :param signals: `act` (activated gate), `up` (up projection), or both; an ungated MLP has `act`
+        only.
+    :param strategy: `local`, networks within a layer; or `global`, networks across all layers, with
+        scores that can be compared across layers (`allocation: threshold` uses that).
+        `n_components` then counts all layers' networks together. Each group is reduced along its
+        time axis as the layers pass, the ICA follows the last, and only then is anything cut, so
+        all layers are measured on the dense model. Memory beyond `local`: per group
+        3 * n_components * (tokens of the group + signals of all layers) float32.
+    :param aggregate: over groups, `max` (the paper) or `mean` (depends less on the starts).
+    :param decomposer: finds the networks of one group: `canica` (ours), `nilearn` (nilearn's own
+        code, the slow reference), or one that another package brings; with its parameters.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"samples"})
+
+    n_components: int = Field(default=128, ge=2)
+    samples_per_group: int = Field(default=40, ge=1)
+    signals: list[Literal["act", "up"]] = Field(default=["act", "up"], min_length=1, max_length=2)
+    strategy: Literal["local", "global"] = "local"
+    aggregate: Literal["max", "mean"] = "mean"
+    decomposer: Decomposer = Field(default="canica", validate_default=True)
+
+    @field_validator("decomposer", mode="before")
+    @classmethod
+    def _made(cls, given: str | Mapping[str, Any] | Decomposer) -> Decomposer:
+        if isinstance(given, Mapping) and "name" not in given:
+            given = {"name": "canica"} | dict(given)
+        return DECOMPOSERS.make(given)
+
+    @field_serializer("decomposer")
+    def _written(self, decomposer: Decomposer) -> dict[str, Any]:
+        return decomposer.settings()
+
+    @property
+    def group_size(self) -> int:
+        return self.samples_per_group
+
+    @property
+    def across_layers(self) -> bool:
+        return self.strategy == "global"
+
+    @property
+    def n_rows(self) -> int:
+        """What truncation leaves: enough that the networks' space does not depend on the order."""
+        return 4 * self.n_components
+
+    def signals_of(self, unit: Unit) -> list[str]:
+        """The signals of a unit: an ungated MLP has one, whatever the recipe says."""
+        return [name for name in self.signals if name in unit.signals] or list(unit.signals)
+
+    def check(self, units: Sequence[Unit], n_samples: int | None, setting: Setting) -> None:
+        self._check_samples(n_samples)
+        if len(set(self.signals)) != len(self.signals):
+            raise RecipeError(f"signals names one signal twice: {self.signals}.")
+        sizes = [len(self.signals_of(unit)) * unit.width for unit in units]
+        if self.n_components >= min(sizes):
+            raise RecipeError(
+                f"n_components={self.n_components} needs more than {self.n_components} signals per "
+                f"layer and the model has {min(sizes)} (signals x width); lower n_components."
+            )
+        if self.across_layers and not self.decomposer.rotates:
+            raise RecipeError(
+                f"the decomposer {self.decomposer.name} works within layers only; take strategy: "
+                "local, or the decomposer canica."
+            )
+        if setting.max_bytes is None:
+            return
+        if self.across_layers:
+            raise RecipeError(
+                "max_memory bounds strategy: local; with strategy: global lower n_components, "
+                "samples_per_group or the number of samples instead (see the scorer's docstring)."
+            )
+        if not self.decomposer.takes_truncated:
+            raise RecipeError(
+                f"the decomposer {self.decomposer.name} needs all signals in memory; leave "
+                "max_memory out, or take canica."
+            )
+        needed = least_bytes(max(sizes), self.n_rows)
+        if setting.max_bytes < needed:
+            raise RecipeError(
+                f"max_memory of {setting.max_bytes / 2**20:.0f}MB cannot hold the signals of one "
+                f"layer and group; {self.n_components} components of {max(sizes)} signals need at "
+                f"least {needed / 2**20:.0f}MB."
+            )
+
+    def check_text(self, units: Sequence[Unit], lengths: Sequence[int], shared: bool) -> None:
+        for unit in units:
+            if not any(bool(module.weight.any()) for module in unit.inputs):
+                raise CheckpointError(
+                    f"the MLP of layer {unit.index} is dead: its weights are all zero, so "
+                    f"there are no networks in it; leave it out with ignore: [{unit.name}], or "
+                    "check whether the checkpoint is whole."
+                )
+        if not lengths:
+            return
+        if not shared:
+            self._check_samples(len(lengths))
+        size = self.samples_per_group
+        groups = [sum(lengths[i : i + size]) for i in range(0, len(lengths) - size + 1, size)]
+        # across layers there may be fewer networks than asked for
+        needed = 2 if self.across_layers else self.n_components
+        if groups and min(groups) < needed:
+            narrowest = min(len(self.signals_of(unit)) * unit.width for unit in units)
+            raise CalibrationError(
+                f"n_components={self.n_components} does not fit signals of {min(groups)} tokens x "
+                f"{narrowest} neurons, as a group of samples_per_group={size} samples has; "
+                "give longer samples, or lower n_components."
+            )
+
+    def _check_samples(self, n_samples: int | None) -> None:
+        if n_samples is not None and n_samples < self.samples_per_group:
+            raise CalibrationError(
+                f"one group needs samples_per_group={self.samples_per_group} samples and the "
+                f"calibration data has {n_samples}; give more samples (num_calibration_samples) or "
+                "lower samples_per_group."
+            )
+
+    def check_groups_seen(self, watch: Watched) -> None:
+        """Refuse to score a unit of which no full group was seen.
+
+        Raises:
+            CalibrationError: there were too few samples.
+        """
+        if not watch.n_groups:
+            raise CalibrationError(
+                f"one group needs samples_per_group={self.samples_per_group} samples and the "
+                f"calibration data had {watch.leftover_samples}; give more samples."
+            )
+
+    def report(self, unit: Unit, watch: Watched) -> dict[str, Any]:
+        """Say what the ICA of all groups said about itself, and warn where it did not converge."""
+        groups = watch.reports
+        runs = [run for group in groups for run in group.runs]
+        loose = [run for run in runs if not run.converged]
+        tolerances = [run.final_tolerance for run in loose if run.final_tolerance is not None]
+        report = {
+            "groups": len(groups),
+            "leftover_samples": watch.leftover_samples,
+            "tokens_in_networks": sum(group.n_tokens for group in groups),
+            "stability": _mean([group.stability for group in groups]),
+            "components": min(group.n_components for group in groups),
+            "ica_runs": len(runs),
+            "ica_runs_not_converged": len(loose),
+            "ica_runs_rescued": sum(
+                run.promoted or run.damped_steps > 0 or run.restarts > 0 for run in runs
+            ),
+            "worst_final_tolerance": max(tolerances, default=None),
+        }
+        if self.across_layers:
+            report["outside_strongest_layer"] = _mean([g.outside_strongest_layer for g in groups])
+        if loose:
+            logger.warning(
+                f"layer {unit.index}: {len(loose)} of {len(runs)} ICA runs did not reach the "
+                "tolerance in max_iter iterations"
+                + (f" (worst {max(tolerances):.1e})" if tolerances else "")
+            )
+        if report["components"] < self.n_components:
+            logger.warning(
+                f"layer {unit.index}: the signals span {report['components']} directions, so "
+                f"fewer networks than n_components={self.n_components} were found"
+            )
+        logger.info(
+            f"layer {unit.index}: {len(groups)} groups, {len(runs)} ICA runs, "
+            f"{len(runs) - len(loose)} converged"
+        )
+        return report
+
+
+def _mean(values: list[float]) -> float | None:
+    """Average what is known; None where nothing was measured: NaN is no JSON."""
+    known = [value for value in values if value == value]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,24 @@
+"""Functional networks as the scorer that a recipe names."""
+
+from __future__ import annotations
+
+from funcnet_plugin.plugins import hookimpl
+from funcnet_plugin.score.global_networks import GlobalNetworks
+from funcnet_plugin.score.local_networks import LocalNetworks
+from funcnet_plugin.score.network_scorer import NetworkScorer
+from funcnet_plugin.score.scorer import Scorer, Scoring, Setting
+
+
+class Networks(NetworkScorer):
+    """Keeps the neurons of functional networks; see `NetworkScorer` for the parameters."""
+
+    name = "networks"
+    source = "arXiv 2508.05239"
+
+    def begin(self, setting: Setting) -> Scoring:
+        return GlobalNetworks(self, setting) if self.across_layers else LocalNetworks(self, setting)
+
+
+@hookimpl
+def funcnet_scorers() -> list[type[Scorer]]:
+    return [Networks]

@@ -1,0 +1,16 @@
+"""The scorers that a recipe can name: ours, and those of other packages."""
+
+from __future__ import annotations
+
+from funcnet_plugin.measure.statistics import unknown_statistics
+from funcnet_plugin.plugins import Registry
+from funcnet_plugin.score import elimination, networks, scorer, single
+from funcnet_plugin.score.scorer import Scorer
+
+SCORERS = Registry(
+    "scorer",
+    Scorer,
+    scorer,
+    [single, elimination, networks],
+    problem=lambda part: unknown_statistics(part.needs),
+)

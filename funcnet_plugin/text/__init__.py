@@ -1,0 +1,1 @@
+"""Calibration text: read, cut into windows, ordered; and what a model writes by itself."""

@@ -1,0 +1,165 @@
+"""Calibration on what the model writes by itself, beside the calibration data.
+
+It writes two kinds of text. Own windows begin with a single token and show what the model can do
+besides; they are a share of the calibration. Continuations go on from a piece of a calibration
+sample and are more text of its kind, for a repair that would learn little text by heart.
+
+All is written before the run, on the dense model, in passes through the whole of it. So this is for
+runs that cut nothing before every layer is measured. Of own windows only activations are measured:
+the loss's gradients on calibration data serve as well (docs/experiments.md).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from funcnet_plugin.measure.passes import on_gpu
+from funcnet_plugin.measure.processes import Processes
+from funcnet_plugin.measure.store import Store
+from funcnet_plugin.measure.text import Text
+from funcnet_plugin.text.writing import cache_bytes, write
+
+# Windows written for every calibration sample, whatever their weight: with fewer, how much there is
+# of the rarer kinds of text is chance.
+PER_SAMPLE = 3
+_PREFIX = 16  # tokens of a sample that a continuation goes on from
+# samples, tokens that may be written, random numbers -> what each window begins with
+_Begin = Callable[[Text, set[int], random.Random], list[list[int]]]
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclass(frozen=True)
+class OwnText:
+    """Holds what a model wrote for a run.
+
+    Attributes:
+        windows: (n_windows, window), int64, `PER_SAMPLE` for every calibration sample.
+        share: what they count of all text that the run reads, in (0, 1).
+    """
+
+    windows: Tensor
+    share: float
+
+    @property
+    def for_scores(self) -> Text:
+        """All windows: choosing neurons needs them."""
+        return Text.of_windows(self.windows, self.share)
+
+    @property
+    def for_repair(self) -> Text:
+        """One window per sample, which serves the repair as well as all of them."""
+        return Text.of_windows(self.windows[::PER_SAMPLE], self.share)
+
+
+def write_own_text(
+    model: nn.Module,
+    text: Text,
+    share: float,
+    seed: int,
+    processes: Processes | None = None,
+    store: Store | None = None,
+) -> OwnText:
+    """Let the model write for a run; what an interrupted one wrote is taken over.
+
+    Windows are as long as the calibration samples are on average, and each begins with a token from
+    anywhere in one of them; with several processes each writes some for its own samples.
+
+    Args:
+        model: dense, in memory.
+        text: the calibration data.
+        share: see `OwnText`.
+        seed: of the first tokens and of what is written.
+        store: of the run.
+
+    Raises:
+        CalibrationError: samples of one token.
+    """
+    windows = _written("own-text", _first_tokens, model, text, seed, processes, store)
+    return OwnText(windows, share)
+
+
+def write_continuations(
+    model: nn.Module,
+    text: Text,
+    per_sample: int,
+    seed: int,
+    processes: Processes | None = None,
+    store: Store | None = None,
+) -> Text:
+    """Let the model go on from up to 16 tokens from anywhere in each sample.
+
+    Args:
+        per_sample: how many windows for every sample; those of one sample stand together.
+        model, text, seed, processes, store: see `write_own_text`.
+    """
+    pieces = partial(_pieces, count=per_sample)
+    windows = _written("continuations", pieces, model, text, seed, processes, store)
+    return Text.of_windows(windows, per_sample=per_sample)
+
+
+def _written(
+    name: str,
+    begin: _Begin,
+    model: nn.Module,
+    text: Text,
+    seed: int,
+    processes: Processes | None,
+    store: Store | None,
+) -> Tensor:
+    """Write windows; `begin` says with what each begins, and `store` knows them by name."""
+    found = None if store is None else store.load(name)
+    if found is not None:
+        return found[0]["windows"]
+    seed += 0 if processes is None else processes.rank
+    ordinary = _ordinary_tokens(model)
+    with on_gpu(model, besides=cache_bytes(model)):
+        windows = write(
+            model,
+            ordinary,
+            begin=begin(text, ordinary, random.Random(seed)),
+            window=text.window,
+            seed=seed,
+        )
+    written = torch.tensor(windows)
+    if store is not None:
+        store.save(name, {"windows": written}, {})
+    return written
+
+
+def _first_tokens(text: Text, ordinary: set[int], rng: random.Random) -> list[list[int]]:
+    """Draw `PER_SAMPLE` of each sample's tokens, or any where it has none that may be written."""
+    return [
+        [token]
+        for sample in text.samples
+        for token in rng.choices(
+            [t for t in sample if t in ordinary] or sorted(ordinary), k=PER_SAMPLE
+        )
+    ]
+
+
+def _pieces(text: Text, ordinary: set[int], rng: random.Random, count: int) -> list[list[int]]:
+    """Draw `count` of each sample, at most half of a window long; of an empty one any token."""
+    length = max(1, min(_PREFIX, text.window // 2))
+    found = []
+    for sample in text.samples:
+        tokens = sample or [rng.choice(sorted(ordinary))]
+        for _ in range(count):
+            start = rng.randint(0, max(0, len(tokens) - length))
+            found.append(tokens[start : start + length])
+    return found
+
+
+def _ordinary_tokens(model: nn.Module) -> set[int]:
+    """List all tokens but those that the configs call special: a modifier sees no tokenizer."""
+    special: set[int] = set()
+    for config in (model.config, getattr(model, "generation_config", None)):
+        for name in _SPECIAL:
+            ids = getattr(config, name, None)
+            special.update(ids if isinstance(ids, list | tuple) else [ids])
+    return set(range(model.get_input_embeddings().num_embeddings)) - special

@@ -1,0 +1,92 @@
+"""What runs on the GPU where there is one with room."""
+
+import pytest
+import torch
+
+from funcnet_plugin.adapters import bind
+from funcnet_plugin.measure.gradients import loss_gradients
+from funcnet_plugin.measure.passes import on_gpu
+from funcnet_plugin.repair import fit as reconstruction
+from funcnet_plugin.repair.fit import Examples, reconstruct
+from tests.conftest import make_llama
+from tests.hosting import loader
+
+needs_cuda = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no CUDA device on this machine"
+)
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """A GPU of some free memory; what the model is moved to is noted and not done."""
+    moved = []
+
+    def install(free: int):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+        model = make_llama()
+        monkeypatch.setattr(model, "to", moved.append)
+        return model, moved
+
+    return install
+
+
+def test_a_model_that_fits_goes_there_and_comes_back(pretend):
+    model, moved = pretend(10**9)
+    with pytest.raises(KeyError), on_gpu(model):
+        assert moved == ["cuda"]
+        raise KeyError  # also then
+    assert moved == ["cuda", "cpu"]
+
+
+def test_a_model_without_room_stays(pretend):
+    model, moved = pretend(1000)
+    with on_gpu(model):
+        pass
+    assert moved == []
+
+
+def test_without_cuda_nothing_moves(monkeypatch):
+    model = make_llama()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(model, "to", lambda device: pytest.fail("moved"))
+    with on_gpu(model):
+        pass
+
+
+@needs_cuda
+def test_gradients_taken_on_the_gpu_are_those_of_the_cpu(texts, monkeypatch):
+    model = make_llama()
+    there = loss_gradients(model, loader(texts), bind(model).blocks)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    here = loss_gradients(model, loader(texts), bind(model).blocks)
+    for index, found in there.items():
+        assert found.output_second.device.type == "cpu"
+        torch.testing.assert_close(
+            found.output_second, here[index].output_second, rtol=1e-3, atol=1e-8
+        )
+
+
+@pytest.mark.parametrize(("free", "place"), [(1_400, "cuda"), (1_300, "cpu")])
+def test_examples_lie_there_if_it_has_room_for_the_fit_too(monkeypatch, free, place):
+    monkeypatch.setattr(reconstruction, "free_bytes", lambda device: free)
+    x = torch.zeros(10, 4)  # with its target 320 bytes, and as many once more while they are joined
+    examples = [Examples(x, x, torch.arange(10), 1.0)]
+    found = reconstruction._place(examples, torch.device("cuda"), besides=700)
+    assert found.type == place
+    assert reconstruction._place(examples, torch.device("cpu"), besides=0).type == "cpu"
+
+
+@needs_cuda
+def test_an_mlp_is_reconstructed_on_the_gpu_as_on_the_cpu():
+    x, target = torch.randn(2, 160, 24, generator=torch.Generator().manual_seed(1)).unbind()
+    weights = []
+    for device in ("cpu", "cuda"):
+        block = bind(make_llama().to(device)).blocks[0]
+        examples = [Examples(x, target, torch.arange(160) // 10, 1.0)]
+        found = reconstruct(block, examples, epochs=5, seed=0)
+        assert found.error < found.error_before
+        weights.append([weight.cpu() for weight in found.weights])
+    for here, there in zip(*weights, strict=True):
+        torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4)

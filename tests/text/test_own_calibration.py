@@ -1,0 +1,194 @@
+"""A share of the calibration that the model writes itself."""
+
+import pytest
+import torch
+from funcnet_plugin.repair.compensation import least_squares_repair
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from funcnet_plugin.adapters import bind
+from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.text import own as own_calibration
+from funcnet_plugin.text import writing as own_text
+from funcnet_plugin.text.own import inner_moments, own_moments, own_windows
+from funcnet_plugin.text.windows import make_loader
+from tests.conftest import make_llama
+from tests.families import FAMILIES
+from tests.hosting import loader, logits, recipe, run
+
+pytestmark = pytest.mark.usefixtures("forget_the_session")
+FIELDS = {
+    "scorer": "surgeon",
+    "fisher_labels": "model",
+    "allocation": "threshold",
+    "compensation": "least_squares",
+    "align": 8,
+}
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """What a model was asked to write, and what it wrote."""
+    found = []
+
+    def write(network, ordinary, **asked):
+        found.append((asked, own_text.write(network, ordinary, **asked)))
+        return found[-1][1]
+
+    monkeypatch.setattr(own_calibration, "write", write)
+    return found
+
+
+def test_windows_are_as_long_as_the_samples_without_their_padding(texts, written):
+    model = make_llama()
+    padded = [
+        {key: torch.cat([value, torch.zeros_like(value)], 1) for key, value in batch.items()}
+        for batch in loader(texts, samples=4, window=20)
+    ]
+    found = own_windows(model, padded, seed=0)
+    (asked, windows) = written[0]
+    assert asked["window"] == 20 and found.shape == (12, 20)
+    assert found.tolist() == windows
+    assert not {0, 1, 2} & {token for w in windows for token in w}  # padding, begin, end
+
+
+def test_each_begins_with_a_token_of_its_sample(texts):
+    model = make_llama()
+    data = loader(texts, samples=5, window=24)
+    found = own_windows(model, data, seed=0)
+    samples = torch.cat([batch["input_ids"] for batch in data])
+    for sample, windows in zip(samples, found.split(own_calibration.PER_SAMPLE), strict=True):
+        assert set(windows[:, 0].tolist()) <= set(sample.tolist()) - {0, 1, 2}
+    assert not torch.equal(found[:, 0], own_windows(model, data, seed=1)[:, 0])
+    assert torch.equal(found, own_windows(model, data, seed=0))
+
+
+def test_a_sample_of_special_tokens_begins_with_any(texts):
+    ids = torch.ones(4, 12, dtype=torch.long)  # the beginning-of-sequence token and nothing else
+    found = own_windows(make_llama(), make_loader(ids.tolist()), seed=0)
+    assert found[:, 0].min() > 2 and len(set(found[:, 0].tolist())) > 1
+
+
+def test_habits_of_the_generation_config_do_not_enter_the_text(texts):
+    """Its penalties, beams and forced tokens are for chats; the model's own text has none."""
+    model, data = make_llama(), loader(texts, samples=4, window=30)
+    found = own_windows(model, data, seed=0)
+    habits = GenerationConfig(
+        repetition_penalty=1.5, num_beams=2, min_p=0.3, forced_eos_token_id=2,
+        return_dict_in_generate=True, max_length=12,
+    )  # fmt: skip
+    model.generation_config = habits
+    assert torch.equal(own_windows(model, data, seed=0), found)
+    assert model.generation_config is habits
+
+
+def test_fewer_long_windows_are_written_at_once(monkeypatch):
+    model, passes = make_llama(), []
+    generate = model.generate
+    monkeypatch.setattr(
+        model, "generate", lambda ids, **asked: passes.append(len(ids)) or generate(ids, **asked)
+    )
+    monkeypatch.setattr(own_text, "_TOKENS", 64)
+    ordinary = range(3, model.config.vocab_size)
+    own_text.write(model, ordinary, begin=[[5]] * 7, window=20, seed=0)
+    own_text.write(model, ordinary, begin=[[5]] * 2, window=80, seed=0)
+    assert passes == [3, 3, 1, 1, 1]
+    # keys and values of 64 tokens, for as many heads as there are queries
+    keys = model(torch.zeros(1, 64, dtype=torch.long), use_cache=True).past_key_values
+    exact = sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in keys.layers)
+    heads = model.config.num_attention_heads // model.config.num_key_value_heads
+    assert own_text.cache_bytes(model) == heads * exact
+
+
+def test_a_model_that_was_being_trained_is_measured_without_dropout(texts, tmp_path):
+    FAMILIES["gpt2"].build().save_pretrained(tmp_path / "dense")
+    text = recipe(
+        "WidthPruningModifier", own_text=0.5, **FIELDS | {"compensation": "reconstruction"}
+    )
+
+    def pruned(training):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "dense").train(training)
+        found = run(model, texts, text)
+        assert found.training == training
+        return logits(found.eval())
+
+    assert torch.equal(pruned(True), pruned(False))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.75])
+def test_the_share_is_that_of_the_tokens(texts, share):
+    model = make_llama()
+    blocks, data = bind(model).blocks, loader(texts, samples=6, window=30)
+    windows = own_windows(model, data, seed=0)
+    found = own_moments(model, data, windows, blocks, share)
+    for index, moments in inner_moments(model, make_loader(windows.tolist()), blocks).items():
+        assert found[index].count == round(180 * share / (1 - share))
+        torch.testing.assert_close(found[index].second, moments.second)
+        torch.testing.assert_close(found[index].mean, moments.mean)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_inner_moments_are_of_what_enters_the_down_projection(family, texts):
+    model = FAMILIES[family].build()
+    ids = torch.randint(3, 30, (3, 9), generator=torch.Generator().manual_seed(1))
+    batches = [
+        {"input_ids": part, "attention_mask": torch.ones_like(part)} for part in ids.split(2)
+    ]
+    block = bind(model).blocks[-1]
+    seen = []
+    hook = block.down.register_forward_pre_hook(lambda m, a: seen.append(a[0].flatten(0, -2)))
+    with torch.no_grad():
+        model(ids)
+    hook.remove()
+    h = torch.cat(seen).double()
+    found = inner_moments(model, batches, [block])[block.index]
+    second = h.T @ h / 27
+    scale = second.diagonal().sqrt()  # products are float32, so where they cancel errors do not
+    assert ((found.second - second).abs() <= 1e-4 * torch.outer(scale, scale)).all()
+    assert ((found.mean - h.mean(0)).abs() <= 1e-4 * scale).all()
+    assert found.count == 27 and not block.down._forward_pre_hooks
+
+
+@pytest.mark.parametrize("allocation", ["threshold", "uniform"])
+def test_the_repair_fits_both_texts(fresh, texts, allocation):
+    """The down projection of every layer is the one that least squares gives on the mean of the
+    calibration windows' moments and the written ones', in the dense model: with own text equal
+    widths wait for all layers too."""
+    text = recipe("WidthPruningModifier", own_text=0.5, **FIELDS | {"allocation": allocation})
+    dense, pruned = fresh(), run(fresh(), texts, text)
+    blocks = bind(dense).blocks
+    windows = own_windows(dense, loader(texts), seed=0)
+    own = own_moments(dense, loader(texts), windows, blocks, 0.5)
+    given = inner_moments(dense, loader(texts), blocks)
+    for before, after in zip(bind(dense).blocks, bind(pruned).blocks, strict=True):
+        rows = [
+            next(i for i, old in enumerate(before.up.weight) if torch.equal(old, row))
+            for row in after.up.weight
+        ]
+        second = 0.5 * (own[before.index].second + given[before.index].second)
+        expected = least_squares_repair(before.down.weight, second, torch.tensor(rows), 0.02)
+        torch.testing.assert_close(
+            after.down.weight.double(), expected, rtol=1e-3, atol=1e-4, check_dtype=False
+        )
+    assert pruned.config.functional_network["settings"]["own_text"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["WidthPruningModifier", "FunctionalNetworkModifier"])
+@pytest.mark.parametrize("family", ["llama", "chatglm", "gpt2", "opt"])
+def test_every_layout_writes(texts, tmp_path, family, name):
+    FAMILIES[family].build().save_pretrained(tmp_path / "dense")
+    fields = {key: value for key, value in FIELDS.items() if key != "scorer"}
+    if name == "WidthPruningModifier":
+        fields["scorer"] = "surgeon"
+    else:
+        fields |= {"strategy": "global", "union_with": "surgeon", "networks_share": 0.1}
+    text = recipe(name, own_text=0.5, pruning_ratio=0.1, **fields)
+    model = run(str(tmp_path / "dense"), texts, text)
+    without = run(str(tmp_path / "dense"), texts, text.replace("own_text: 0.5", "own_text: 0.0"))
+    assert torch.isfinite(logits(model)).all()
+    assert not torch.equal(logits(model), logits(without))
+
+
+def test_a_share_that_nothing_looks_at_is_refused(fresh, texts):
+    fields = {"scorer": "random", "allocation": "threshold", "compensation": "none"}
+    with pytest.raises(RecipeError, match="own_text is for scorers that look at activations and"):
+        run(fresh(), texts, recipe("WidthPruningModifier", own_text=0.5, **fields))
