@@ -87,7 +87,7 @@ def test_the_kept_neurons_do_not_depend_on_the_batch_size(recipe):
         # gate rows tell neurons apart as long as the repair leaves them alone
         model = oneshot(
             model=str(source),
-            recipe=recipe(0.2, own_text=0.0, compensation="least_squares"),
+            recipe=recipe(0.2, own_text=0.0, repair="least_squares"),
             dataset=make_loader(windows, batch_size),
         )
         kept.append([layer.mlp.gate_proj.weight for layer in model.model.layers])

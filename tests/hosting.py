@@ -20,23 +20,24 @@ from funcnet_plugin.checkpoints.block import read_kept
 from funcnet_plugin.text.windows import make_loader, token_windows
 from tests.conftest import make_tokenizer
 
-FIELDS = {
-    "pruning_ratio": 0.2,
-    "n_components": 6,
-    "samples_per_group": 8,
-    "n_init": 1,
-    "align": 4,
-    "compensation": "none",
-}
+FIELDS = {"pruning_ratio": 0.2, "align": 4, "repair": "none"}
+NETWORKS = {"n_components": 6, "samples_per_group": 8}
+CANICA = {"n_init": 1}
 IDS = torch.randint(3, 32, (2, 30), generator=torch.Generator().manual_seed(5))
 WITHOUT_US = os.environ | {"FUNCNET_AUTOLOAD": "0"}
+
+
+def networks(canica: dict | None = None, **parameters) -> dict:
+    """The scorer of functional networks, small enough for the models made here."""
+    decomposer = {"name": "canica"} | CANICA | (canica or {})
+    return {"name": "networks"} | NETWORKS | {"decomposer": decomposer} | parameters
 
 
 def recipe(name="FunctionalNetworkModifier", then: dict | None = None, **fields) -> str:
     """A recipe with one pruning modifier and, after it, the modifiers of `then`."""
     base = dict(FIELDS)
-    if name != "FunctionalNetworkModifier":
-        del base["n_components"], base["samples_per_group"], base["n_init"]
+    if name == "FunctionalNetworkModifier":
+        base["scorer"] = networks()
     stage = {"p_modifiers": {name: base | fields}}
     if then:
         stage["q_modifiers"] = then
@@ -100,7 +101,7 @@ def kept_by_effect(model, batches, width: int) -> list[list[int]]:
     blocks = bind(model).blocks
     seen = {block.index: [] for block in blocks}
     hooks = [
-        block.down.register_forward_pre_hook(
+        block.output.register_forward_pre_hook(
             lambda module, args, i=block.index: seen[i].append(args[0].flatten(0, -2))
         )
         for block in blocks

@@ -54,7 +54,7 @@ def test_writing_is_the_same_with_and_without_a_bar(shown):
     ("text", "titles"),
     [
         (
-            recipe("WidthPruningModifier", scorer="surgeon", compensation="reconstruction",
+            recipe("WidthPruningModifier", scorer="surgeon", repair="reconstruction",
                    own_text=0.25, reconstruction_epochs=1),
             ["the model writes", "gradients", "moments of its own text", "repairing layers",
              "how the layers are called", "reconstructing a layer"],

@@ -60,7 +60,7 @@ def test_masking_neurons_equals_cutting_them(family):
 def test_from_oneshot_to_stock_transformers(family, texts, tmp_path):
     family.build().save_pretrained(tmp_path / "dense")
     make_tokenizer().save_pretrained(tmp_path / "dense")
-    text = recipe(compensation="least_squares", align=8, score="union", pruning_ratio=0.1)
+    text = recipe(repair="least_squares", align=8, score="union", pruning_ratio=0.1)
     model = run(str(tmp_path / "dense"), texts, text, output_dir=str(tmp_path / "out"))
     layout = bind(model)
     (width,) = set(layout.widths)
@@ -94,7 +94,7 @@ def test_padding_undoes_per_layer_widths(family):
 def test_bias_is_saved_or_refused(family, texts, tmp_path):
     path = str(tmp_path / "dense")
     family.build().save_pretrained(path)
-    text = recipe(compensation="bias", align=8, pruning_ratio=0.1)
+    text = recipe(repair="bias", align=8, pruning_ratio=0.1)
     if not family.bias:
         with pytest.raises(FuncnetError, match="bias cannot be saved"):
             run(path, texts, text)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("forget_the_session")
 
 WIDTH = {"WidthPruningModifier": {
     "pruning_ratio": 0.25, "ratio_scope": "mlp", "align": 4, "scorer": "effect",
-    "compensation": "none",
+    "repair": "none",
 }}  # fmt: skip
 THRESHOLD = {"WidthPruningModifier": WIDTH["WidthPruningModifier"] | {"allocation": "threshold"}}
 DEPTH = {"DepthPruningModifier": {"pruning_ratio": 0.2}}

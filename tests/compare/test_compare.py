@@ -126,7 +126,7 @@ def test_tables_give_mean_and_spread_of_the_seeds(checkpoint, files, tmp_path):
 
 
 def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(checkpoint, files, tmp_path):
-    recipe = {"p_stage": {"p_modifiers": {"WidthPruningModifier": {"compensation": "bias"}}}}
+    recipe = {"p_stage": {"p_modifiers": {"WidthPruningModifier": {"repair": "bias"}}}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     chosen = ("best", f"mine={tmp_path / 'mine.yaml'}", "random")
     changes = {"methods": chosen, "compensations": ("",), "ratios": (0.9,)}
@@ -264,7 +264,7 @@ def test_what_was_refused_is_tried_again(checkpoint, files, tmp_path, monkeypatc
 @pytest.mark.parametrize("values", [(0.02, "auto"), (["act"], ["act", "up"]), (True, False)])
 def test_values_that_are_no_numbers_stand_by_name(checkpoint, files, tmp_path, values):
     asked = plan(checkpoint, files, sweeps={"field": values})
-    common = {"method": "a", "ratio": 0.1, "samples": 16, "compensation": "none"}
+    common = {"method": "a", "ratio": 0.1, "samples": 16, "repair": "none"}
     rows = [common | {"setting": {"field": v}, "gm": 1.1, "worst": 1.2} for v in values]
     (path,) = write_plots(rows, asked, tmp_path)
     assert path.name == "field.png"

@@ -21,15 +21,15 @@ ROOT = Path(__file__).parents[2]
 
 # name -> how the data is given, recipe fields, samples
 RUNS = {
-    "aggregate": ("loader", {"aggregate": "max", "compensation": "least_squares"}, 20),
-    "union": ("offloaded", {"score": "union", "compensation": "least_squares"}, 20),
+    "aggregate": ("loader", {"aggregate": "max", "repair": "least_squares"}, 20),
+    "union": ("offloaded", {"score": "union", "repair": "least_squares"}, 20),
     "threshold": (
         "loader",
-        {"allocation": "threshold", "compensation": "residual_least_squares"},
+        {"allocation": "threshold", "repair": "residual_least_squares"},
         20,
     ),
-    "residual": ("offloaded", {"compensation": "residual_least_squares"}, 20),
-    "bias": ("loader", {"compensation": "bias"}, 20),
+    "residual": ("offloaded", {"repair": "residual_least_squares"}, 20),
+    "bias": ("loader", {"repair": "bias"}, 20),
     "taylor": ("loader", {"union_with": "taylor", "samples_per_group": 4}, 20),
     "shuffled": ("shuffled", {"score": "union", "samples_per_group": 4}, 20),
     "global": (
@@ -39,7 +39,7 @@ RUNS = {
     ),
 }
 RECONSTRUCTION = {
-    "compensation": "reconstruction",
+    "repair": "reconstruction",
     "reconstruction_epochs": 2,
     "continuations": 1,
 }

@@ -127,7 +127,7 @@ def test_the_module_is_named_by_what_overflows(texts):
 @pytest.mark.parametrize("fields", [{"own_text": 0.25}, {"continuations": 1}])
 def test_text_of_its_own_that_cannot_be_drawn(texts, fields):
     if "continuations" in fields:
-        fields |= {"compensation": "reconstruction"}
+        fields |= {"repair": "reconstruction"}
     text = recipe("WidthPruningModifier", scorer="effect", **fields)
     with pytest.raises(NumbersError, match=r"^layer 1: .*up_proj|^layer 1: the hidden"):
         run(overflowing(), texts, text)
@@ -186,7 +186,7 @@ def test_products_that_overflow_float32_are_named(texts):
     model = make_llama()
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight.mul_(1e20)
-    text = recipe("WidthPruningModifier", scorer="magnitude", compensation="least_squares")
+    text = recipe("WidthPruningModifier", scorer="magnitude", repair="least_squares")
     with pytest.raises(NumbersError, match="layer 1: the second moments inside"):
         run(model, texts, text)
 
@@ -273,7 +273,7 @@ def test_a_dead_layer_is_said_to_have_no_order(texts, scorer, allocation):
         for module in bind(model).blocks[1].projections:
             module.weight.zero_()
     text = recipe(
-        "WidthPruningModifier", scorer=scorer, allocation=allocation, compensation="least_squares"
+        "WidthPruningModifier", scorer=scorer, allocation=allocation, repair="least_squares"
     )
     with logged() as lines:
         run(model, texts, text)
@@ -336,5 +336,5 @@ def test_perplexity_is_a_number_or_refused(tmp_path):
 def test_a_sound_float16_model_is_pruned(texts, tmp_path):
     make_llama().half().save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
-    text = recipe("WidthPruningModifier", scorer="taylor", compensation="reconstruction")
+    text = recipe("WidthPruningModifier", scorer="taylor", repair="reconstruction")
     assert torch.isfinite(logits(run(model, texts, text))).all()

@@ -16,10 +16,10 @@ from tests.hosting import as_dataset, loader, recipe, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 KINDS = {
-    "layer by layer": {"compensation": "least_squares", "score": "union"},
-    "bias": {"compensation": "bias"},
-    "one cut": {"allocation": "threshold", "compensation": "least_squares", "score": "union"},
-    "global": {"strategy": "global", "compensation": "least_squares"},
+    "layer by layer": {"repair": "least_squares", "score": "union"},
+    "bias": {"repair": "bias"},
+    "one cut": {"allocation": "threshold", "repair": "least_squares", "score": "union"},
+    "global": {"strategy": "global", "repair": "least_squares"},
     "gradients": {
         "strategy": "global",
         "allocation": "threshold",
@@ -28,14 +28,14 @@ KINDS = {
         "token_share": 0.01,
         "fisher_labels": "model",
         "own_text": 0.25,
-        "compensation": "least_squares",
+        "repair": "least_squares",
     },
     "residual": {
         "allocation": "threshold",
         "score": "union",
         "own_text": 0.25,
         "continuations": 1,
-        "compensation": "reconstruction",
+        "repair": "reconstruction",
     },
 }
 

@@ -23,22 +23,22 @@ def said(fresh, texts, samples, **fields):
 @pytest.mark.parametrize("repair", ["least_squares", "residual_least_squares", "reconstruction"])
 @pytest.mark.parametrize("allocation", ["uniform", "threshold"])
 def test_four_windows_are_too_few_for_every_repair(fresh, texts, repair, allocation):
-    (line,) = said(fresh, texts, 4, compensation=repair, allocation=allocation)
+    (line,) = said(fresh, texts, 4, repair=repair, allocation=allocation)
     assert "reads 160 tokens" in line and "compensation: none" in line
     assert ("of 4 samples" in line) == (repair != "least_squares")
 
 
 @pytest.mark.parametrize("repair", ["least_squares", "residual_least_squares"])
 def test_enough_is_enough(fresh, texts, repair):
-    assert not said(fresh, texts, 32, compensation=repair)
+    assert not said(fresh, texts, 32, repair=repair)
 
 
 def test_what_repairs_nothing_needs_no_text(fresh, texts):
-    assert not said(fresh, texts, 4, compensation="none")
+    assert not said(fresh, texts, 4, repair="none")
 
 
 def test_text_that_the_model_writes_counts(fresh, texts):
-    fields = {"compensation": "residual_least_squares", "pruning_ratio": 0.3}
+    fields = {"repair": "residual_least_squares", "pruning_ratio": 0.3}
     assert said(fresh, texts, 8, **fields)
     assert not said(fresh, texts, 8, continuations=3, **fields)
 

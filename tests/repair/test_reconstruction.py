@@ -13,7 +13,7 @@ from tests.hosting import loader, recipe, run
 from tests.repair.test_residual import BEHIND_A_NORM, FIELDS, padded_batches, seen_by
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
-RECONSTRUCTION = FIELDS | {"compensation": "reconstruction"}
+RECONSTRUCTION = FIELDS | {"repair": "reconstruction"}
 N_TOKENS = 4000
 SAMPLE = torch.arange(N_TOKENS) // 100
 

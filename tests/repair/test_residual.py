@@ -20,7 +20,7 @@ FIELDS = {
     "name": "WidthPruningModifier",
     "scorer": "effect",
     "allocation": "threshold",
-    "compensation": "residual_least_squares",
+    "repair": "residual_least_squares",
 }
 
 

@@ -193,7 +193,7 @@ def test_networks_take_one_more_scorer_into_the_union(fresh, texts, strategy):
     try:
         source = fresh()
         rows = bind(source).blocks[2].up.weight.detach().clone()
-        text = recipe(union_with="late", score="union", strategy=strategy, compensation="none")
+        text = recipe(union_with="late", score="union", strategy=strategy, repair="none")
         block = bind(run(source, texts, text)).blocks[2]
         kept = [i for i, row in enumerate(rows) if (block.up.weight == row).all(1).any()]
         assert len(kept) == block.width and set(range(42, 48)) <= set(kept)
@@ -218,7 +218,7 @@ def test_a_plugin_brings_a_scorer(fresh, texts):
     try:
         source = fresh()
         rows = bind(source).blocks[0].up.weight.detach().clone()
-        text = recipe("WidthPruningModifier", scorer="first", compensation="none")
+        text = recipe("WidthPruningModifier", scorer="first", repair="none")
         model = run(source, texts, text)
         block = bind(model).blocks[0]
         assert torch.equal(block.up.weight, rows[: block.width])

@@ -20,7 +20,7 @@ FIELDS = {
     "name": "WidthPruningModifier",
     "scorer": "effect",
     "allocation": "threshold",
-    "compensation": "reconstruction",
+    "repair": "reconstruction",
     "reconstruction_epochs": 1,
 }
 
@@ -122,7 +122,7 @@ def test_where_nothing_reads_them_nothing_is_written(texts, tmp_path, monkeypatc
 def test_other_repairs_do_without(fresh, texts, monkeypatch):
     """As when `--compensation` takes the place of a packaged recipe's repair."""
     monkeypatch.setattr(residual_repair, "continuation_windows", refuse)
-    fields = FIELDS | {"compensation": "least_squares", "continuations": 1}
+    fields = FIELDS | {"repair": "least_squares", "continuations": 1}
     with logged() as lines:
         run(fresh(), texts, recipe(**fields))
     assert any("so the model writes none" in line for line in lines)

@@ -20,7 +20,7 @@ FIELDS = {
     "scorer": "surgeon",
     "fisher_labels": "model",
     "allocation": "threshold",
-    "compensation": "least_squares",
+    "repair": "least_squares",
     "align": 8,
 }
 
@@ -102,7 +102,7 @@ def test_fewer_long_windows_are_written_at_once(monkeypatch):
 def test_a_model_that_was_being_trained_is_measured_without_dropout(texts, tmp_path):
     FAMILIES["gpt2"].build().save_pretrained(tmp_path / "dense")
     text = recipe(
-        "WidthPruningModifier", own_text=0.5, **FIELDS | {"compensation": "reconstruction"}
+        "WidthPruningModifier", own_text=0.5, **FIELDS | {"repair": "reconstruction"}
     )
 
     def pruned(training):
@@ -189,6 +189,6 @@ def test_every_layout_writes(texts, tmp_path, family, name):
 
 
 def test_a_share_that_nothing_looks_at_is_refused(fresh, texts):
-    fields = {"scorer": "random", "allocation": "threshold", "compensation": "none"}
+    fields = {"scorer": "random", "allocation": "threshold", "repair": "none"}
     with pytest.raises(RecipeError, match="own_text is for scorers that look at activations and"):
         run(fresh(), texts, recipe("WidthPruningModifier", own_text=0.5, **fields))

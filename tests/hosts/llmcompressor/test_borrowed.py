@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("forget_the_session")
 
 N = 12
 ROWS = torch.randint(3, 32, (N, 16), generator=torch.Generator().manual_seed(3))
-EFFECT = recipe("WidthPruningModifier", scorer="effect", compensation="least_squares")
+EFFECT = recipe("WidthPruningModifier", scorer="effect", repair="least_squares")
 TAYLOR = recipe("WidthPruningModifier", scorer="taylor")
 
 

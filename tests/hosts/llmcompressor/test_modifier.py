@@ -53,7 +53,7 @@ def test_from_a_saved_directory_to_one_that_stock_transformers_loads(
 
 @pytest.mark.parametrize("compensation", ["none", "bias", "least_squares"])
 def test_what_is_saved_is_what_was_in_memory(checkpoint, tmp_path, texts, compensation):
-    model = run(str(checkpoint), texts, recipe(compensation=compensation))
+    model = run(str(checkpoint), texts, recipe(repair=compensation))
     model.save_pretrained(tmp_path / "out")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert torch.equal(logits(again), logits(model))
@@ -110,7 +110,7 @@ def test_a_shuffled_dataset_is_drawn_by_the_recipes_seed(fresh, texts):
 
 def test_each_layer_is_measured_on_the_model_already_pruned(fresh, texts):
     """Least squares of layer 1 must see the inner activations that follow the cut layer 0."""
-    model = run(fresh(), texts, recipe(compensation="least_squares", ridge=1e-9))
+    model = run(fresh(), texts, recipe(repair="least_squares", ridge=1e-9))
     reference, blocks = fresh(), None
     blocks = bind(reference).blocks
     # Prune the reference by hand, layer by layer, with the neurons that the run kept.
@@ -153,12 +153,12 @@ def test_nilearns_canica_can_be_chosen(fresh, texts):
 def test_an_offloaded_model_is_pruned_like_one_in_memory(
     fresh, texts, tmp_path, device, compensation
 ):
-    expected = run(fresh(), texts, recipe(compensation=compensation))
+    expected = run(fresh(), texts, recipe(repair=compensation))
     model = fresh()
     options = {"offload_dir": str(tmp_path / "cache")} if device == "disk" else {}
     (tmp_path / "cache").mkdir()
     offload_layers(model, device, **options)
-    run(model, texts, recipe(compensation=compensation))
+    run(model, texts, recipe(repair=compensation))
     assert torch.equal(logits(model), logits(expected))
     model.save_pretrained(tmp_path / "out")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -213,7 +213,7 @@ def test_bias_is_refused_where_it_would_be_dropped_on_reload(texts, tmp_path):
         num_attention_heads=4, num_key_value_heads=2, pad_token_id=0,
     )).save_pretrained(tmp_path)  # fmt: skip
     with pytest.raises(FuncnetError, match="bias cannot be saved for mistral"):
-        run(str(tmp_path), texts, recipe(compensation="bias"))
+        run(str(tmp_path), texts, recipe(repair="bias"))
 
 
 def test_no_data_is_refused(checkpoint):
@@ -263,13 +263,13 @@ def test_a_second_run_on_the_same_model_prunes_what_the_first_left(fresh, texts,
     ],
 )
 def test_the_ridge_may_be_chosen_per_layer(fresh, texts, tmp_path, fields):
-    text = recipe(**fields, compensation="least_squares", ridge="auto")
+    text = recipe(**fields, repair="least_squares", ridge="auto")
     run(fresh(), texts, text, output_dir=str(tmp_path / "auto"))
     chosen = read_block(tmp_path / "auto")["measured"]["ridge"]
     assert len(chosen) == 3 and set(chosen) <= {None, *RIDGES}
     first = next(r for r in chosen if r is not None)
     # a layer with that ridge by hand is the same layer
-    text = recipe(**fields, compensation="least_squares", ridge=first)
+    text = recipe(**fields, repair="least_squares", ridge=first)
     run(fresh(), texts, text, output_dir=str(tmp_path / "fixed"))
     i = chosen.index(first)
     name = f"model.layers.{i}.mlp.down_proj.weight"

@@ -60,7 +60,7 @@ def sparse(modifier="SparseGPTModifier", **fields):
 
 def text(before=None, then=None, ratio=0.25, **fields):
     pruning = {"pruning_ratio": ratio, "ratio_scope": "mlp", "align": 8, "scorer": "effect",
-               "compensation": "none"}  # fmt: skip
+               "repair": "none"}  # fmt: skip
     stage = {"a_modifiers": before} if before else {}
     stage["p_modifiers"] = {"WidthPruningModifier": pruning | fields}
     if then:
@@ -83,7 +83,7 @@ REFUSED = {
     ),
     "R1 before gradients": (text(spin("R1"), scorer="loss_effect"), "put pruning first"),
     "R1 before repair": (
-        text(spin("R1"), compensation="residual_least_squares"), "put pruning first"
+        text(spin("R1"), repair="residual_least_squares"), "put pruning first"
     ),
     "R4 after": (text(then=spin("R1", "R2", "R4")), "width 96 .*64 and 128"),
     "R4 in blocks after": (
