@@ -15,7 +15,7 @@ demo: $(STAMP)
 
 # One test process per core, each with one thread: the models are too small for more.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --cov
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
