@@ -117,7 +117,8 @@ def test_truncated_signals_keep_four_times_the_networks_rows():
     least = 3 * 4 * 8192 * (4 * 128)
 
     def planned(memory):
-        FunctionalNetworkModifier(pruning_ratio=0.2, n_components=128, max_memory=memory).plan(
+        scorer = {"name": "networks", "n_components": 128}
+        FunctionalNetworkModifier(pruning_ratio=0.2, scorer=scorer, max_memory=memory).plan(
             model, None
         )
 

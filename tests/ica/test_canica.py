@@ -68,9 +68,13 @@ def test_the_same_seed_gives_the_same_maps_and_more_starts_keep_the_first():
     assert not torch.allclose(three[0], three[1], atol=1e-2)
 
 
-def test_nilearn_refuses_settings_it_would_ignore():
-    with pytest.raises(DecompositionError, match="cube"):
-        nilearn_canica(torch.randn(50, 40), 4, contrast="logcosh")
+@pytest.mark.parametrize(
+    ("setting", "value"), [("contrast", "logcosh"), ("tol", 1e-6), ("max_iter", 9)]
+)
+def test_nilearn_refuses_settings_it_would_ignore(setting, value):
+    message = rf"nilearn has no parameter '{setting}' \(it has n_init\); it belongs to canica"
+    with pytest.raises(RecipeError, match=message):
+        DECOMPOSERS.make({"name": "nilearn", setting: value})
 
 
 def test_nilearn_says_when_it_did_not_converge():
