@@ -117,9 +117,9 @@ class NetworkScorer(Scorer):
         needed = least_bytes(max(sizes), self.n_rows)
         if setting.max_bytes < needed:
             raise RecipeError(
-                f"max_memory of {setting.max_bytes / 2**20:.0f}MB cannot hold the signals of one "
+                f"max_memory of {_megabytes(setting.max_bytes)} cannot hold the signals of one "
                 f"layer and group; {self.n_components} components of {max(sizes)} signals need at "
-                f"least {needed / 2**20:.0f}MB."
+                f"least {_megabytes(needed)}."
             )
 
     def check_text(self, units: Sequence[Unit], lengths: Sequence[int], shared: bool) -> None:
@@ -203,6 +203,10 @@ class NetworkScorer(Scorer):
             f"{len(runs) - len(loose)} converged"
         )
         return report
+
+
+def _megabytes(n: int) -> str:
+    return f"{round(n / 2**20, 3):g}MB"
 
 
 def _mean(values: list[float]) -> float | None:

@@ -6,8 +6,8 @@ from transformers import AutoModelForCausalLM
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.checkpoints.block import BLOCK_KEY, set_widths
-from funcnet_plugin.cut.mask import apply_mask
 from funcnet_plugin.cut import surgery
+from funcnet_plugin.cut.mask import apply_mask
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.inspection import inspect_model
 from funcnet_plugin.measure.moments import Moments
@@ -62,9 +62,7 @@ def test_masking_neurons_equals_cutting_them(family):
 def test_from_oneshot_to_stock_transformers(family, texts, tmp_path):
     family.build().save_pretrained(tmp_path / "dense")
     make_tokenizer().save_pretrained(tmp_path / "dense")
-    text = recipe(
-        scorer=[networks(), "effect"], repair="least_squares", align=8, pruning_ratio=0.1
-    )
+    text = recipe(scorer=[networks(), "effect"], repair="least_squares", align=8, pruning_ratio=0.1)
     model = run(str(tmp_path / "dense"), texts, text, output_dir=str(tmp_path / "out"))
     layout = bind(model)
     (width,) = set(layout.widths)

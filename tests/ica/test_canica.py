@@ -5,10 +5,11 @@ import pytest
 import torch
 from sklearn.decomposition import fastica as sklearn_fastica
 
-from funcnet_plugin.errors import DecompositionError
+from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.ica import canica, nilearn_canica, reduce_time, standardise, whiten
 from funcnet_plugin.ica.contrast import negentropy
 from funcnet_plugin.ica.fastica import fastica
+from funcnet_plugin.ica.parts import DECOMPOSERS
 from funcnet_plugin.ica.runs import initial_unmixing
 from tests.ica.sources import assert_signed_permutation, correlation, planted
 

@@ -35,7 +35,7 @@ def test_union_keeps_what_either_needs(fresh, texts, tmp_path, allocation):
 
 @pytest.mark.parametrize("scorers", [["obs", "obs"], ["effect", "obs", {"name": "obs"}]])
 def test_a_scorer_is_not_united_with_itself(fresh, texts, scorers):
-    with pytest.raises(RecipeError, match="scorer names one twice: .*obs, obs; name each once"):
+    with pytest.raises(RecipeError, match=r"scorer names one twice: .*obs, obs; name each once"):
         run(fresh(), texts, recipe("WidthPruningModifier", scorer=scorers))
 
 
