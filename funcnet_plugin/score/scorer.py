@@ -62,8 +62,9 @@ class Evidence:
 
     def _declared(self, name: str) -> Any:
         if name not in self.statistics:
+            declared = ", ".join(self.statistics) or "nothing"
             raise RecipeError(
-                f"a scorer reads {name} and does not declare it; its class must name it in needs."
+                f"a scorer reads {name} and declares {declared}; its class must name it in needs."
             )
         return self.statistics[name]
 

@@ -107,7 +107,5 @@ def test_groups_are_exact_and_the_rest_is_counted():
 def test_no_group_no_score():
     with pytest.raises(CalibrationError, match="no full group"):
         _ = watching([], samples_per_group=3).score
-    with pytest.raises(
-        RecipeError, match=r"scorer networks: aggregate='median': .*'max' or 'mean'"
-    ):
+    with pytest.raises(RecipeError, match=r"aggregate='median': .*'max' or 'mean'"):
         SCORERS.make({"name": "networks", "aggregate": "median"})
