@@ -1,4 +1,4 @@
-"""The one dataclass that an architecture is described with."""
+"""Holds the one dataclass that an architecture is described with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MLPAdapter:
-    """Where the neurons of an architecture are.
+    """Says where the neurons of an architecture are.
 
     A neuron is one row of `gate` and of `up` and one column of `down`:
 

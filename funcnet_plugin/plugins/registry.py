@@ -1,4 +1,4 @@
-"""All parts of one kind, by name: ours and those that other packages bring."""
+"""Keeps all parts of one kind, by name: ours and those that other packages bring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe says of functional networks: parameters, what is refused, and the report."""
+"""Takes what a recipe says of functional networks: parameters, what is refused, the report."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class NetworkScorer(Scorer):
 
     @property
     def n_rows(self) -> int:
-        """What truncation leaves: enough that the networks' space does not depend on the order."""
+        """Say how many rows truncation leaves: so many that the order of tokens hardly matters."""
         return 4 * self.n_components
 
     def signals_of(self, unit: Unit) -> list[str]:
-        """The signals of a unit: an ungated MLP has one, whatever the recipe says."""
+        """List the signals of a unit: an ungated MLP has one, whatever the recipe says."""
         return [name for name in self.signals if name in unit.signals] or list(unit.signals)
 
     def check(self, units: Sequence[Unit], n_samples: int | None, setting: Setting) -> None:

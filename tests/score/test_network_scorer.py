@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from funcnet_plugin.adapters import bind
-from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.errors import FuncnetError, RecipeError
 from funcnet_plugin.hosts.llmcompressor.functional_network import FunctionalNetworkModifier
 from funcnet_plugin.score.parts import SCORERS
 from funcnet_plugin.score.scorer import Setting
@@ -36,10 +36,17 @@ def test_truncated_signals_keep_four_times_the_networks_rows():
     [
         ({"max_memory": "0.001MB"}, "max_memory of 0.001MB cannot hold .* at least 0.026MB"),
         ({"max_memory": "lots"}, "max_memory='lots'"),
+        (
+            {"scorer": networks() | {"decomposer": "nilearn"}, "max_memory": "1GB"},
+            "the decomposer nilearn needs all signals in memory; leave max_memory out",
+        ),
+        ({"scorer": networks(samples_per_group=21)}, "samples_per_group=21 .* data has 20; give"),
+        ({"scorer": networks(n_components=96)}, "n_components=96 needs .* the model has 96"),
+        ({"scorer": networks(n_components=90, samples_per_group=2)}, "of 80 tokens x 96 neurons"),
     ],
 )
 def test_settings_of_the_engine_are_checked_first(fresh, texts, fields, message):
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(FuncnetError, match=message):
         run(fresh(), texts, recipe(**fields))
 
 
