@@ -64,7 +64,9 @@ class Registry(Generic[P]):
                 # as in `load_plugins`: the user keeps everything else and the reason
                 warn_skipped(hook.plugin_name, error)
                 continue
-            for part in brought if isinstance(brought, Iterable) else [brought]:
+            # a part that was made already can be gone through, too: pydantic gives its fields
+            several = isinstance(brought, Iterable) and not isinstance(brought, Part)
+            for part in brought if several else [brought]:
                 source = hook.plugin_name
                 is_part = isinstance(part, type) and issubclass(part, self._base)
                 if not is_part or not isinstance(getattr(part, "name", None), str):

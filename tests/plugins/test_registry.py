@@ -177,7 +177,9 @@ class Nameless(Scorer):
 
 
 @pytest.mark.parametrize(
-    "brought", [[Steep()], [Nameless], ["steep"], [Repair], 3, None, [dict]], ids=repr
+    "brought",
+    [[Steep()], Steep(), Early(), [Nameless], ["steep"], [Repair], 3, None, [dict]],
+    ids=repr,
 )
 def test_something_that_is_no_part_is_refused_with_its_package(install, brought):
     module = ModuleType("odd")
@@ -186,6 +188,13 @@ def test_something_that_is_no_part_is_refused_with_its_package(install, brought)
     message = refused("effect")
     assert message.startswith("theirs (parts) brings ")
     assert "which is not a class of Scorer with a name; uninstall it" in message
+
+
+def test_a_package_may_bring_one_part_or_none(install):
+    one, none = ModuleType("one"), ModuleType("none")
+    one.funcnet_scorers, none.funcnet_scorers = hookimpl(lambda: Steep), hookimpl(lambda: ())
+    install(one=one, none=none)
+    assert ", ".join(SCORERS.all()) == f"{NAMES}, steep"
 
 
 def test_a_package_that_cannot_be_imported_is_skipped_with_a_warning(install):
