@@ -29,7 +29,7 @@ _GATED = _COMMON | {"num_key_value_heads": 2, "head_dim": 8, "intermediate_size"
 class Family:
     """Attributes:
     model_type, settings: of the config.
-    bias: whether `compensation: bias` can be saved.
+    bias: whether `repair: bias` can be saved.
     gptq: whether what llm-compressor's GPTQ saves of it loads with the same logits. Not so for
         Conv1D, which it does not target, and for Falcon, pruned or not.
     """

@@ -1,4 +1,4 @@
-"""Architecture knowledge: what the MLP of a model looks like. Mostly data, found through pluggy."""
+"""Knows what the MLP of each architecture looks like: mostly data, found through pluggy."""
 
 from funcnet_plugin.adapters.layout import ModelLayout, bind, count_parameters
 from funcnet_plugin.adapters.manager import find_adapters, get_adapters

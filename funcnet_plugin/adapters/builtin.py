@@ -1,4 +1,4 @@
-"""The architectures that work out of the box, and those that cannot."""
+"""Lists the architectures that work out of the box, and those that cannot."""
 
 from __future__ import annotations
 

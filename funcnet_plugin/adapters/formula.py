@@ -1,4 +1,4 @@
-"""Whether an MLP computes what its adapter says: tried on random input, not read from names.
+"""Checks that an MLP computes what its adapter says: tried on random input, not read from names.
 
 Modules of known names may be put together in another way: a norm over the neurons, a limit on the
 gate, the halves of a fused projection the other way round. Cutting neurons would then be wrong.
@@ -24,7 +24,7 @@ _SMALL = {"hidden": 8, "width": 12}
 
 
 def departure(adapter: MLPAdapter, model: nn.Module, layer: nn.Module) -> str | None:
-    """How the MLP of a decoder layer departs from the adapter's formula.
+    """Say how the MLP of a decoder layer departs from the adapter's formula.
 
     Args:
         model: with weights, on the meta device, or offloaded.
@@ -57,7 +57,7 @@ def departure(adapter: MLPAdapter, model: nn.Module, layer: nn.Module) -> str | 
 
 
 def formula_of(adapter: MLPAdapter) -> str:
-    """What `departure` compares with, in words for a message."""
+    """Write what `departure` compares with, for a message."""
     if adapter.fused:
         return f"{adapter.down}(act(first half of {adapter.up}) * second half)"
     if adapter.gate is None:
@@ -71,7 +71,7 @@ def _parts(adapter: MLPAdapter, mlp: nn.Module) -> dict[str, nn.Module]:
 
 
 def _of_every_neuron(mlp: nn.Module, parts: dict[str, nn.Module]) -> str | None:
-    """The name of a parameter as long as there are neurons that the formula has no place for.
+    """Name a parameter as long as there are neurons that the formula has no place for.
 
     It may not show in the output: a scale that is still 1.
     """
@@ -86,7 +86,7 @@ def _of_every_neuron(mlp: nn.Module, parts: dict[str, nn.Module]) -> str | None:
 
 
 def _neurons(adapter: MLPAdapter, parts: dict[str, nn.Module], x: Tensor) -> Tensor:
-    """What enters the down projection, by the formula."""
+    """Compute what enters the down projection, by the formula."""
     up = parts["up"](x)
     if adapter.fused:
         gate, up = up.chunk(2, dim=-1)
@@ -112,7 +112,7 @@ def _alone(adapter: MLPAdapter, mlp: nn.Module) -> str | None:
 
 
 class _SeenError(Exception):
-    """The MLP was passed; the rest of the model is not needed."""
+    """Says that the MLP was passed: the rest of the model is not needed."""
 
 
 def _in_the_model(adapter: MLPAdapter, model: nn.Module, mlp: nn.Module) -> str | None:
@@ -147,7 +147,7 @@ def _in_the_model(adapter: MLPAdapter, model: nn.Module, mlp: nn.Module) -> str 
 
 
 def _of_a_copy(adapter: MLPAdapter, mlp: nn.Module) -> str | None:
-    """An MLP without weights, as a copy of few neurons with random ones."""
+    """Try an MLP without weights as a copy of few neurons with random ones."""
     parts = _parts(adapter, mlp)
     hidden, width = in_size(parts["up"]), in_size(parts["down"])
     small = {2 * width: 2 * _SMALL["width"], width: _SMALL["width"], hidden: _SMALL["hidden"]}
@@ -162,7 +162,7 @@ def _of_a_copy(adapter: MLPAdapter, mlp: nn.Module) -> str | None:
 
 
 def _shrunk(mlp: nn.Module, sizes: dict[int, int]) -> nn.Module:
-    """A copy on the CPU, float32, random; every size that is a key of `sizes` is its value."""
+    """Copy it, on the CPU, float32, random; every size that is a key of `sizes` is its value."""
     small = copy.deepcopy(mlp)
     generator = torch.Generator().manual_seed(1)
     for module in small.modules():
@@ -181,7 +181,7 @@ def _shrunk(mlp: nn.Module, sizes: dict[int, int]) -> nn.Module:
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Without dropout; every part gets its own mode back."""
+    """Switch dropout off meanwhile; every part gets its own mode back."""
     before = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""What a package can add: an architecture."""
+"""Specifies the hook through which a package adds an architecture."""
 
 from __future__ import annotations
 

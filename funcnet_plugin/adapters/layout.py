@@ -1,4 +1,4 @@
-"""An adapter bound to a real model, its paths and shapes checked."""
+"""Binds an adapter to a real model, its paths and shapes checked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from funcnet_plugin.errors import AdapterError
 
 @dataclass(frozen=True)
 class ModelLayout:
-    """All MLPs of a model, in layer order."""
+    """Lists all MLPs of a model, in layer order."""
 
     adapter: MLPAdapter
     blocks: tuple[MLPBlock, ...]
@@ -98,7 +98,7 @@ def _bind_to(adapter: MLPAdapter, model: nn.Module) -> ModelLayout:
 def _recognise(
     model: nn.Module, adapters: dict[str, MLPAdapter], try_mlps: bool
 ) -> ModelLayout | None:
-    """A class that nobody listed, but whose modules are those of a known one.
+    """Bind a class that nobody listed, but whose modules are those of a known one.
 
     The width must also stand where the known one has it in its config, or the pruned model could
     not be saved.
@@ -192,13 +192,13 @@ def _check_shapes(block: MLPBlock, adapter: MLPAdapter) -> None:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """All parameters of a model, shared ones once. Weights are not read."""
+    """Count all parameters of a model, shared ones once. Weights are not read."""
     with disable_onloading():
         return sum({id(p): p.numel() for p in model.parameters()}.values())
 
 
 def _shape(module: nn.Module) -> tuple[int, ...] | None:
-    """(out, in); None where compressed-tensors keeps the weight packed under another name."""
+    """Read (out, in); None where compressed-tensors keeps it packed under another name."""
     with disable_onloading():
         weight = getattr(module, "weight", None)
         is_tensor = isinstance(weight, torch.Tensor)

@@ -17,10 +17,12 @@ ENTRY_POINT_GROUP = "funcnet_plugin.adapters"
 
 @dataclass(frozen=True)
 class FoundAdapter:
-    """Attributes:
-    adapter: as its plugin gave it.
-    source: the package that brought it, with the entry point's name if it is not ours.
-    architectures: those that this adapter is used for; others went to an earlier plugin.
+    """Says where an adapter comes from and what it is used for.
+
+    Attributes:
+        adapter: as its plugin gave it.
+        source: the package that brought it, with the entry point's name if it is not ours.
+        architectures: those that this adapter is used for; others went to an earlier plugin.
     """
 
     adapter: MLPAdapter
@@ -30,12 +32,12 @@ class FoundAdapter:
 
 @cache
 def get_manager() -> pluggy.PluginManager:
-    """The plugins, loaded when they are first asked for."""
+    """Load the plugins, when they are first asked for."""
     return load_plugins(ENTRY_POINT_GROUP, hookspecs, [builtin])
 
 
 def find_adapters() -> list[FoundAdapter]:
-    """Every adapter that is used for something: those of plugins first, then the built-in ones.
+    """List the adapters that are used for something: of plugins first, then the built-in ones.
 
     What a plugin names wins over the built-in adapter. Of two plugins the one that pluggy asks
     first wins, and a warning names both.
@@ -69,5 +71,5 @@ def find_adapters() -> list[FoundAdapter]:
 
 
 def get_adapters() -> dict[str, MLPAdapter]:
-    """Architecture (model class name) -> adapter; a plugin's wins over a built-in one."""
+    """Map architectures (model class names) to adapters; a plugin's wins over a built-in one."""
     return {name: found.adapter for found in find_adapters() for name in found.architectures}

@@ -1,4 +1,4 @@
-"""The neurons of one MLP, as pieces that can be cut."""
+"""Shows the neurons of one MLP as pieces that can be cut."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class MLPBlock:
 
     @property
     def signals(self) -> dict[str, Signal]:
-        """`act`, the activated gate, and `up`; an ungated MLP has its activation only."""
+        """Give `act`, the activated gate, and `up`; an ungated MLP has its activation only."""
         found = {"act": Signal("outputs of the activation", self.activation)}
         if self.gated:
             half = slice(self.width, None) if self.fused else slice(None)
@@ -93,7 +93,7 @@ class MLPBlock:
 
     @property
     def parameters_per_piece(self) -> int:
-        """A neuron's rows of gate and up (and their biases), and its column of down."""
+        """Count a neuron's rows of gate and up (and their biases), and its column of down."""
         rows = sum(in_size(module) + (module.bias is not None) for module in self.inputs)
         return rows * (2 if self.fused else 1) + out_size(self.down)
 
@@ -114,7 +114,7 @@ class MLPBlock:
         return total.unflatten(0, (2, self.width)).sum(0) if self.fused else total
 
     def compute(self, weights: Sequence[Tensor], x: Tensor) -> Tensor:
-        """Biases and activation are its own."""
+        """Compute it with its own biases and activation."""
         *inputs, down = weights
         parts = [_projected(m, w, x) for m, w in zip(self.inputs, inputs, strict=True)]
         if self.fused:

@@ -1,4 +1,4 @@
-"""The two kinds of module that hold the weights of an MLP, seen alike.
+"""Sees the two kinds of module that hold the weights of an MLP alike.
 
 transformers' Conv1D (GPT-2) is a Linear with its weight transposed.
 """
@@ -20,7 +20,7 @@ def out_size(module: nn.Module) -> int:
 
 
 def oriented(module: nn.Module, weight: Tensor) -> Tensor:
-    """A weight of the module as (out, in), or such a matrix as the module stores it."""
+    """Turn a weight of the module to (out, in), or such a matrix as the module stores it."""
     return weight.T if isinstance(module, Conv1D) else weight
 
 

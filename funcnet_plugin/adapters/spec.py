@@ -1,4 +1,4 @@
-"""The one dataclass that an architecture is described with."""
+"""Holds the one dataclass that an architecture is described with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MLPAdapter:
-    """Where the neurons of an architecture are.
+    """Says where the neurons of an architecture are.
 
     A neuron is one row of `gate` and of `up` and one column of `down`:
 
@@ -20,7 +20,7 @@ class MLPAdapter:
         name: what `funcnet inspect` prints.
         architectures: model class names, as in ``config.architectures``.
         bias_key: config switch by which stock modelling code gives `down` a bias (and then `gate`
-            and `up` too). None: the architecture cannot carry the bias of `compensation: bias`,
+            and `up` too). None: the architecture cannot carry the bias of `repair: bias`,
             unless its `down` has one anyway.
         layers: path from the model to the list of decoder layers.
         mlp: path from a decoder layer to its MLP; "" if the projections stand in the layer itself.

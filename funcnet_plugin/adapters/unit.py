@@ -1,4 +1,4 @@
-"""What pruning cuts in one layer, seen from outside: pieces that can go one by one.
+"""Describes what pruning cuts in one layer, from outside: pieces that can go one by one.
 
 The neurons of an MLP are the one implementation (`adapters.mlp`). Scores, surgery and repair ask
 for no more than this, so other pieces (the heads of an attention layer, experts) need no more than
@@ -60,23 +60,23 @@ class Unit(Protocol):
 
     @property
     def width(self) -> int:
-        """Counts the pieces. It is read from the modules, so it follows the surgery."""
+        """Count the pieces. It is read from the modules, so it follows the surgery."""
 
     @property
     def projections(self) -> tuple[nn.Module, ...]:
-        """Lists the inputs, then the output."""
+        """List the inputs, then the output."""
 
     @property
     def weights(self) -> list[Tensor]:
-        """Lists the weights of `projections` as (out, in), as they are now."""
+        """List the weights of `projections` as (out, in), as they are now."""
 
     @property
     def output_weight(self) -> Tensor:
-        """Gives the weight of the output projection, (hidden, width)."""
+        """Give the weight of the output projection, (hidden, width)."""
 
     @property
     def hidden_size(self) -> int:
-        """Counts what the output projection gives for each token."""
+        """Count what the output projection gives for each token."""
 
     @property
     def device(self) -> torch.device: ...
@@ -86,20 +86,20 @@ class Unit(Protocol):
 
     @property
     def parameters(self) -> int:
-        """Counts all parameters of the projections, biases included."""
+        """Count all parameters of the projections, biases included."""
 
     @property
     def parameters_per_piece(self) -> int:
-        """Counts the parameters that go with one piece."""
+        """Count the parameters that go with one piece."""
 
     def path_of(self, module: nn.Module) -> str:
         """Give the path of one of `projections` in the model."""
 
     def rows_of(self, pieces: Tensor, module: nn.Module) -> Tensor:
-        """Gives the rows of one of `inputs` that belong to some pieces, (n_rows,), int64."""
+        """Give the rows of one of `inputs` that belong to some pieces, (n_rows,), int64."""
 
     def by_piece(self, of_rows: Sequence[Tensor]) -> Tensor:
-        """Adds up figures of rows by the piece that owns them.
+        """Add up figures of rows by the piece that owns them.
 
         Args:
             of_rows: for each of `inputs`, (out,).
@@ -109,7 +109,7 @@ class Unit(Protocol):
         """
 
     def compute(self, weights: Sequence[Tensor], x: Tensor) -> Tensor:
-        """Gives what the unit would compute with other weights, (n_tokens, hidden).
+        """Compute what the unit would give with other weights, (n_tokens, hidden).
 
         Args:
             weights: one for each of `projections`, (out, in), of any one width.
@@ -117,4 +117,4 @@ class Unit(Protocol):
         """
 
     def resize(self, width: int) -> None:
-        """Tells the modules that so many pieces are left; their parameters were cut already."""
+        """Tell the modules that so many pieces are left; their parameters were cut already."""

@@ -1,1 +1,1 @@
-"""Which neurons go, and cutting them out."""
+"""Decides how many neurons go, and cuts them out."""

@@ -1,4 +1,4 @@
-"""Pruning ratio -> how many neurons each layer keeps.
+"""Turns a pruning ratio into how many neurons each layer keeps.
 
 The ratio counts parameters, and only MLP neurons are cut. Kept widths are multiples of `align`,
 so the removed share differs from the request by at most half an aligned step; what is reached is
@@ -22,7 +22,7 @@ _ALIGNS = (128, 64, 32, 16, 8, 4, 2, 1)
 
 @dataclass(frozen=True)
 class LayerSize:
-    """One decoder layer as the budget sees it.
+    """Describes one decoder layer as the budget sees it.
 
     Attributes:
         width: number of neurons.
@@ -37,7 +37,7 @@ class LayerSize:
 
 @dataclass(frozen=True)
 class Budget:
-    """A ratio that is known to be reachable.
+    """Holds a ratio that is known to be reachable.
 
     Attributes:
         layers: sizes before pruning.
@@ -52,11 +52,11 @@ class Budget:
     target: float
 
     def removed(self, kept: Sequence[int]) -> int:
-        """Parameters that go when layer i keeps kept[i] neurons."""
+        """Count the parameters that go when layer i keeps kept[i] neurons."""
         return sum((s.width - w) * s.cost for s, w in zip(self.layers, kept, strict=True))
 
     def uniform(self) -> list[int]:
-        """The same kept width in every prunable layer: the aligned width nearest to the target."""
+        """Keep one width in every prunable layer: the aligned one nearest to the target."""
         best = min(
             _uniform_widths(self.layers, self.align),
             key=lambda w: abs(self.removed(_all_at_most(self.layers, w)) - self.target),
@@ -64,7 +64,7 @@ class Budget:
         return _all_at_most(self.layers, best)
 
     def far_from_asked(self, kept: Sequence[int]) -> str | None:
-        """A sentence where the kept widths are far from what was asked; None where they are not."""
+        """Say it where the kept widths are far from what was asked; None where they are not."""
         return far_from_asked(
             self.target / self.scope_parameters,
             self.removed(kept) / self.scope_parameters,
@@ -72,7 +72,7 @@ class Budget:
         )
 
     def threshold(self, scores: Sequence[Tensor | None]) -> list[int]:
-        """One cut over all layers: whole blocks of `align` neurons go, weakest first.
+        """Cut over all layers at once: whole blocks of `align` neurons go, weakest first.
 
         With align=1 this is a threshold on the score, the paper's rule. Each layer keeps at least
         one block.
@@ -114,7 +114,7 @@ def _all_at_most(layers: Sequence[LayerSize], width: int) -> list[int]:
 
 
 def _smallest_cut(layers: Sequence[LayerSize], align: int, one_width: bool) -> int:
-    """The parameters that go at least, if any do."""
+    """Count the parameters that go at least, if any do."""
     if one_width:
         kept = _all_at_most(layers, _uniform_widths(layers, align)[-1])
         return sum((s.width - w) * s.cost for s, w in zip(layers, kept, strict=True))
@@ -122,7 +122,7 @@ def _smallest_cut(layers: Sequence[LayerSize], align: int, one_width: bool) -> i
 
 
 def far_from_asked(asked: float, reached: float, why: str) -> str | None:
-    """A sentence where what was reached is far from what was asked; None where it is not.
+    """Say it where what was reached is far from what was asked; None where it is not.
 
     Args:
         why: what makes it so.
@@ -211,7 +211,7 @@ def plan_budget(
 
 
 def select(score: Tensor, keep: int) -> Tensor:
-    """Indices of the `keep` highest scores, ascending; ties go to the lower index.
+    """Give the indices of the `keep` highest scores, ascending; ties go to the lower index.
 
     Args:
         score: (width,), any floating dtype.

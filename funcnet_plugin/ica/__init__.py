@@ -1,4 +1,4 @@
-"""Spatial ICA of neuron signals: pure tensor mathematics, no transformers, no llm-compressor."""
+"""Finds networks in neuron signals by spatial ICA: tensors only, no model and no host."""
 
 from funcnet_plugin.ica.canica import SOLVERS, Decomposition, canica, stability
 from funcnet_plugin.ica.fastica import fastica

@@ -1,4 +1,4 @@
-"""CanICA of one matrix of neuron signals: reduction, whitening, ICA, maps.
+"""Runs CanICA on one matrix of neuron signals: reduction, whitening, ICA, maps.
 
 Varoquaux et al. 2010 (doi:10.1016/j.neuroimage.2010.02.010); for neurons: arXiv 2508.05239. One
 matrix is one group, so the group step of CanICA reduces to one decomposition, as in the paper.
@@ -23,7 +23,7 @@ SOLVERS = {"picard": picard, "fastica": fastica}
 
 @dataclass(frozen=True)
 class Decomposition:
-    """The functional networks of one matrix of signals.
+    """Holds the functional networks of one matrix of signals.
 
     Attributes:
         maps: (n_runs, k, n_signals), float32, z-scored over neurons, the peak of each positive.
@@ -74,11 +74,11 @@ def canica(
 
 
 def stability(W: Tensor) -> Tensor:
-    """How well each network is found again from the other starts.
+    """Measure how well each network is found again from the other starts.
 
-    The correlation of a network's map with the most similar one of another start, averaged over
-    the other starts (after ICASSO, Himberg & Hyvarinen 2003; of white data the correlation of two
-    maps is the product of their rows of W).
+    That is the correlation of a network's map with the most similar one of another start, averaged
+    over the other starts (after ICASSO, Himberg & Hyvarinen 2003; of white data the correlation of
+    two maps is the product of their rows of W).
 
     Args:
         W: (n_runs, k, k), orthonormal.
@@ -92,7 +92,7 @@ def stability(W: Tensor) -> Tensor:
 
 
 def standardise_maps(S: Tensor) -> Tensor:
-    """z-score each map over neurons and flip it so that its peak is positive.
+    """Standardise each map over neurons and flip it so that its peak is positive.
 
     Args:
         S: (..., k, n_signals), any floating dtype.

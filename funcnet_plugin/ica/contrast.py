@@ -1,4 +1,4 @@
-"""How far from Gaussian a source is: the contrasts that the solvers climb."""
+"""Measures how far from Gaussian a source is: the contrasts that the solvers climb."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ _NEGENTROPY: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
 
 
 def negentropy(S: Tensor, contrast: str) -> Tensor:
-    """The contrast that FastICA climbs, to compare solutions: mean over components of
-    ``|E G(s) - E G(nu)|``, nu standard normal.
+    """Compute the contrast that FastICA climbs, to compare solutions.
+
+    It is the mean over components of ``|E G(s) - E G(nu)|``, nu standard normal.
 
     Args:
         S: (..., k, n) unit-variance sources.
@@ -55,7 +56,7 @@ def negentropy(S: Tensor, contrast: str) -> Tensor:
 
 
 def expectation(Y: Tensor, gY: Tensor, contrast: str) -> Tensor:
-    """E G(y) of every row.
+    """Compute E G(y) of every row.
 
     Args:
         Y: (..., k, n) sources.

@@ -1,4 +1,4 @@
-"""What a decomposer is: a part that finds the networks of one group of signals."""
+"""Defines decomposers: parts that find the networks of one group of signals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def funcnet_decomposers() -> Iterable[type[Decomposer]]:
 
 
 class Decomposer(Part):
-    """Base of all decomposers. One has a `name` and implements `decompose`.
+    """Serves as the base of all decomposers. One has a `name` and implements `decompose`.
 
     Attributes:
         takes_truncated: whether `decompose` also takes `TruncatedSignals`, which a recipe's

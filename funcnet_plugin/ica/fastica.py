@@ -1,4 +1,4 @@
-"""Symmetric FastICA (Hyvarinen 1999, doi:10.1109/72.761722), several starts in one batch."""
+"""Runs symmetric FastICA (Hyvarinen 1999, doi:10.1109/72.761722), several starts in one batch."""
 
 from __future__ import annotations
 
@@ -134,16 +134,16 @@ def _iterate(
 
 
 def _halfway(current: Tensor, update: Tensor) -> Tensor:
-    """Between the point we stand on and the update, its rows scaled to unit length.
+    """Go between the point we stand on and the update, its rows scaled to unit length.
 
-    Not finite where the update is not: there is no direction to go.
+    The result is not finite where the update is not: there is no direction to go.
     """
     rows = torch.nn.functional.normalize(update, dim=-1)
     return rows * torch.sign((rows * current).sum(-1, keepdim=True) + 1e-30) + current
 
 
 def decorrelate(W: Tensor) -> tuple[Tensor, Tensor]:
-    """``(W W')^(-1/2) W`` for a batch (n, k, k), and which results are finite and orthonormal."""
+    """Compute ``(W W')^(-1/2) W`` for a batch (n, k, k); tell which are finite and orthonormal."""
     finite = torch.isfinite(W).all(-1).all(-1)
     # eigh raises on NaN and on infinity, which would end the whole batch for one bad start
     W = torch.where(finite[:, None, None], W, torch.eye(W.shape[-1], dtype=W.dtype).to(W.device))
@@ -157,7 +157,7 @@ def decorrelate(W: Tensor) -> tuple[Tensor, Tensor]:
 def rescue(
     X: Tensor, start: Tensor, contrast: str, tol: float, max_iter: int, seed: int, index: int
 ) -> tuple[Tensor, RunReport]:
-    """A start that failed in the batch: float64, then damping, then other starting points."""
+    """Redo a start that failed in the batch: in float64, then damped, then from other points."""
     X64, promoted = X.double(), X.dtype != torch.float64
     if promoted:
         batch = _iterate(X64, start[None].to(X64), contrast, tol, max_iter)

@@ -1,4 +1,4 @@
-"""One group's signals of all layers, reduced along the time axis they share.
+"""Reduces one group's signals of all layers along the time axis they share.
 
 Networks across layers need one decomposition of ``[Z_1 ... Z_L]``, far too wide to keep. But only
 the time axis couples the layers: a common basis Q of it is all that the reduction needs. Layers
@@ -38,7 +38,7 @@ class LayeredSignals:
         return 0 if self._basis is None else len(self._basis)
 
     def add(self, layer: int, Z: Signals) -> None:
-        """The standardised signals of one layer, every layer once and with the same tokens.
+        """Take in the standardised signals of one layer: each layer once, with the same tokens.
 
         Raises:
             DecompositionError: another number of tokens than the layers before, or no variance.
@@ -71,7 +71,7 @@ class LayeredSignals:
         self._variance += Z.variance
 
     def state(self) -> tuple[dict[str, Tensor], float]:
-        """Tensors and the variance seen, for `load_state` of another run."""
+        """Give tensors and the variance seen, for `load_state` of another run."""
         layers = {f"layer/{layer}": B for layer, B in self._coordinates.items()}
         return {"basis": self._basis, "sizes": self._sizes} | layers, self._variance
 
@@ -81,7 +81,7 @@ class LayeredSignals:
         self._coordinates = {layer: tensors[f"layer/{layer}"] for layer in numbers}
 
     def _orthonormal(self, courses: Tensor) -> tuple[Tensor, Tensor]:
-        """The leading directions of the columns, and their singular values."""
+        """Find the leading directions of the columns, and their singular values."""
         gram = courses.double().T @ courses.double()
         values, vectors = torch.linalg.eigh(gram)
         values, vectors = values.flip(0)[: self._n_rows], vectors.flip(1)[:, : self._n_rows]
@@ -91,7 +91,7 @@ class LayeredSignals:
         return basis.float(), sizes.float()
 
     def reduce(self, n_components: int) -> tuple[Tensor, dict[int, slice], float]:
-        """The reduction of all layers' signals at once.
+        """Reduce the signals of all layers at once.
 
         Args:
             n_components: k.

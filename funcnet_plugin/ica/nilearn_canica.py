@@ -1,4 +1,4 @@
-"""nilearn's own CanICA on the same matrix: the reference that a recipe can choose."""
+"""Runs nilearn's own CanICA on the same matrix: the reference that a recipe can choose."""
 
 from __future__ import annotations
 

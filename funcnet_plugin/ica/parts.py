@@ -1,4 +1,4 @@
-"""The decomposers that a recipe can name: ours, nilearn's, and those of other packages."""
+"""Knows the decomposers that a recipe can name: ours, nilearn's, and those of other packages."""
 
 from __future__ import annotations
 

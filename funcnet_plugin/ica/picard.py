@@ -1,5 +1,6 @@
-"""Picard-O: orthogonal ICA by preconditioned L-BFGS (Ablin, Cardoso & Gramfort 2018, arXiv
-1711.10873), several starts in one batch.
+"""Runs Picard-O: orthogonal ICA by preconditioned L-BFGS, several starts in one batch.
+
+Ablin, Cardoso & Gramfort 2018, arXiv 1711.10873.
 
 Its fixed points are those of symmetric FastICA: every component leaves the Gaussian value of the
 contrast, so ``sum_i s_i E G(y_i)`` descends over the orthogonal group, s_i being the sign of
@@ -83,7 +84,7 @@ def picard(
 
 
 def _long_steps(X: Tensor, W: Tensor, contrast: str, steps: int) -> tuple[Tensor, Tensor]:
-    """FastICA without asking for convergence; a start that breaks down stays where it was.
+    """Take steps of FastICA, converged or not; a start that breaks down stays where it was.
 
     W comes, and decorrelation is, in float64: the rows of an update differ in length like the
     kurtoses of their components, by 1e5 and more, and it squares that.
@@ -100,7 +101,7 @@ def _long_steps(X: Tensor, W: Tensor, contrast: str, steps: int) -> tuple[Tensor
 
 
 class _Descent:
-    """L-BFGS over rotations for a batch of starts; each leaves it when it has converged.
+    """Descends over rotations by L-BFGS, a batch of starts; each leaves when it has converged.
 
     The active starts come first in every tensor with a leading batch axis but `W`, which holds all.
     """
@@ -151,7 +152,7 @@ class _Descent:
             W, step, (cross, slope, value) = self._search(W, direction, sign, (cross, slope, value))
 
     def _evaluate(self, W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """E g(y_i) y_j, E g'(y_i) and E G(y_i) for every start."""
+        """Compute E g(y_i) y_j, E g'(y_i) and E G(y_i) for every start."""
         Y = W @ self.X
         gY, slope = CONTRASTS[self.contrast](Y)
         return gY @ Y.mT / self.X.shape[1], slope, expectation(Y, gY, self.contrast)
@@ -180,8 +181,10 @@ class _Descent:
 
 
 def _model(cross: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Signs, gradient over rotations, and the curvature of each pair of components (the part of the
-    Hessian that is left when the sources are independent)."""
+    """Give the signs, the gradient over rotations, and the curvature of each pair of components.
+
+    The curvature is the part of the Hessian that is left when the sources are independent.
+    """
     kappa = slope - cross.diagonal(dim1=-2, dim2=-1)
     sign = torch.where(kappa < 0, -1.0, 1.0).to(cross)
     signed = sign.unsqueeze(-1) * cross
@@ -192,7 +195,7 @@ def _model(cross: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _remember(
     memory: list[tuple[Tensor, Tensor, Tensor]], step: Tensor, change: Tensor, same: Tensor
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """A start whose signs changed descends another function now, and forgets."""
+    """Keep a step, unless the start's signs changed: it descends another function then."""
     curved = (step * change).sum((-2, -1)) > 0
     kept = [(s, c, usable & same) for s, c, usable in memory[-(_MEMORY - 1) :]]
     return [*kept, (step, change, same & curved)]
@@ -201,8 +204,11 @@ def _remember(
 def _direction(
     gradient: Tensor, curvature: Tensor, memory: list[tuple[Tensor, Tensor, Tensor]]
 ) -> Tensor:
-    """The two loops of L-BFGS, with the curvature as its first guess; never more than one radian
-    per pair, and the plain Newton step where the memory points uphill."""
+    """Find the next step by the two loops of L-BFGS, with the curvature as its first guess.
+
+    It is never more than one radian per pair, and the plain Newton step where the memory points
+    uphill.
+    """
     q, used = gradient, []
     for step, change, usable in reversed(memory):
         product = (step * change).sum((-2, -1))
@@ -220,7 +226,7 @@ def _direction(
 
 
 def _rotation(skew: Tensor) -> Tensor:
-    """Cayley's: orthogonal, and exp(skew) to second order."""
+    """Make Cayley's rotation: orthogonal, and exp(skew) to second order."""
     half = skew / 2
     identity = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
     return torch.linalg.solve(identity - half, identity + half)

@@ -1,4 +1,4 @@
-"""What the solvers share: starting points, and the report of every start."""
+"""Holds what the solvers share: starting points, and the report of every start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from funcnet_plugin.ica.contrast import CONTRASTS
 
 @dataclass(frozen=True)
 class RunReport:
-    """How one start ended. Nothing here is hidden from the user: the modifier logs and saves it."""
+    """Says how one start ended. Nothing of it is hidden from the user: a run logs and saves it."""
 
     converged: bool
     n_iter: int | None  # None where the solver does not tell (nilearn)
@@ -26,20 +26,25 @@ class RunReport:
 
 @dataclass(frozen=True)
 class ICAResult:
-    """W: (n_init, k, k), the dtype of the input; ``S = W[i] @ X``. runs: one report per start."""
+    """Holds what a solver found.
+
+    Attributes:
+        W: (n_init, k, k), the dtype of the input; ``S = W[i] @ X``.
+        runs: one report per start.
+    """
 
     W: Tensor
     runs: tuple[RunReport, ...]
 
 
 def initial_unmixing(k: int, seed: int, start: int, attempt: int = 0) -> Tensor:
-    """(k, k) float64 standard normal; the same on every device, whatever else is drawn."""
+    """Draw (k, k) float64 standard normal; the same on every device, whatever else is drawn."""
     rng = np.random.default_rng([seed, start, attempt])
     return torch.from_numpy(rng.standard_normal((k, k)))
 
 
 def starting_points(k: int, n_init: int, seed: int, given: Tensor | None) -> Tensor:
-    """(n_init, k, k) float64; those that were given, (n_init, k, k) or (k, k), if they were."""
+    """Draw (n_init, k, k) float64, or take what was given, (n_init, k, k) or (k, k)."""
     if given is not None:
         return given.reshape(-1, k, k)
     return torch.stack([initial_unmixing(k, seed, i) for i in range(n_init)])

@@ -1,4 +1,4 @@
-"""From raw neuron signals to the whitened matrix that FastICA rotates.
+"""Turns raw neuron signals into the whitened matrix that FastICA rotates.
 
 Signals come in blocks of tokens, in their own dtype; float32 copies are made of one block at a
 time, so that the signals themselves are the only large matrix.
@@ -32,7 +32,7 @@ _PASSES = 3
 
 @dataclass(frozen=True)
 class Signals:
-    """One group's signals, standardised on the fly: row t is ``(x_t - mean) * scale``.
+    """Holds one group's signals, standardised on the fly: row t is ``(x_t - mean) * scale``.
 
     Attributes:
         blocks: each (n_tokens, n_signals), any floating dtype.
@@ -48,7 +48,7 @@ class Signals:
         return sum(len(block) for block in self.blocks), len(self.mean)
 
     def rows(self) -> Iterator[Tensor]:
-        """Standardised blocks of about `_BLOCK` tokens, float32."""
+        """Give standardised blocks of about `_BLOCK` tokens, float32."""
         waiting: list[Tensor] = []
         for part in (part for block in self.blocks for part in block.split(_BLOCK)):
             waiting.append(part)
@@ -63,12 +63,12 @@ class Signals:
 
     @property
     def variance(self) -> float:
-        """The sum over all tokens and signals of their squares."""
+        """Sum the squares over all tokens and signals."""
         return float((self.scale > 0).sum()) * self.shape[0]
 
 
 def standardise(X: Tensor | Sequence[Tensor]) -> Signals:
-    """z-score every column over time. Nothing is copied.
+    """Standardise every column over time (z-scores). Nothing is copied.
 
     Args:
         X: (n_tokens, n_signals), any floating dtype, or blocks of its rows; column = one neuron's
@@ -103,8 +103,10 @@ def standardise(X: Tensor | Sequence[Tensor]) -> Signals:
 
 
 def centred(x: Tensor, mean: Tensor) -> Tensor:
-    """``x - mean`` in float32, as exact as in float64: what rounding took from the mean is
-    subtracted after it. A float64 copy of the signals would take most of the time of a pass.
+    """Compute ``x - mean`` in float32, as exact as in float64.
+
+    What rounding took from the mean is subtracted after it. A float64 copy of the signals would
+    take most of the time of a pass.
 
     Args:
         x: (n, n_signals), any floating dtype.
@@ -117,13 +119,13 @@ def centred(x: Tensor, mean: Tensor) -> Tensor:
 
 
 def column_scale(mean: Tensor, std: Tensor) -> Tensor:
-    """1 / std, and 0 for a column that only rounding makes vary."""
+    """Compute 1 / std, and 0 for a column that only rounding makes vary."""
     constant = std <= _CONSTANT * (mean.square() + std.square()).sqrt()
     return torch.where(constant, 0.0, 1.0 / std.masked_fill(constant, 1.0))
 
 
 def zscore(X: Tensor | Sequence[Tensor]) -> Tensor:
-    """(n_tokens, n_signals), float32: what `standardise` stands for, as one matrix."""
+    """Write out what `standardise` stands for: (n_tokens, n_signals), float32."""
     return torch.cat(list(standardise(X).rows()))
 
 
@@ -168,7 +170,7 @@ def reduce_time(Z: Signals, n_components: int, *, exact: bool = False) -> tuple[
 
 
 def _second_moment(Z: Signals) -> tuple[Tensor, Tensor]:
-    """All variances, largest first, and their right singular vectors (n_signals, n)."""
+    """Find all variances, largest first, and their right singular vectors (n_signals, n)."""
     T, V = Z.shape
     if V <= T:
         moment = sum((rows.T @ rows).double() for rows in Z.rows())
@@ -183,7 +185,7 @@ def _second_moment(Z: Signals) -> tuple[Tensor, Tensor]:
 
 
 def _krylov(Z: Signals, width: int) -> tuple[Tensor, Tensor]:
-    """The leading ones only, as `_second_moment` gives them."""
+    """Find the leading ones only, as `_second_moment` gives them."""
     V = Z.shape[1]
     # drawn on the CPU: the same on every device
     block = torch.randn(V, width, generator=torch.Generator().manual_seed(0)).to(Z.mean.device)

@@ -1,4 +1,4 @@
-"""One group's signals within a given memory.
+"""Keeps one group's signals within a given memory.
 
 As long as they fit, they are kept as they come. Beyond that they are merged and truncated: what
 came so far is replaced by fewer rows with (nearly) the same second moment, the strongest directions
@@ -77,7 +77,7 @@ class SignalStream:
         self._factor_tokens = 0
 
     def add(self, block: Tensor) -> None:
-        """block: (n_tokens, n_signals), any floating dtype; it is kept, not copied."""
+        """Take in a block, (n_tokens, n_signals), any floating dtype; it is kept, not copied."""
         self._mean, self._squares = self._mean.to(block.device), self._squares.to(block.device)
         for part in block.split(_BLOCK):
             n = len(part)
@@ -95,7 +95,7 @@ class SignalStream:
             self._truncate()
 
     def finish(self) -> Signals | TruncatedSignals:
-        """The signals, standardised.
+        """Give the signals, standardised.
 
         Raises:
             DecompositionError: fewer than two tokens, or a value that is not finite.
@@ -118,7 +118,7 @@ class SignalStream:
         return column_scale(self._mean, (self._squares / self.n_tokens).sqrt())
 
     def _needed(self) -> int:
-        """Bytes now and during a truncation: what is held, the factor, and a new one."""
+        """Count bytes now and during a truncation: what is held, the factor, and a new one."""
         held = sum(block.numel() * block.element_size() for block in self._blocks)
         return held + 4 * len(self._mean) * 2 * self._n_rows
 
@@ -144,8 +144,11 @@ class SignalStream:
         self._factor, self._factor_mean, self._factor_tokens = factor, mean, tokens + rows
 
     def _centred(self, start: int, mean: Tensor, rows: int) -> Tensor:
-        """Some columns of all that is held, about one common mean: blocks and factor are each about
-        their own, so a row with the distance of the two means completes the second moment."""
+        """Give some columns of all that is held, about one common mean.
+
+        Blocks and factor are each about their own, so a row with the distance of the two means
+        completes the second moment.
+        """
         some = slice(start, start + _BLOCK)
         parts = [centred(block[:, some], mean[some]) for block in self._blocks]
         if self._factor is not None:
@@ -156,6 +159,8 @@ class SignalStream:
 
 
 def least_bytes(n_signals: int, n_rows: int) -> int:
-    """What `SignalStream` needs at least: as many new rows as a truncation leaves, in float32, and
-    the two factors."""
+    """Compute what `SignalStream` needs at least.
+
+    That is as many new rows as a truncation leaves, in float32, and the two factors.
+    """
     return 4 * n_signals * 3 * n_rows

@@ -1,4 +1,4 @@
-"""How packages add parts: entry points, hooks, and the parts that a recipe names."""
+"""Lets packages add parts: entry points, hooks, and the parts that a recipe names."""
 
 from funcnet_plugin.plugins.hooks import PROJECT, hookimpl, hookspec, load_plugins
 from funcnet_plugin.plugins.part import Part, one_sentence

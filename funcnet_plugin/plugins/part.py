@@ -1,4 +1,4 @@
-"""A part of the pruning: a class that a recipe names, whose fields are its parameters."""
+"""Defines the parts of the pruning: classes that a recipe names, with their parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from funcnet_plugin.errors import FuncnetError
 
 
 class Part(BaseModel):
-    """Base of scorers, repairs and decomposers.
+    """Serves as the base of scorers, repairs and decomposers.
 
     The fields of a subclass are its parameters, with their types, bounds and defaults; a recipe
     writes them beside the name: ``{name: reconstruction, epochs: 5}``.

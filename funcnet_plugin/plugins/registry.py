@@ -1,4 +1,4 @@
-"""All parts of one kind, by name: ours and those that other packages bring."""
+"""Keeps all parts of one kind, by name: ours and those that other packages bring."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pluggy
 from pydantic import ValidationError
 
 from funcnet_plugin.errors import RecipeError
-from funcnet_plugin.plugins.hooks import load_plugins
+from funcnet_plugin.plugins.hooks import load_plugins, warn_skipped
 from funcnet_plugin.plugins.part import Part, one_sentence
 
 P = TypeVar("P", bound=Part)
@@ -58,8 +58,15 @@ class Registry(Generic[P]):
         found: dict[str, type[P]] = {}
         sources: dict[str, str] = {}
         for hook in getattr(self.manager.hook, f"funcnet_{self._kind}s").get_hookimpls():
-            brought = hook.function()
-            for part in brought if isinstance(brought, Iterable) else [brought]:
+            try:
+                brought = hook.function()
+            except Exception as error:
+                # as in `load_plugins`: the user keeps everything else and the reason
+                warn_skipped(hook.plugin_name, error)
+                continue
+            # a part that was made already can be gone through, too: pydantic gives its fields
+            several = isinstance(brought, Iterable) and not isinstance(brought, Part)
+            for part in brought if several else [brought]:
                 source = hook.plugin_name
                 is_part = isinstance(part, type) and issubclass(part, self._base)
                 if not is_part or not isinstance(getattr(part, "name", None), str):
@@ -92,12 +99,12 @@ class Registry(Generic[P]):
         if isinstance(given, str):
             given = {"name": given}
         name = given.get("name") if isinstance(given, Mapping) else None
+        known = self.all()
         if not isinstance(name, str):
             raise RecipeError(
-                f"{self._kind}: {given!r} names none; write a name, or {{name: ..., and its "
-                "parameters}."
+                f"{self._kind}: {given!r} names none; write one of {', '.join(known)}, or "
+                "{name: ..., and its parameters}."
             )
-        known = self.all()
         if name not in known:
             raise RecipeError(
                 f"there is no {self._kind} {name!r}; choose one of {', '.join(known)}, or install "

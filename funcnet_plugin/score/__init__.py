@@ -1,1 +1,1 @@
-"""What each neuron is worth: scorers, of which functional networks are one."""
+"""Says what each neuron is worth: scorers, of which functional networks are one."""

@@ -1,4 +1,4 @@
-"""Scores before anything is cut by them: of the right shape, finite, and not all alike.
+"""Checks scores before anything is cut by them: their shape, finite, and not all alike.
 
 A sort takes whatever it is given: NaN, or one number for all neurons, becomes an order by index
 that looks like a result. Every scorer is asked here, also those of plugins.

@@ -1,4 +1,4 @@
-"""Scores to second order: what a removal costs the output or the loss, alone or step by step."""
+"""Scores to second order, by what a removal costs the output or the loss, alone or in steps."""
 
 from __future__ import annotations
 

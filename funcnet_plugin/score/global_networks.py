@@ -1,4 +1,4 @@
-"""Networks across all layers: one decomposition per group of samples.
+"""Finds networks across all layers: one decomposition per group of samples.
 
 Calibration goes through the model layer by layer, all samples each time. So every group is reduced
 along its time axis as the layers pass (`LayeredSignals`), and the ICA of all groups comes when the
@@ -178,5 +178,5 @@ class LayerFeed:
 
     @property
     def reports(self) -> list[GroupReport]:
-        """Those of all layers together: there is one decomposition per group."""
+        """Give those of all layers together: there is one decomposition per group."""
         return self._networks.reports

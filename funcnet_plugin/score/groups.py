@@ -1,4 +1,4 @@
-"""What networks within and across layers share: scores and reports of one group of samples.
+"""Holds what networks within and across layers share: scores and reports of one group.
 
 The paper thresholds each map (abs(z) > t), calls a neuron kept if any map of any group says so (OR
 of masks), and tunes t by hand until the ratio fits. OR of thresholded masks is the threshold of the

@@ -1,4 +1,4 @@
-"""Networks within each layer: one decomposition per layer and group of samples."""
+"""Finds networks within each layer: one decomposition per layer and group of samples."""
 
 from __future__ import annotations
 
@@ -117,12 +117,12 @@ class NetworkWatch:
 
     @property
     def n_groups(self) -> int:
-        """How many groups were seen."""
+        """Count the groups that were seen."""
         return len(self.reports)
 
     @property
     def score(self) -> Tensor:
-        """The score of each neuron, (width,), float64."""
+        """Give the score of each neuron, (width,), float64."""
         if not self.reports:
             raise CalibrationError("no full group of samples was seen, so there are no networks.")
         mean = self._scorer.aggregate == "mean"

@@ -1,4 +1,4 @@
-"""What a recipe says of functional networks: parameters, what is refused, and the report."""
+"""Takes what a recipe says of functional networks: parameters, what is refused, the report."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class NetworkScorer(Scorer):
 
     @property
     def n_rows(self) -> int:
-        """What truncation leaves: enough that the networks' space does not depend on the order."""
+        """Say how many rows truncation leaves: so many that the order of tokens hardly matters."""
         return 4 * self.n_components
 
     def signals_of(self, unit: Unit) -> list[str]:
-        """The signals of a unit: an ungated MLP has one, whatever the recipe says."""
+        """List the signals of a unit: an ungated MLP has one, whatever the recipe says."""
         return [name for name in self.signals if name in unit.signals] or list(unit.signals)
 
     def check(self, units: Sequence[Unit], n_samples: int | None, setting: Setting) -> None:
@@ -117,9 +117,9 @@ class NetworkScorer(Scorer):
         needed = least_bytes(max(sizes), self.n_rows)
         if setting.max_bytes < needed:
             raise RecipeError(
-                f"max_memory of {setting.max_bytes / 2**20:.0f}MB cannot hold the signals of one "
+                f"max_memory of {_megabytes(setting.max_bytes)} cannot hold the signals of one "
                 f"layer and group; {self.n_components} components of {max(sizes)} signals need at "
-                f"least {needed / 2**20:.0f}MB."
+                f"least {_megabytes(needed)}."
             )
 
     def check_text(self, units: Sequence[Unit], lengths: Sequence[int], shared: bool) -> None:
@@ -203,6 +203,10 @@ class NetworkScorer(Scorer):
             f"{len(runs) - len(loose)} converged"
         )
         return report
+
+
+def _megabytes(n: int) -> str:
+    return f"{round(n / 2**20, 3):g}MB"
 
 
 def _mean(values: list[float]) -> float | None:

@@ -1,4 +1,4 @@
-"""Functional networks as the scorer that a recipe names."""
+"""Makes functional networks the scorer that a recipe names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scorers that a recipe can name: ours, and those of other packages."""
+"""Knows the scorers that a recipe can name: ours, and those of other packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scorer is: a part that says what each piece of a unit is worth."""
+"""Defines scorers: parts that say what each piece of a unit is worth."""
 
 from __future__ import annotations
 
@@ -42,28 +42,29 @@ class Evidence:
 
     @property
     def moments(self) -> Moments:
-        """Moments of what enters the output projection, over the calibration tokens."""
+        """Give the moments of what enters the output projection, over the calibration tokens."""
         return self._declared("moments")
 
     @property
     def weight_gradients(self) -> tuple[Tensor, ...]:
-        """The gradients of `measure.gradients.weight_gradients`, one for each projection."""
+        """Give what `measure.gradients.weight_gradients` found, one for each projection."""
         return self._declared("weight_gradients")
 
     @property
     def output_gradients(self) -> Tensor:
-        """E[g g'] of `measure.gradients.output_gradients`, (hidden, hidden), float64."""
+        """Give E[g g'] of `measure.gradients.output_gradients`, (hidden, hidden), float64."""
         return self._declared("output_gradients")
 
     @property
     def watch(self) -> Any:
-        """The scorer's own watch of the unit, after the last sample."""
+        """Give the scorer's own watch of the unit, after the last sample."""
         return self._declared("samples")
 
     def _declared(self, name: str) -> Any:
         if name not in self.statistics:
+            declared = ", ".join(self.statistics) or "nothing"
             raise RecipeError(
-                f"a scorer reads {name} and does not declare it; its class must name it in needs."
+                f"a scorer reads {name} and declares {declared}; its class must name it in needs."
             )
         return self.statistics[name]
 
@@ -82,7 +83,7 @@ class Setting:
 
 
 class Scoring:
-    """A scorer at work in one run: it may keep something between units.
+    """Puts a scorer to work in one run: it may keep something between units.
 
     Args:
         scorer: the part.
@@ -117,7 +118,7 @@ class Scoring:
 
 
 class Scorer(Part):
-    """Base of all scorers.
+    """Serves as the base of all scorers.
 
     A simple one has a `name`, declares what it `needs`, and implements `score`.
 
@@ -129,12 +130,12 @@ class Scorer(Part):
 
     @property
     def group_size(self) -> int:
-        """How many samples in a row belong together, and stay in one process."""
+        """Say how many samples in a row belong together, and stay in one process."""
         return 1
 
     @property
     def across_layers(self) -> bool:
-        """Whether scores are there only when all layers were seen."""
+        """Tell whether scores are there only when all layers were seen."""
         return False
 
     def check(self, units: Sequence[Unit], n_samples: int | None, setting: Setting) -> None:

@@ -1,4 +1,4 @@
-"""Scores of single neurons: the peers of functional networks, and the controls."""
+"""Scores single neurons: the peers of functional networks, and the controls."""
 
 from __future__ import annotations
 

@@ -10,10 +10,10 @@ from funcnet_plugin.adapters import (
     bind,
     find_adapters,
     get_adapters,
-    hookimpl,
     manager,
 )
 from funcnet_plugin.errors import AdapterError
+from funcnet_plugin.plugins import hookimpl, hooks
 from tests.conftest import make_llama
 from tests.families import FAMILIES, WIDTH
 
@@ -119,7 +119,7 @@ def test_an_adapter_that_does_not_fit_says_what_was_found(fresh_manager, change,
 
 def test_a_broken_plugin_is_skipped_by_name_and_the_others_stay(fresh_manager, monkeypatch):
     broken = importlib.metadata.EntryPoint("broken", "no.such.module", manager.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(manager, "entry_points", lambda group: [broken])
+    monkeypatch.setattr(hooks, "entry_points", lambda group: [broken])
     with pytest.warns(UserWarning, match=r"\(broken\), module no.such.module, is skipped"):
         assert "LlamaForCausalLM" in get_adapters()
     with warnings.catch_warnings():

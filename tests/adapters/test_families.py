@@ -2,18 +2,20 @@
 
 import pytest
 import torch
-from funcnet_plugin.repair.compensation import Moments
 from transformers import AutoModelForCausalLM
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.checkpoints.block import BLOCK_KEY, set_widths
+from funcnet_plugin.cut import surgery
 from funcnet_plugin.cut.mask import apply_mask
-from funcnet_plugin.cut.surgery import cut_and_repair, cut_neurons, pad_neurons
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.inspection import inspect_model
+from funcnet_plugin.measure.moments import Moments
+from funcnet_plugin.repair.parts import REPAIRS
+from funcnet_plugin.repair.repair import Cut
 from tests.conftest import make_tokenizer
 from tests.families import FAMILIES, WIDTH
-from tests.hosting import IDS, loader, logits, recipe, run
+from tests.hosting import IDS, loader, logits, networks, recipe, run
 from tests.hosts.llmcompressor.test_quantization import W8A8
 
 KEEP = (  # of the three layers: different widths, no layer whole
@@ -42,7 +44,7 @@ def cut_differently(model) -> None:
     """Per-layer widths, config included."""
     layout = bind(model)
     for block, keep in zip(layout.blocks, KEEP, strict=True):
-        cut_neurons(block, keep)
+        surgery.cut(block, keep)
     set_widths(model.config, layout.adapter.width_key, layout.widths)
     setattr(model.config, BLOCK_KEY, {"kept_widths": layout.widths})
 
@@ -60,7 +62,7 @@ def test_masking_neurons_equals_cutting_them(family):
 def test_from_oneshot_to_stock_transformers(family, texts, tmp_path):
     family.build().save_pretrained(tmp_path / "dense")
     make_tokenizer().save_pretrained(tmp_path / "dense")
-    text = recipe(repair="least_squares", align=8, score="union", pruning_ratio=0.1)
+    text = recipe(scorer=[networks(), "effect"], repair="least_squares", align=8, pruning_ratio=0.1)
     model = run(str(tmp_path / "dense"), texts, text, output_dir=str(tmp_path / "out"))
     layout = bind(model)
     (width,) = set(layout.widths)
@@ -87,7 +89,7 @@ def test_padding_undoes_per_layer_widths(family):
     cut_differently(model)
     expected = logits(model)
     for block in bind(model).blocks:
-        pad_neurons(block, WIDTH)
+        surgery.pad_with_zeros(block, WIDTH)
     torch.testing.assert_close(logits(model), expected, atol=1e-10, rtol=0)
 
 
@@ -118,11 +120,13 @@ def test_least_squares_comes_closer_than_the_plain_cut(family, texts):
     moments = Moments(WIDTH)
     moments.add(h)
     errors = {}
-    for compensation in ("none", "least_squares"):
+    for repair in ("none", {"name": "least_squares", "ridge": 1e-3}):
+        part = REPAIRS.make(repair)
         (cut,) = (b for b in bind(family.build()).blocks if b.index == 1)
-        cut_and_repair(cut, KEEP[0], compensation, moments, ridge=1e-3)
+        repaired = part.repaired(Cut(cut, KEEP[0], {"moments": moments}))
+        surgery.cut(cut, KEEP[0], repaired.output_weight)
         difference = cut.down(h[:, KEEP[0]]) - block.down(h)
-        errors[compensation] = float(difference.detach().square().mean())
+        errors[part.name] = float(difference.detach().square().mean())
     assert errors["least_squares"] < 0.9 * errors["none"]
 
 

@@ -4,10 +4,8 @@ import pytest
 import torch
 
 from funcnet_plugin.cut.budget import LayerSize, far_from_asked, plan_budget
-from funcnet_plugin.errors import BudgetError, RecipeError
-from funcnet_plugin.hosts.llmcompressor.functional_network import FunctionalNetworkModifier
+from funcnet_plugin.errors import BudgetError
 from funcnet_plugin.inspection import inspect_model
-from tests.conftest import make_llama
 from tests.cut.test_budget import plan
 from tests.hosting import logged, recipe, run
 from tests.peers.test_whole_model_peers import peer
@@ -109,18 +107,3 @@ def test_whole_layers_and_axes_too(fresh, texts):
 )
 def test_a_quarter_off_is_said(reached, said):
     assert (far_from_asked(0.1, reached, "so it is") is not None) == said
-
-
-def test_truncated_signals_keep_four_times_the_networks_rows():
-    """What `max_memory` must hold says how many: three copies of them, float32."""
-    model = make_llama(intermediate_size=4096, num_hidden_layers=1)
-    least = 3 * 4 * 8192 * (4 * 128)
-
-    def planned(memory):
-        FunctionalNetworkModifier(pruning_ratio=0.2, n_components=128, max_memory=memory).plan(
-            model, None
-        )
-
-    planned(f"{least // 2**20}MB")
-    with pytest.raises(RecipeError, match=rf"need at least {least // 2**20}MB"):
-        planned(f"{least // 2**20 - 1}MB")

@@ -5,10 +5,11 @@ import pytest
 import torch
 from sklearn.decomposition import fastica as sklearn_fastica
 
-from funcnet_plugin.errors import DecompositionError
+from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.ica import canica, nilearn_canica, reduce_time, standardise, whiten
 from funcnet_plugin.ica.contrast import negentropy
 from funcnet_plugin.ica.fastica import fastica
+from funcnet_plugin.ica.parts import DECOMPOSERS
 from funcnet_plugin.ica.runs import initial_unmixing
 from tests.ica.sources import assert_signed_permutation, correlation, planted
 
@@ -68,9 +69,13 @@ def test_the_same_seed_gives_the_same_maps_and_more_starts_keep_the_first():
     assert not torch.allclose(three[0], three[1], atol=1e-2)
 
 
-def test_nilearn_refuses_settings_it_would_ignore():
-    with pytest.raises(DecompositionError, match="cube"):
-        nilearn_canica(torch.randn(50, 40), 4, contrast="logcosh")
+@pytest.mark.parametrize(
+    ("setting", "value"), [("contrast", "logcosh"), ("tol", 1e-6), ("max_iter", 9)]
+)
+def test_nilearn_refuses_settings_it_would_ignore(setting, value):
+    message = rf"nilearn has no parameter '{setting}' \(it has n_init\); it belongs to canica"
+    with pytest.raises(RecipeError, match=message):
+        DECOMPOSERS.make({"name": "nilearn", setting: value})
 
 
 def test_nilearn_says_when_it_did_not_converge():

@@ -9,12 +9,12 @@ from transformers import AutoModelForCausalLM
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.ica import canica
-from funcnet_plugin.score.local_networks import map_scores
-from tests.hosting import loader, logits, recipe, run
+from funcnet_plugin.score.groups import map_scores
+from tests.hosting import loader, logits, networks, recipe, run
 from tests.hosts.llmcompressor.test_quantization import W8A8
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
-GLOBAL = {"strategy": "global", "score": "networks", "align": 4, "aggregate": "max"}
+GLOBAL = {"strategy": "global", "aggregate": "max"}
 
 
 def dense_signals(model, texts) -> list[torch.Tensor]:
@@ -46,7 +46,7 @@ def test_the_kept_neurons_are_those_of_one_decomposition_of_all_layers(
         maps = canica(torch.cat([p[rows] for p in parts], dim=1), 6, tol=1e-10).maps
         for layer, part in enumerate(maps.split(2 * width, dim=-1)):
             score[layer] = torch.maximum(score[layer], map_scores(part, 2))
-    text = recipe(**GLOBAL, allocation=allocation, tol=1e-10)
+    text = recipe(scorer=networks({"tol": 1e-10}, **GLOBAL), allocation=allocation)
     model = run(fresh(), texts, text, output_dir=str(tmp_path / "out"))
     kept = json.loads((tmp_path / "out" / "kept_neurons.json").read_text())["kept"]
     if allocation == "uniform":
@@ -63,7 +63,8 @@ def test_the_kept_neurons_are_those_of_one_decomposition_of_all_layers(
 
 
 def test_union_and_quantization_follow(fresh, texts, tmp_path):
-    text = recipe(then=W8A8, **GLOBAL | {"score": "union", "align": 8, "aggregate": "mean"})
+    scorer = [networks(**GLOBAL | {"aggregate": "mean"}), "effect"]
+    text = recipe(then=W8A8, scorer=scorer, align=8)
     model = run(fresh(), texts, text, output_dir=str(tmp_path / "out"))
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(logits(again), logits(model), atol=1e-3, rtol=1e-3)
@@ -72,32 +73,16 @@ def test_union_and_quantization_follow(fresh, texts, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"decomposer": "nilearn"}, "strategy: global is there with decomposer: canica only"),
-        ({"max_memory": "1GB"}, "max_memory bounds strategy: local"),
+        (
+            {"scorer": networks(**GLOBAL) | {"decomposer": "nilearn"}},
+            "decomposer nilearn works within layers only; take strategy: local",
+        ),
+        (
+            {"scorer": networks(**GLOBAL), "max_memory": "1GB"},
+            "max_memory bounds strategy: local",
+        ),
     ],
 )
 def test_what_cannot_be_global_is_refused(fresh, texts, fields, message):
     with pytest.raises(RecipeError, match=message):
-        run(fresh(), texts, recipe(**GLOBAL | fields))
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"max_memory": "0.001MB"}, "max_memory=0.001MB cannot hold .* at least"),
-        ({"max_memory": "lots"}, "max_memory='lots'"),
-        ({"min_stability": 0.5, "n_init": 1}, "min_stability compares the starts"),
-    ],
-)
-def test_settings_of_the_engine_are_checked_first(fresh, texts, fields, message):
-    with pytest.raises(RecipeError, match=message):
         run(fresh(), texts, recipe(**fields))
-
-
-def test_max_memory_changes_little(fresh, texts):
-    kept = []
-    for fields in ({}, {"max_memory": "0.06MB"}):
-        model = run(fresh(), texts, recipe(n_init=8, **fields))
-        kept.append(bind(model).blocks[0].up.weight.detach())
-    same = (kept[0][:, None] == kept[1][None]).all(-1).any(1)
-    assert same.float().mean() > 0.8
