@@ -35,6 +35,10 @@ def nine(lengths, batch_size, left=False):
     return DataLoader(rows, batch_size, collate_fn=lambda batch: padded(batch, left))
 
 
+def text_of(lengths, batch_size, left=False):
+    return Text.read(nine(lengths, batch_size, left))
+
+
 def kept(fresh, batch_size, lengths, name="WidthPruningModifier", **fields):
     """Kept neurons of every layer, found again by their rows of the up projection."""
     model = fresh()
@@ -84,7 +88,7 @@ def test_gradients_are_means_over_tokens(lengths, left):
     weights = [module.weight for module in blocks[1].projections]
     expected = torch.autograd.grad(total / n, weights)
     for size in (1, 2, 4, 9):
-        text = Text.read(nine(LENGTHS[lengths], size, left))
+        text = text_of(LENGTHS[lengths], size, left)
         for a, b in zip(weight_gradients(model, text, blocks)[1], expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
 
@@ -92,14 +96,14 @@ def test_gradients_are_means_over_tokens(lengths, left):
 def test_a_sample_of_one_token_predicts_nothing_and_spoils_nothing():
     model = make_llama()
     blocks = bind(model).blocks
-    texts = [Text.read(nine([9, 1, 12], size)) for size in (1, 3)]
+    texts = [text_of([9, 1, 12], size) for size in (1, 3)]
     with_it, together = (weight_gradients(model, text, blocks)[1] for text in texts)
     for a, b in zip(with_it, together, strict=True):
         assert torch.isfinite(a).all()
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
     with_it, together = (output_gradients(model, text, blocks, seed=0)[1] for text in texts)
     torch.testing.assert_close(with_it, together, rtol=1e-3, atol=1e-8)
-    nothing = Text.read(nine([1, 1], 1))
+    nothing = text_of([1, 1], 1)
     with pytest.raises(CalibrationError, match="no calibration sample has a token after its first"):
         weight_gradients(model, nothing, blocks)
     with pytest.raises(CalibrationError, match="no calibration sample has a token after its first"):
@@ -110,7 +114,7 @@ def test_a_sample_of_one_token_predicts_nothing_and_spoils_nothing():
 def test_layers_are_measured_alike(measure):
     model = make_llama()
     one, four = (
-        measure(model, model.model.layers, nine(LENGTHS["padded"], size)) for size in (1, 4)
+        measure(model, model.model.layers, text_of(LENGTHS["padded"], size)) for size in (1, 4)
     )
     assert one == pytest.approx(four, rel=1e-4)
 
@@ -118,6 +122,6 @@ def test_layers_are_measured_alike(measure):
 def test_axes_are_alike():
     model = make_llama(tie_word_embeddings=False)
     fuse_norms(model)
-    one, four = (principal_axes(model, nine(LENGTHS["padded"], size)) for size in (1, 4))
+    one, four = (principal_axes(model, text_of(LENGTHS["padded"], size)) for size in (1, 4))
     for a, b in zip(one, four, strict=True):  # up to sign
         torch.testing.assert_close((a.T @ b).abs(), torch.eye(len(a)).double(), rtol=0, atol=1e-2)
