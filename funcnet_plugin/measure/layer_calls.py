@@ -37,7 +37,7 @@ class LayerCall:
 
 
 class _AllSeenError(Exception):
-    """The last layer was called; what the model would do with its output is not needed."""
+    """Ends a pass: the last layer was called, and what the model does with it is not needed."""
 
 
 def layer_calls(

@@ -1,4 +1,4 @@
-"""First and second moments of what enters an output projection."""
+"""Measures first and second moments of what enters an output projection."""
 
 from __future__ import annotations
 
@@ -36,8 +36,11 @@ class Moments:
         self._waiting: list[Tensor] = []
 
     def add(self, h: Tensor) -> None:
-        """h: (n_tokens, width), any floating dtype. One call per sample: then the result does not
-        depend on how samples were batched."""
+        """Take tokens in, sample by sample: then the result does not depend on the batches.
+
+        Args:
+            h: (n_tokens, width), any floating dtype.
+        """
         if self._sum.device != h.device:
             self._sum, self._total = self._sum.to(h.device), self._gram.to(h.device)
         self.count += h.shape[0]
@@ -62,6 +65,7 @@ class Moments:
         return {"count": torch.tensor(self.count), "sum": self._sum, "gram": self._gram}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave."""
         self.count = int(state["count"])
         self._sum, self._total = state["sum"], state["gram"]
 
@@ -85,17 +89,17 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """(width,), float64: E[h]."""
+        """Compute E[h], (width,), float64."""
         return self._sum / max(self.count, 1)
 
     @property
     def second(self) -> Tensor:
-        """(width, width), float64: E[h h'], not centred."""
+        """Compute E[h h'], (width, width), float64, not centred."""
         return self._gram / max(self.count, 1)
 
     @property
     def variance(self) -> Tensor:
-        """(width,), float64, population variance, never negative."""
+        """Compute the population variance, (width,), float64, never negative."""
         raw = self._gram.diagonal() / max(self.count, 1) - self.mean.square()
         return raw.clamp_min(0.0)
 

@@ -1,4 +1,4 @@
-"""The dense and the pruned model, run side by side layer by layer on the same text.
+"""Runs the dense and the pruned model side by side, layer by layer on the same text.
 
 Only one copy of the weights is there: a layer is run dense, cut, and run again on what the pruned
 layers before it left. Between layers the hidden states of both wait on the CPU.
@@ -72,10 +72,12 @@ class Streams:
 
     @property
     def n_tokens(self) -> int:
+        """Count the tokens, padding left out."""
         return sum(int(batch.real.sum()) for batch in self._batches)
 
     @property
     def n_windows(self) -> int:
+        """Count the windows."""
         return sum(len(batch.real) for batch in self._batches)
 
     def pass_dense(self, unit: Unit) -> None:

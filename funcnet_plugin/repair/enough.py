@@ -1,4 +1,4 @@
-"""How much text a repair needs to be better than none."""
+"""Says where a repair has too little text to be better than none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Least squares: what the cut pieces carried is moved onto those that are kept."""
+"""Moves what the cut pieces carried onto those that are kept, by least squares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repair of the residual stream: least squares that also makes up for what earlier layers lost.
+"""Repairs the residual stream: least squares that also make up for what earlier layers lost.
 
 `least_squares` reproduces the output of one MLP. But the layers before it were cut too, so
 the hidden states that reach it are wrong already, and nothing makes up for that. With h the inner
