@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from funcnet_plugin.errors import NumbersError
+from funcnet_plugin.measure.hooks import hooked
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -104,15 +106,10 @@ def _first_output(model: nn.Module, ids: Tensor, mask: Tensor) -> tuple[str, Ten
 
         return hook
 
-    hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
-    try:
+    hooks = (module.register_forward_hook(watch(name)) for name, module in model.named_modules())
+    with hooked(hooks), suppress(_FoundError):
         model(input_ids=ids, attention_mask=mask, use_cache=False)
-    except _FoundError:
-        return found[0]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return None
+    return found[0] if found else None
 
 
 def _of_text(output: Tensor, real: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.measure.finite import check_finite
+from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.measure.passes import model_inputs, on_gpu
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.text import Text
@@ -104,6 +105,17 @@ class Moments:
         return raw.clamp_min(0.0)
 
 
+def damping(second: Tensor, ridge: float) -> float:
+    """Compute what is added to the diagonal of second moments before they are inverted.
+
+    Args:
+        second: (width, width), float64.
+        ridge: how much, relative to the mean of the diagonal, > 0.
+    """
+    # of what was never active it is tiny, which keeps the system solvable; all is zero there
+    return max(ridge * float(second.diagonal().mean()), torch.finfo(second.dtype).tiny)
+
+
 @torch.no_grad()
 def moments_of(model: nn.Module, text: Text, units: Sequence[Unit]) -> dict[int, Moments]:
     """Measure moments in passes through the whole model.
@@ -127,11 +139,7 @@ def moments_of(model: nn.Module, text: Text, units: Sequence[Unit]) -> dict[int,
 
             return hook
 
-        hooks = [unit.output.register_forward_pre_hook(watch(unit)) for unit in units]
-        try:
+        with hooked(unit.output.register_forward_pre_hook(watch(unit)) for unit in units):
             for ids, mask, _ in model_inputs(model, text.batches, "moments of its own text"):
                 model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)  # no logits
-        finally:
-            for hook in hooks:
-                hook.remove()
         return {index: moments.to("cpu") for index, moments in found.items()}

@@ -127,7 +127,7 @@ def _counting(bar: tqdm) -> Callable[..., Tensor]:
 
 
 def cache_bytes(network: PreTrainedModel) -> int:
-    """Count the bytes that `write` needs besides the weights, as if no heads shared keys and values."""
+    """Count the bytes that `write` needs besides weights, as if no heads shared keys and values."""
     layers = network.config.get_text_config().num_hidden_layers
     hidden = network.get_input_embeddings().embedding_dim
     return 2 * layers * hidden * _TOKENS * network.dtype.itemsize
