@@ -45,7 +45,7 @@ def arrange(calibration: Any, samples_per_group: int, seed: int) -> Processes | 
         fix_order(calibration, seed)
         return None
     processes = Processes.current()
-    share_groups(calibration, processes, samples_per_group, seed)
+    _share_groups(calibration, processes, samples_per_group, seed)
     return processes
 
 
@@ -74,7 +74,9 @@ def _fix(batches: Any, indices: list[int]) -> None:
     batches.sampler = _Positions(indices, batches.sampler)
 
 
-def share_groups(calibration: Any, processes: Processes, samples_per_group: int, seed: int) -> None:
+def _share_groups(
+    calibration: Any, processes: Processes, samples_per_group: int, seed: int
+) -> None:
     """Let this process read its own whole groups of the samples that one process would read.
 
     Args:

@@ -62,11 +62,11 @@ def interrupt_at(monkeypatch, layer):
     monkeypatch.setattr(Run, "_scored", score)
 
 
-def interrupted(model, texts, text, monkeypatch, layer=2):
+def interrupted(model, texts, text, monkeypatch, layer=2, **options):
     with monkeypatch.context() as patch:
         interrupt_at(patch, layer)
         with pytest.raises(InterruptedRunError):
-            run(model, texts, text)
+            run(model, texts, text, **options)
     active_session().lifecycle.recipe.modifiers = []
     active_session().reset()
 
@@ -98,15 +98,9 @@ def test_a_shuffled_dataset_keeps_its_order(fresh, texts, tmp_path, monkeypatch)
     data = as_dataset(loader(texts))
     options = {"dataset": data, "num_calibration_samples": 16, "shuffle_calibration_samples": True}
     text = recipe(resume_dir=str(tmp_path / "progress"))
-    interrupted_options = dict(options)
-    whole = run(fresh(), texts, recipe(), **dict(options))
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 1)
-        with pytest.raises(InterruptedRunError):
-            run(fresh(), texts, text, **interrupted_options)
-    active_session().lifecycle.recipe.modifiers = []
-    active_session().reset()
-    resumed = run(fresh(), texts, text, **dict(options))
+    whole = run(fresh(), texts, recipe(), **options)
+    interrupted(fresh(), texts, text, monkeypatch, layer=1, **options)
+    resumed = run(fresh(), texts, text, **options)
     expected = dict(whole.named_parameters())
     assert all(torch.equal(p, expected[name]) for name, p in resumed.named_parameters())
 
