@@ -1,1 +1,1 @@
-"""Passes over a model and what they gather: samples, moments, gradients, both models at once."""
+"""Runs a model and gathers what is measured: samples, moments, gradients, two models at once."""

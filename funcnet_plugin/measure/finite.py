@@ -1,4 +1,4 @@
-"""Numbers that are not finite: found where they first appear, and named by layer and module.
+"""Finds numbers that are not finite where they first appear, and names layer and module.
 
 What is measured of a model is sums over many tokens, so one NaN anywhere becomes NaN everywhere:
 linear algebra fails without saying where, and a sort puts NaN scores into an order that means
@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from funcnet_plugin.errors import NumbersError
+from funcnet_plugin.measure.hooks import hooked
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether there is no NaN and no infinity. True for integers and for what is not in memory."""
+    """Tell that there is no NaN and no infinity, as in integers and in what is not in memory."""
     known = tensor.is_floating_point() and tensor.element_size() > 1  # float8: no such operation
     if not known or tensor.numel() == 0 or tensor.device.type == "meta":
         return True
@@ -66,11 +68,11 @@ def check_finite_weights(model: nn.Module) -> None:
 
 
 def not_finite(model: nn.Module, ids: Tensor, mask: Tensor, what: str) -> NumbersError:
-    """The error for a pass whose result is not finite: runs it again to see where that begins.
+    """Make the error for a pass whose result is not finite; run it again to see where that begins.
 
     Args:
         model: as it was run.
-        ids, mask: of the batch, see `whole_model.model_inputs`.
+        ids, mask: of the batch, see `passes.model_inputs`.
         what: the result.
     """
     found = _first_output(model, ids, mask)
@@ -87,7 +89,7 @@ def not_finite(model: nn.Module, ids: Tensor, mask: Tensor, what: str) -> Number
 
 
 class _FoundError(Exception):
-    """A module's output is not finite; the others are not needed."""
+    """Ends a pass: a module's output is not finite, and the others are not needed."""
 
 
 @torch.no_grad()
@@ -104,19 +106,14 @@ def _first_output(model: nn.Module, ids: Tensor, mask: Tensor) -> tuple[str, Ten
 
         return hook
 
-    hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
-    try:
+    hooks = (module.register_forward_hook(watch(name)) for name, module in model.named_modules())
+    with hooked(hooks), suppress(_FoundError):
         model(input_ids=ids, attention_mask=mask, use_cache=False)
-    except _FoundError:
-        return found[0]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return None
+    return found[0] if found else None
 
 
 def _of_text(output: Tensor, real: Tensor) -> Tensor:
-    """Without padding, which may be anything, where that can be told."""
+    """Leave padding out, which may be anything, where it can be told."""
     if output.shape[:2] == real.shape:
         return output[real.to(output.device)]
     if output.ndim == 2 and len(output) == real.numel():  # OPT flattens the batch

@@ -1,4 +1,4 @@
-"""What room a GPU has."""
+"""Says what room a GPU has."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import torch
 
 
 def free_bytes(device: torch.device | None = None) -> int:
-    """Of a GPU's memory, the current one's if not said."""
+    """Count the free bytes of a GPU, of the current one if not said."""
     torch.cuda.empty_cache()  # what earlier passes left is free, but does not look so
     return torch.cuda.mem_get_info(device)[0]

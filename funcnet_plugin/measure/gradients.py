@@ -111,8 +111,9 @@ def output_gradients(
 
 
 def _check_weights_stay(units: Sequence[Unit]) -> None:
-    """Refuse offloaded weights: gradients gather in the tensor that the pass used, and offloading
-    makes a new one each time.
+    """Refuse offloaded weights.
+
+    Gradients gather in the tensor that the pass used, and offloading makes a new one each time.
 
     Raises:
         CalibrationError: they are offloaded.
@@ -253,4 +254,5 @@ class _OutputGradients:
         self.total += (g.T @ g).double()
 
     def remove(self) -> None:
+        """Leave the unit as it was."""
         self._hook.remove()

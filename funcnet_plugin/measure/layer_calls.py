@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
+from funcnet_plugin.measure.hooks import hooked
 
 
 @dataclass
@@ -37,7 +39,7 @@ class LayerCall:
 
 
 class _AllSeenError(Exception):
-    """The last layer was called; what the model would do with its output is not needed."""
+    """Ends a pass: the last layer was called, and what the model does with it is not needed."""
 
 
 def layer_calls(
@@ -65,14 +67,9 @@ def layer_calls(
         if len(calls) == len(units):
             raise _AllSeenError
 
-    hooks = [unit.decoder_layer.register_forward_pre_hook(see, with_kwargs=True) for unit in units]
-    try:
+    hooks = (unit.decoder_layer.register_forward_pre_hook(see, with_kwargs=True) for unit in units)
+    with hooked(hooks), suppress(_AllSeenError):
         model(input_ids=ids, attention_mask=mask, use_cache=False)
-    except _AllSeenError:
-        pass
-    finally:
-        for hook in hooks:
-            hook.remove()
     return calls, first[0]
 
 

@@ -1,4 +1,4 @@
-"""First and second moments of what enters an output projection."""
+"""Measures first and second moments of what enters an output projection."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.measure.finite import check_finite
+from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.measure.passes import model_inputs, on_gpu
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.text import Text
@@ -36,8 +37,11 @@ class Moments:
         self._waiting: list[Tensor] = []
 
     def add(self, h: Tensor) -> None:
-        """h: (n_tokens, width), any floating dtype. One call per sample: then the result does not
-        depend on how samples were batched."""
+        """Take tokens in, sample by sample: then the result does not depend on the batches.
+
+        Args:
+            h: (n_tokens, width), any floating dtype.
+        """
         if self._sum.device != h.device:
             self._sum, self._total = self._sum.to(h.device), self._gram.to(h.device)
         self.count += h.shape[0]
@@ -62,6 +66,7 @@ class Moments:
         return {"count": torch.tensor(self.count), "sum": self._sum, "gram": self._gram}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave."""
         self.count = int(state["count"])
         self._sum, self._total = state["sum"], state["gram"]
 
@@ -85,19 +90,30 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """(width,), float64: E[h]."""
+        """Compute E[h], (width,), float64."""
         return self._sum / max(self.count, 1)
 
     @property
     def second(self) -> Tensor:
-        """(width, width), float64: E[h h'], not centred."""
+        """Compute E[h h'], (width, width), float64, not centred."""
         return self._gram / max(self.count, 1)
 
     @property
     def variance(self) -> Tensor:
-        """(width,), float64, population variance, never negative."""
+        """Compute the population variance, (width,), float64, never negative."""
         raw = self._gram.diagonal() / max(self.count, 1) - self.mean.square()
         return raw.clamp_min(0.0)
+
+
+def damping(second: Tensor, ridge: float) -> float:
+    """Compute what is added to the diagonal of second moments before they are inverted.
+
+    Args:
+        second: (width, width), float64.
+        ridge: how much, relative to the mean of the diagonal, > 0.
+    """
+    # of what was never active it is tiny, which keeps the system solvable; all is zero there
+    return max(ridge * float(second.diagonal().mean()), torch.finfo(second.dtype).tiny)
 
 
 @torch.no_grad()
@@ -123,11 +139,7 @@ def moments_of(model: nn.Module, text: Text, units: Sequence[Unit]) -> dict[int,
 
             return hook
 
-        hooks = [unit.output.register_forward_pre_hook(watch(unit)) for unit in units]
-        try:
+        with hooked(unit.output.register_forward_pre_hook(watch(unit)) for unit in units):
             for ids, mask, _ in model_inputs(model, text.batches, "moments of its own text"):
                 model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)  # no logits
-        finally:
-            for hook in hooks:
-                hook.remove()
         return {index: moments.to("cpu") for index, moments in found.items()}

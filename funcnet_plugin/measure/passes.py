@@ -1,4 +1,4 @@
-"""Passes through a whole model over the calibration data, outside llm-compressor's pipelines."""
+"""Runs a whole model over the calibration data, outside llm-compressor's pipelines."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def on_gpu(model: nn.Module, besides: int = 0) -> Iterator[None]:
 def model_inputs(
     model: nn.Module, calibration: Iterable[dict[str, Any]], title: str = ""
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """What the model is called with, batch after batch, on its device.
+    """Give what the model is called with, batch after batch, on its device.
 
     Args:
         title: of a progress bar, for who runs the model on each; none without.

@@ -1,4 +1,4 @@
-"""Several processes that share the calibration samples, as whole groups.
+"""Lets several processes share the calibration samples, as whole groups.
 
 Every process calibrates on groups of its own; statistics are merged before a layer is scored, so
 all of them come to the same decision, and the first one's is used by all.
@@ -16,37 +16,38 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of `torch.distributed`, which must be initialised."""
+    """Speaks to the processes of `torch.distributed`, which must be initialised."""
 
     rank: int
     count: int
 
     @classmethod
     def current(cls) -> Processes:
+        """Say which of how many processes this one is."""
         return cls(dist.get_rank(), dist.get_world_size())
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, on the device that `tensor` is on."""
+        """Add up over all processes, on the device that `tensor` is on."""
         return self._reduce(tensor, dist.ReduceOp.SUM)
 
     def max(self, tensor: Tensor) -> Tensor:
-        """The maximum over all processes, element by element."""
+        """Take the maximum over all processes, element by element."""
         return self._reduce(tensor, dist.ReduceOp.MAX)
 
     def gather(self, value: Any) -> list[Any]:
-        """The plain values of all processes, by rank."""
+        """Bring together the plain values of all processes, by rank."""
         values = [None] * self.count
         dist.all_gather_object(values, value)
         return values
 
     def from_first(self, tensor: Tensor) -> Tensor:
-        """The first process's tensor; all must have the same shape and dtype."""
+        """Take over the first process's tensor; all must have the same shape and dtype."""
         moved = self._on_backend(tensor)
         dist.broadcast(moved, src=0)
         return moved.to(tensor.device)
 
     def my_samples(self, n_samples: int, samples_per_group: int) -> list[int]:
-        """Positions, in calibration order, of the samples of this process.
+        """List the positions, in calibration order, of the samples of this process.
 
         Groups go around; samples that do not fill one go to the last process.
         """

@@ -1,4 +1,4 @@
-"""The inside of a unit for one calibration sample."""
+"""Holds the inside of a unit for one calibration sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What calibration gathers about one unit, sample by sample, and the statistics that there are."""
+"""Gathers statistics of one unit, sample by sample, and says which ones there are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run has finished, on disk, so that an interrupted one goes on from there.
+"""Keeps what a run has finished on disk, so that an interrupted one goes on from there.
 
 One file per layer, written whole or not at all, and one that says what the run was: model, data and
 settings must be the same to go on.
@@ -22,7 +22,7 @@ _RUN = "run.json"
 
 
 class Store:
-    """Finished parts of one run, by name.
+    """Keeps the finished parts of one run, by name.
 
     Args:
         directory: made if it is not there.
@@ -55,10 +55,11 @@ class Store:
         self._replace(self._path(name), lambda part: save_file(held, part, metadata=metadata))
 
     def holds(self, name: str) -> bool:
+        """Tell whether a part is there."""
         return self._path(name).exists()
 
     def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """One part, or None if it was not finished.
+        """Read one part; None if it was not finished.
 
         Raises:
             CheckpointError: the file is damaged.
@@ -108,8 +109,10 @@ class Store:
 
 
 def fingerprint_model(model: nn.Module) -> str:
-    """Tells models apart by their config and a thousand weights of every parameter; the weights
-    stay where they are, but for one at a time."""
+    """Tell models apart by their config and a thousand weights of every parameter.
+
+    The weights stay where they are, but for one at a time.
+    """
     digest = hashlib.sha256(json.dumps(_config_of(model), sort_keys=True, default=str).encode())
     for name, module in model.named_modules():
         for key in module._parameters:
@@ -123,7 +126,7 @@ def fingerprint_model(model: nn.Module) -> str:
 
 
 def _config_of(model: nn.Module) -> dict[str, Any]:
-    """Without what does not change what the model computes."""
+    """Give a model's config without what does not change what the model computes."""
     config = getattr(model, "config", None)
     facts = {} if config is None else config.to_dict()
     elsewhere = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")

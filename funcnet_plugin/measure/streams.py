@@ -1,4 +1,4 @@
-"""The dense and the pruned model, run side by side layer by layer on the same text.
+"""Runs the dense and the pruned model side by side, layer by layer on the same text.
 
 Only one copy of the weights is there: a layer is run dense, cut, and run again on what the pruned
 layers before it left. Between layers the hidden states of both wait on the CPU.
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.measure.finite import check_finite
+from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.measure.layer_calls import LayerCall, layer_calls
 from funcnet_plugin.measure.passes import model_inputs
 from funcnet_plugin.measure.text import Text
@@ -72,10 +73,12 @@ class Streams:
 
     @property
     def n_tokens(self) -> int:
+        """Count the tokens, padding left out."""
         return sum(int(batch.real.sum()) for batch in self._batches)
 
     @property
     def n_windows(self) -> int:
+        """Count the windows."""
         return sum(len(batch.real) for batch in self._batches)
 
     def pass_dense(self, unit: Unit) -> None:
@@ -89,17 +92,14 @@ class Streams:
         first = 0
         for batch in self._batches:
             entered: dict[str, Tensor] = {}
-            hooks = [
+            hooks = (
                 module.register_forward_pre_hook(
                     lambda m, args, name=name, to=entered: to.update({name: args[0]})
                 )
                 for name, module in (("unit", unit.inputs[0]), ("output", unit.output))
-            ]
-            try:
+            )
+            with hooked(hooks):
                 output = batch.calls[unit.index].run(unit, batch.pruned)
-            finally:
-                for hook in hooks:
-                    hook.remove()
             real = batch.real.flatten().to(output.device)
             # OPT flattens the batch before its MLP
             x, h = (entered[name].flatten(0, -2)[real] for name in ("unit", "output"))

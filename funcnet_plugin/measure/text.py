@@ -1,4 +1,4 @@
-"""Text as passes over a model read it: token windows in batches, read once."""
+"""Holds text as passes over a model read it: token windows in batches, read once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Text:
 
     @cached_property
     def samples(self) -> list[list[int]]:
-        """The tokens of each sample, without padding."""
+        """List the tokens of each sample, without padding."""
         found = []
         for batch in self.batches:
             ids = batch["input_ids"]
@@ -56,12 +56,12 @@ class Text:
 
     @property
     def n_tokens(self) -> int:
-        """How many tokens it has, padding left out."""
+        """Count its tokens, padding left out."""
         return sum(map(len, self.samples))
 
     @property
     def window(self) -> int:
-        """How long its samples are on average."""
+        """Average the lengths of its samples."""
         return round(self.n_tokens / max(len(self.samples), 1))
 
     def fingerprint(self) -> str:

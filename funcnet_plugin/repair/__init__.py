@@ -1,1 +1,1 @@
-"""What the neurons that are left do for those that went."""
+"""Makes up for what was cut, with the neurons that are left."""

@@ -1,4 +1,4 @@
-"""The mean of what was cut, added as a bias."""
+"""Adds the mean of what was cut, as a bias."""
 
 from __future__ import annotations
 

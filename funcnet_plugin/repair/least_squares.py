@@ -1,4 +1,4 @@
-"""Least squares: what the cut pieces carried is moved onto those that are kept."""
+"""Moves what the cut pieces carried onto those that are kept, by least squares."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from funcnet_plugin.measure.moments import damping
 from funcnet_plugin.plugins import hookimpl
 from funcnet_plugin.repair.enough import too_little_text
 from funcnet_plugin.repair.repair import Cut, Repair, Repaired, cut_pieces
@@ -57,9 +58,7 @@ def least_squares(weight: Tensor, second: Tensor, keep: Tensor, ridge: float) ->
     keep = keep.to(second.device)
     pruned = cut_pieces(keep, second.shape[0])
     W = weight.to(second.device).double()
-    # A layer that was never active has S = 0; tiny keeps the system solvable, and the delta is 0.
-    damping = max(ridge * float(second.diagonal().mean()), torch.finfo(torch.float64).tiny)
     S_KK = second[keep][:, keep]
-    S_KK.diagonal().add_(damping)
+    S_KK.diagonal().add_(damping(second, ridge))
     solved = torch.cholesky_solve(second[keep][:, pruned], torch.linalg.cholesky(S_KK))
     return W[:, keep] + W[:, pruned] @ solved.T

@@ -1,4 +1,4 @@
-"""No repair: the plain cut."""
+"""Repairs nothing: the plain cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The repairs that a recipe can name: ours, and those of other packages."""
+"""Lists the repairs that a recipe can name: ours, and those of other packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A layer that was cut, as a repair behind pruned layers sees it."""
+"""Shows a layer that was cut, as a repair behind pruned layers sees it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PrunedLayer:
 
     @property
     def n_tokens(self) -> int:
-        """How many tokens there are, in all processes."""
+        """Count the tokens of all processes."""
         return sum(total(stream.n_tokens, self.processes) for stream in self.streams)
 
 

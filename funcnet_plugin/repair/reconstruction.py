@@ -1,4 +1,4 @@
-"""Reconstruction: MLPs fitted to the dense model's hidden states, one behind the other."""
+"""Fits MLPs to the dense model's hidden states, one behind the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a repair is: a part that makes up for what was cut."""
+"""Defines what a repair is: a part that makes up for what was cut."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Cut:
 
     @property
     def moments(self) -> Moments:
-        """Moments of what enters the output projection, over the calibration tokens."""
+        """Give the moments of what enters the output projection, over the calibration tokens."""
         if "moments" not in self.statistics:
             raise RecipeError(
                 "a repair reads moments and does not declare them; its class must name them in "
@@ -65,7 +65,7 @@ class Repaired:
 
 
 class Repair(Part):
-    """Base of all repairs.
+    """Stands at the base of all repairs.
 
     A simple one has a `name`, declares what it `needs`, and implements `repaired`. One that works
     behind pruned layers also implements `refit`.
@@ -84,7 +84,7 @@ class Repair(Part):
 
     @property
     def windows_to_write(self) -> int:
-        """How many windows the model writes for every calibration sample, for this repair only."""
+        """Count the windows that the model writes for every calibration sample, for this only."""
         return 0
 
     def check(self, adapter: MLPAdapter, units: Sequence[Unit]) -> None:

@@ -1,4 +1,4 @@
-"""Repair of the residual stream: least squares that also makes up for what earlier layers lost.
+"""Repairs the residual stream: least squares that also make up for what earlier layers lost.
 
 `least_squares` reproduces the output of one MLP. But the layers before it were cut too, so
 the hidden states that reach it are wrong already, and nothing makes up for that. With h the inner
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.measure.finite import check_finite
+from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.measure.layer_calls import layer_calls
+from funcnet_plugin.measure.moments import damping
 from funcnet_plugin.measure.passes import model_inputs
 from funcnet_plugin.measure.processes import Processes
 
@@ -68,11 +70,8 @@ class ResidualFit:
         Args:
             ridge: relative regularisation, > 0; shrinks towards no change.
         """
-        # tiny: a layer that was never active has nothing to solve, and no change
-        damping = max(
-            ridge * float(self._second.diagonal().mean()), torch.finfo(torch.float64).tiny
-        )
-        damped = self._second + damping * torch.eye(len(self._second)).to(self._second)
+        damped = self._second.clone()
+        damped.diagonal().add_(damping(damped, ridge))
         factor = torch.linalg.cholesky(damped)
         return torch.cholesky_solve(self._cross.T, factor).T / self._gain
 
@@ -109,10 +108,8 @@ def residual_gain(
         hook = unit.output.register_forward_hook(
             lambda module, args, y: y + (size * change).to(y).reshape(y.shape)
         )
-        try:
+        with hooked([hook]):
             return calls[0].run(unit, hidden).float() - output
-        finally:
-            hook.remove()
 
     gain = float((effect(1.0) * change).sum() / change.square().sum())
     expected = 2.0 * gain * change

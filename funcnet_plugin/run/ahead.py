@@ -1,4 +1,4 @@
-"""What is measured of the whole dense model, before layers are calibrated one by one."""
+"""Measures the whole dense model, before layers are calibrated one by one."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Record:
         self._last_groups: str | None = None
 
     def finished(self, unit: Unit) -> bool:
-        """Whether a layer was done, cut or measured."""
+        """Tell whether a layer was done, cut or measured."""
         return self.store.holds(_name(unit))
 
     def save_pruned(self, unit: Unit, keep: Tensor | None, report: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What is asked of a run: parts, and how much goes where."""
+"""Says what is asked of a run: parts, and how much goes where."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class Request:
 
     @property
     def needs(self) -> frozenset[str]:
-        """All statistics that a part declares."""
+        """List all statistics that a part declares."""
         return self.repair.needs.union(*(scorer.needs for scorer in self.scorers))
 
     @property
     def waits_for_all_layers(self) -> bool:
-        """Whether all layers are measured, on the dense model, before any is cut."""
+        """Tell whether all layers are measured, on the dense model, before any is cut."""
         return (
             self.allocation == "threshold"
             or self.repair.behind_pruned_layers
@@ -65,18 +65,18 @@ class Request:
 
     @property
     def measures_ahead(self) -> bool:
-        """Whether anything is measured on the model as it is before any layer is calibrated."""
+        """Tell whether anything is measured on the model before any layer is calibrated."""
         of_gradients = self.needs & {"weight_gradients", "output_gradients"}
         return bool(of_gradients) or self.repair.behind_pruned_layers or self.own_text > 0.0
 
     @property
     def group_size(self) -> int:
-        """How many samples in a row must stay in one process."""
+        """Count the samples in a row that must stay in one process."""
         return math.lcm(*(scorer.group_size for scorer in self.scorers))
 
     @property
     def setting(self) -> Setting:
-        """What scorers share with the run."""
+        """Give what scorers share with the run."""
         limit = None
         if self.max_memory:
             limit = int(float(self.max_memory[:-2]) * _UNITS[self.max_memory[-2:]])

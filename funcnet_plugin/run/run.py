@@ -1,4 +1,4 @@
-"""One pruning run: what is measured of each layer, scored, cut and repaired, in which order.
+"""Prunes in one run: measures each layer, scores, cuts and repairs it, in the right order.
 
 The host sends the calibration text through the model and says what has passed; everything else
 happens here. Layers are cut one after another, so that each is measured on the already pruned
@@ -86,24 +86,24 @@ class Run:
 
     @property
     def leaves_one_width(self) -> bool:
-        """Whether all layers will have one width."""
+        """Tell whether all layers will have one width."""
         uniform = self.request.allocation == "uniform"
         return uniform and len(set(self.plan.budget.uniform())) == 1
 
     @property
     def kept(self) -> dict[int, list[int]]:
-        """Layer -> pieces that are left, of layers that were cut."""
+        """Give layer -> pieces that are left, of layers that were cut."""
         return {} if self._cuts is None else self._cuts.kept
 
     @property
     def reports(self) -> list[dict[str, Any]]:
-        """What was measured, layer by layer, of layers that are done; plain values."""
+        """Give what was measured, layer by layer, of layers that are done; plain values."""
         done = {} if self._cuts is None else self._cuts.reports
         return [done[index] for index in sorted(done)]
 
     @property
     def unfinished(self) -> list[int]:
-        """The layers that may be cut and are not done."""
+        """List the layers that may be cut and are not done."""
         done = {} if self._cuts is None else self._cuts.reports
         return [unit.index for unit in self.plan.prunable if unit.index not in done]
 
@@ -222,7 +222,7 @@ class Run:
 
     @property
     def _across(self) -> Scoring | None:
-        """The scorer that works across layers, if there is one."""
+        """Find the scorer that works across layers, if there is one."""
         return next((s for s in self._scorings if s.scorer.across_layers), None)
 
     def _new_statistics(self, unit: Unit) -> LayerStatistics:

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from funcnet_plugin.measure.moments import damping
 from funcnet_plugin.plugins import hookimpl
 from funcnet_plugin.score.scorer import Evidence, Scorer
 
@@ -93,7 +94,7 @@ def eliminate(weight: Tensor, second: Tensor, ridge: float = 0.02) -> tuple[Tens
         per column (width,), float64: the step at which it went, and the largest cost up to then.
     """
     S = second.to(weight.device).clone()
-    S.diagonal().add_(max(ridge * float(S.diagonal().mean()), torch.finfo(S.dtype).tiny))
+    S.diagonal().add_(damping(S, ridge))
     A = torch.cholesky_inverse(torch.linalg.cholesky(S))
     del S
     H = weight.T @ weight

@@ -1,1 +1,1 @@
-"""Calibration text: read, cut into windows, ordered; and what a model writes by itself."""
+"""Reads calibration text, cuts it into windows and orders it; lets a model write its own."""

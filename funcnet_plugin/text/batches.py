@@ -66,7 +66,7 @@ def read_calibration(calibration: Any, model: nn.Module) -> Text:
 
 
 def check_repeatable(calibration: Any) -> None:
-    """A run reads its calibration data several times, and llm-compressor asks how much there is.
+    """Refuse data that can be read once only: a run reads it several times, and asks its length.
 
     Raises:
         CalibrationError: it has no length, or is empty the second time.

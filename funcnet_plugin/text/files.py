@@ -1,4 +1,4 @@
-"""What lies in a file of text: documents, or records with fields. `datasets` reads the records.
+"""Reads a file of text: documents, or records with fields, which `datasets` reads.
 
 A file is handed to it by a link of our own: for `datasets` a path is a pattern, `wiki[1].jsonl`
 would be another file. What it makes of it goes with the link, so nothing is left in its cache.
@@ -41,9 +41,11 @@ _MARKS = (  # the longer ones first: those of UTF-32 begin with those of UTF-16
 
 
 class Content(NamedTuple):
-    """Attributes:
-    where: the file, for messages.
-    found: documents, or records.
+    """Holds what was found in one file.
+
+    Attributes:
+        where: the file, for messages.
+        found: documents, or records.
     """
 
     where: str
@@ -51,12 +53,12 @@ class Content(NamedTuple):
 
 
 def is_text_file(name: str) -> bool:
-    """Whether a name ends like a file that can be read, so that it is no dataset on the hub."""
+    """Tell whether a name ends like a file that can be read, and so is no dataset on the hub."""
     return Path(name).suffix.lower() in (*_KINDS, *_PACKED)
 
 
 def read(path: Path, column: str, scratch: Path) -> Iterator[Content]:
-    """What is in a file, or in the files of a directory, one after another.
+    """Read a file, or the files of a directory, one after another.
 
     What a file holds is told by its content, and by its ending (in any case) where the content
     does not tell. Compressed files are unpacked. A dataset that was saved to disk is loaded.
@@ -73,16 +75,18 @@ def read(path: Path, column: str, scratch: Path) -> Iterator[Content]:
 
 
 class _Reader:
-    """Args:
-    scratch: for links, for what is unpacked, and for what `datasets` makes of it.
-    column: the field that is looked for.
+    """Reads files and what is packed in them.
+
+    Args:
+        scratch: for links, for what is unpacked, and for what `datasets` makes of it.
+        column: the field that is looked for.
     """
 
     def __init__(self, scratch: Path, column: str) -> None:
         self._scratch, self._column = scratch, column
 
     def read(self, path: Path, where: str, name: str) -> Iterator[Content]:
-        """`where` is said in messages; `name` ends as the file does."""
+        """Read a path; `where` is said in messages, and `name` ends as the file does."""
         if path.is_dir():
             yield from self._directory(path, where)
         elif path.stat().st_size and (form := _packed(path)):
@@ -151,7 +155,7 @@ class _Reader:
             yield Content(where, self._load(kind, path, where))
 
     def _as_utf8(self, path: Path, start: bytes) -> Path:
-        """The file, or a copy without the mark of another encoding."""
+        """Give the file, or a copy of it without the mark of another encoding."""
         encoding = next((name for mark, name in _MARKS if start.startswith(mark)), None)
         if encoding is None:
             if b"\0" in start:
@@ -240,7 +244,7 @@ def _from_disk(path: Path, where: str) -> Dataset:
 
 
 def _told_by_content(path: Path, kind: str | None, column: str) -> str:
-    """The kind of a file that is no .txt; `kind` is what its ending says."""
+    """Tell the kind of a file that is no .txt; `kind` is what its ending says."""
     first, _ = _first_line(path)
     if kind == "json" or isinstance(_parsed(first), dict):
         return "json"
@@ -252,7 +256,7 @@ def _told_by_content(path: Path, kind: str | None, column: str) -> str:
 
 
 def _first_line(path: Path) -> tuple[str, bool]:
-    """The first line that is not blank, stripped of newlines; whether another follows."""
+    """Read the first line that is not blank, without newlines; tell whether another follows."""
     with path.open(encoding="utf-8") as file:
         lines = (line for line in file if line.strip())
         first = next(lines, "").strip("\r\n")
@@ -268,7 +272,7 @@ def _parsed(text: str) -> dict | list | None:
 
 
 def _separator(header: str, column: str) -> str | None:
-    """What stands between the names of a header that holds the column among others."""
+    """Find what stands between the names of a header that holds the column among others."""
     for separator in _SEPARATORS:
         names = next(csv.reader(io.StringIO(header), delimiter=separator), [])
         if len(names) > 1 and column in names:
@@ -277,7 +281,7 @@ def _separator(header: str, column: str) -> str | None:
 
 
 def _bad_line(path: Path) -> str | None:
-    """What is wrong with the first line that is no JSON."""
+    """Say what is wrong with the first line that is no JSON."""
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:

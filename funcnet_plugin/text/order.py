@@ -1,4 +1,4 @@
-"""Which calibration samples a process reads, and in which order: decided once, by the seed.
+"""Decides once, by the seed, which calibration samples a process reads, and in which order.
 
 llm-compressor shuffles with torch's global generator, anew for every modifier and every pass, so a
 run would depend on what was drawn before it. And its partition of a dataset among processes gives
@@ -19,7 +19,7 @@ from funcnet_plugin.measure.processes import Processes
 
 
 class _Positions(Sampler[int]):
-    """A fixed list of samples.
+    """Gives a fixed list of samples.
 
     Attributes:
         replaced: the sampler that stood here before.
@@ -45,13 +45,15 @@ def arrange(calibration: Any, samples_per_group: int, seed: int) -> Processes | 
         fix_order(calibration, seed)
         return None
     processes = Processes.current()
-    share_groups(calibration, processes, samples_per_group, seed)
+    _share_groups(calibration, processes, samples_per_group, seed)
     return processes
 
 
 def fix_order(calibration: Any, seed: int) -> None:
-    """Draw the order of shuffled samples now; a loader with an order of its own keeps it, and so
-    does one that draws with a generator of its own, once for all passes."""
+    """Draw the order of shuffled samples now, once for all passes.
+
+    A loader with an order of its own keeps it; one with a generator of its own draws with that.
+    """
     batches = _batches(calibration)
     if batches is None:
         return
@@ -72,7 +74,9 @@ def _fix(batches: Any, indices: list[int]) -> None:
     batches.sampler = _Positions(indices, batches.sampler)
 
 
-def share_groups(calibration: Any, processes: Processes, samples_per_group: int, seed: int) -> None:
+def _share_groups(
+    calibration: Any, processes: Processes, samples_per_group: int, seed: int
+) -> None:
     """Let this process read its own whole groups of the samples that one process would read.
 
     Args:
@@ -119,7 +123,7 @@ def _drawn(loader: DataLoader, n_samples: int, seed: int) -> list[int]:
 
 
 def _read(sampler: Any, seed: int) -> list[int]:
-    """What a sampler says; the seed decides where it has no generator of its own."""
+    """Ask a sampler; the seed decides where it has no generator of its own."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return list(sampler)

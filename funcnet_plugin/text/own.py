@@ -1,4 +1,4 @@
-"""Calibration on what the model writes by itself, beside the calibration data.
+"""Lets the model write text to calibrate on, beside the calibration data.
 
 It writes two kinds of text. Own windows begin with a single token and show what the model can do
 besides; they are a share of the calibration. Continuations go on from a piece of a calibration
@@ -48,12 +48,12 @@ class OwnText:
 
     @property
     def for_scores(self) -> Text:
-        """All windows: choosing neurons needs them."""
+        """Take all windows: choosing neurons needs them."""
         return Text.of_windows(self.windows, self.share)
 
     @property
     def for_repair(self) -> Text:
-        """One window per sample, which serves the repair as well as all of them."""
+        """Take one window per sample, which serves the repair as well as all of them."""
         return Text.of_windows(self.windows[::PER_SAMPLE], self.share)
 
 

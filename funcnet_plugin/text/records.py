@@ -1,4 +1,4 @@
-"""The text in records: a column, a field inside of one, or conversations."""
+"""Finds the text in records: a column, a field inside of one, or conversations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names for them
 
 
 def records_of(value: Any, column: str, where: str) -> list[dict[str, Any]]:
-    """The records of one JSON value.
+    """List the records of one JSON value.
 
     Args:
         value: a list of records, of strings or of conversations; a record; or an object with one
@@ -69,7 +69,7 @@ def _record(item: Any, column: str, where: str) -> dict[str, Any]:
 def texts_of(
     rows: Dataset, column: str, where: str, tokenizer: PreTrainedTokenizerBase | None
 ) -> list[str | None]:
-    """The text of every record.
+    """Find the text of every record.
 
     Args:
         rows: with any columns.
@@ -116,7 +116,7 @@ def _is_conversation(value: Any) -> bool:
 def _told(
     messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase | None, where: str
 ) -> str:
-    """A conversation as the model is shown it.
+    """Write a conversation as the model is shown it.
 
     Raises:
         CalibrationError: there is no chat template, or it does not take this conversation.

@@ -25,7 +25,7 @@ def load_texts(
     text_column: str = "text",
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> list[str]:
-    """Documents from wherever the user has them.
+    """Read documents from wherever the user has them.
 
     Args:
         data: documents or records; a file of text (one document) or of records (JSON lines, JSON,
@@ -93,7 +93,7 @@ def _from_hub(source: str) -> Dataset:
 
 
 def _parts(source: str) -> list[str]:
-    """``NAME:CONFIG:SPLIT``, split; the colon of a slice belongs to it."""
+    """Split ``NAME:CONFIG:SPLIT`` at its colons; that of a slice belongs to it."""
     return re.split(r":(?![^\[]*\])", source)
 
 
@@ -102,7 +102,7 @@ def load_sources(
     text_column: str = "text",
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> list[tuple[list[str], float]]:
-    """Documents of every source, with its share of the samples.
+    """Read the documents of every source, with its share of the samples.
 
     Args:
         data: one source as in `load_texts`, or several with their shares, which need
@@ -127,7 +127,7 @@ def load_sources(
 
 
 def parse_sources(values: Sequence[str]) -> dict[str, float]:
-    """``SOURCE`` or ``SOURCE:SHARE``, as the command line has them; without a share it is 1.
+    """Read ``SOURCE`` or ``SOURCE:SHARE``, as the command line has them; a share not said is 1.
 
     Raises:
         CalibrationError: the same source twice.

@@ -1,4 +1,4 @@
-"""Text that a model writes by itself, to calibrate on.
+"""Lets a model write text by itself, to calibrate on.
 
 A model's own text follows the distribution it was trained on, of which no single corpus is a fair
 sample (Williams et al. 2024, arXiv 2410.17170). Windows of other calibration text are cut out of
@@ -101,7 +101,7 @@ def write(
 
 
 def _finite_logits(network: PreTrainedModel) -> Callable[[Tensor, Tensor], Tensor]:
-    """Passes predictions on if something can be drawn from them."""
+    """Make what passes predictions on if something can be drawn from them."""
     import torch
 
     from funcnet_plugin.measure.finite import not_finite
@@ -116,7 +116,7 @@ def _finite_logits(network: PreTrainedModel) -> Callable[[Tensor, Tensor], Tenso
 
 
 def _counting(bar: tqdm) -> Callable[..., Tensor]:
-    """Asked after every token of a batch whether to stop: counts them, and never does."""
+    """Make what is asked after every token of a batch whether to stop: it counts them, no more."""
     import torch
 
     def count(ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
@@ -127,7 +127,7 @@ def _counting(bar: tqdm) -> Callable[..., Tensor]:
 
 
 def cache_bytes(network: PreTrainedModel) -> int:
-    """What `write` needs besides the weights, at most: as if no heads shared keys and values."""
+    """Count the bytes that `write` needs besides weights, as if no heads shared keys and values."""
     layers = network.config.get_text_config().num_hidden_layers
     hidden = network.get_input_embeddings().embedding_dim
     return 2 * layers * hidden * _TOKENS * network.dtype.itemsize
@@ -135,8 +135,10 @@ def cache_bytes(network: PreTrainedModel) -> int:
 
 @contextmanager
 def _as_it_predicts(network: PreTrainedModel) -> Iterator[None]:
-    """Without the habits of its generation_config: a repetition penalty, beams or forced tokens
-    would make the text another than the model's own."""
+    """Put the habits of its generation_config aside.
+
+    A repetition penalty, beams or forced tokens would make the text another than the model's own.
+    """
     from transformers import GenerationConfig
 
     habits = network.generation_config

@@ -6,12 +6,13 @@ from torch.utils.data import DataLoader
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import CalibrationError
-from funcnet_plugin.measure.gradients import loss_gradients
+from funcnet_plugin.measure.gradients import output_gradients, weight_gradients
+from funcnet_plugin.measure.text import Text
 from funcnet_plugin.peers.depth import block_influence, perplexity_without
 from funcnet_plugin.peers.slicing import fuse_norms, principal_axes
-from funcnet_plugin.score.neurons import SCORERS
+from funcnet_plugin.score.parts import SCORERS
 from tests.conftest import make_llama
-from tests.hosting import recipe, run
+from tests.hosting import networks, recipe, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 LENGTHS = {"equal": [24] * 9, "padded": [24, 5, 17, 30, 9, 21, 3, 28, 12]}
@@ -34,6 +35,10 @@ def nine(lengths, batch_size, left=False):
     return DataLoader(rows, batch_size, collate_fn=lambda batch: padded(batch, left))
 
 
+def text_of(lengths, batch_size, left=False):
+    return Text.read(nine(lengths, batch_size, left))
+
+
 def kept(fresh, batch_size, lengths, name="WidthPruningModifier", **fields):
     """Kept neurons of every layer, found again by their rows of the up projection."""
     model = fresh()
@@ -46,7 +51,7 @@ def kept(fresh, batch_size, lengths, name="WidthPruningModifier", **fields):
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
-@pytest.mark.parametrize("scorer", [s.name for s in SCORERS])
+@pytest.mark.parametrize("scorer", [name for name in SCORERS.all() if name != "networks"])
 def test_every_scorer_keeps_the_same_neurons(fresh, scorer, lengths):
     one, two, four = (
         kept(fresh, size, LENGTHS[lengths], scorer=scorer, pruning_ratio=0.3) for size in (1, 2, 4)
@@ -58,13 +63,13 @@ def test_every_scorer_keeps_the_same_neurons(fresh, scorer, lengths):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"name": "FunctionalNetworkModifier", "samples_per_group": 4, "n_init": 2},
-        {"scorer": "surgeon", "fisher_labels": "model", "allocation": "threshold"},
-        {"scorer": "taylor", "union_with": "effect", "own_text": 0.25},
+        {"scorer": networks(samples_per_group=4, canica={"n_init": 2})},
+        {"scorer": "surgeon", "allocation": "threshold"},
+        {"scorer": ["taylor", "effect"], "own_text": 0.25},
     ],
-    ids=["networks", "drawn labels", "own text"],
+    ids=["networks", "threshold", "own text"],
 )
-def test_so_do_networks_drawn_labels_and_own_text(fresh, fields, lengths):
+def test_so_do_networks_thresholds_and_own_text(fresh, fields, lengths):
     one, two, four = (kept(fresh, size, LENGTHS[lengths], **fields) for size in (1, 2, 4))
     assert one == two == four
 
@@ -83,30 +88,33 @@ def test_gradients_are_means_over_tokens(lengths, left):
     weights = [module.weight for module in blocks[1].projections]
     expected = torch.autograd.grad(total / n, weights)
     for size in (1, 2, 4, 9):
-        found = loss_gradients(model, nine(LENGTHS[lengths], size, left), blocks)[1]
-        for a, b in zip(found.weights, expected, strict=True):
+        text = text_of(LENGTHS[lengths], size, left)
+        for a, b in zip(weight_gradients(model, text, blocks)[1], expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
 
 
 def test_a_sample_of_one_token_predicts_nothing_and_spoils_nothing():
     model = make_llama()
     blocks = bind(model).blocks
-    lengths = [9, 1, 12]
-    with_it = loss_gradients(model, nine(lengths, 1), blocks)[1]
-    together = loss_gradients(model, nine(lengths, 3), blocks)[1]
-    for a, b in zip(with_it.weights, together.weights, strict=True):
+    texts = [text_of([9, 1, 12], size) for size in (1, 3)]
+    with_it, together = (weight_gradients(model, text, blocks)[1] for text in texts)
+    for a, b in zip(with_it, together, strict=True):
         assert torch.isfinite(a).all()
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
-    torch.testing.assert_close(with_it.output_second, together.output_second, rtol=1e-3, atol=1e-8)
+    with_it, together = (output_gradients(model, text, blocks, seed=0)[1] for text in texts)
+    torch.testing.assert_close(with_it, together, rtol=1e-3, atol=1e-8)
+    nothing = text_of([1, 1], 1)
     with pytest.raises(CalibrationError, match="no calibration sample has a token after its first"):
-        loss_gradients(model, nine([1, 1], 1), blocks)
+        weight_gradients(model, nothing, blocks)
+    with pytest.raises(CalibrationError, match="no calibration sample has a token after its first"):
+        output_gradients(model, nothing, blocks, seed=0)
 
 
 @pytest.mark.parametrize("measure", [block_influence, perplexity_without])
 def test_layers_are_measured_alike(measure):
     model = make_llama()
     one, four = (
-        measure(model, model.model.layers, nine(LENGTHS["padded"], size)) for size in (1, 4)
+        measure(model, model.model.layers, text_of(LENGTHS["padded"], size)) for size in (1, 4)
     )
     assert one == pytest.approx(four, rel=1e-4)
 
@@ -114,6 +122,6 @@ def test_layers_are_measured_alike(measure):
 def test_axes_are_alike():
     model = make_llama(tie_word_embeddings=False)
     fuse_norms(model)
-    one, four = (principal_axes(model, nine(LENGTHS["padded"], size)) for size in (1, 4))
+    one, four = (principal_axes(model, text_of(LENGTHS["padded"], size)) for size in (1, 4))
     for a, b in zip(one, four, strict=True):  # up to sign
         torch.testing.assert_close((a.T @ b).abs(), torch.eye(len(a)).double(), rtol=0, atol=1e-2)

@@ -12,41 +12,35 @@ from transformers import AutoModelForCausalLM
 
 from funcnet_plugin.measure.processes import Processes
 from tests.conftest import make_llama
-from tests.hosting import loader, logits, recipe, run
+from tests.hosting import loader, logits, networks, recipe, run
 from tests.measure.distributed_run import sampled
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 ROOT = Path(__file__).parents[2]
 
 
+RESIDUAL = {"name": "reconstruction", "epochs": 0}
+UNION = [networks(), "effect"]
 # name -> how the data is given, recipe fields, samples
 RUNS = {
-    "aggregate": ("loader", {"aggregate": "max", "repair": "least_squares"}, 20),
-    "union": ("offloaded", {"score": "union", "repair": "least_squares"}, 20),
-    "threshold": (
-        "loader",
-        {"allocation": "threshold", "repair": "residual_least_squares"},
-        20,
-    ),
-    "residual": ("offloaded", {"repair": "residual_least_squares"}, 20),
+    "aggregate": ("loader", {"scorer": networks(aggregate="max"), "repair": "least_squares"}, 20),
+    "union": ("offloaded", {"scorer": UNION, "repair": "least_squares"}, 20),
+    "threshold": ("loader", {"allocation": "threshold", "repair": RESIDUAL}, 20),
+    "residual": ("offloaded", {"repair": RESIDUAL}, 20),
     "bias": ("loader", {"repair": "bias"}, 20),
-    "taylor": ("loader", {"union_with": "taylor", "samples_per_group": 4}, 20),
-    "shuffled": ("shuffled", {"score": "union", "samples_per_group": 4}, 20),
+    "taylor": ("loader", {"scorer": [networks(samples_per_group=4), "taylor"]}, 20),
+    "shuffled": ("shuffled", {"scorer": [networks(samples_per_group=4), "effect"]}, 20),
     "global": (
         "longest",
-        {"strategy": "global", "allocation": "threshold", "samples_per_group": 4},
+        {"scorer": networks(strategy="global", samples_per_group=4), "allocation": "threshold"},
         20,
     ),
 }
-RECONSTRUCTION = {
-    "repair": "reconstruction",
-    "reconstruction_epochs": 2,
-    "continuations": 1,
-}
+RECONSTRUCTION = {"repair": {"name": "reconstruction", "epochs": 2, "continuations": 1}}
 
 
 def prepare(folder: Path, texts, kind: str, fields: dict, samples: int) -> None:
-    model = make_llama(mlp_bias=fields.get("compensation") == "bias")
+    model = make_llama(mlp_bias=fields.get("repair") == "bias")
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             parameter.data.normal_(std=0.1)
@@ -71,7 +65,7 @@ def test_two_processes_prune_like_one(texts, tmp_path):
     """Every run in one start of two processes, each beside the same run in this process."""
     jobs = RUNS | {
         "reconstruction": ("offloaded", RECONSTRUCTION, 150),
-        "too few": ("loader", {"samples_per_group": 20}, 20),
+        "too few": ("loader", {"scorer": networks(samples_per_group=20)}, 20),
     }
     for name, (kind, fields, samples) in jobs.items():
         prepare(tmp_path / name, texts, kind, fields, samples)

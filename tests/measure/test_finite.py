@@ -7,19 +7,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from funcnet_plugin.adapters import bind, hookimpl, manager
-from funcnet_plugin.cut.surgery import cut_neurons
-from funcnet_plugin.errors import CalibrationError, CheckpointError, NumbersError, RecipeError
+from funcnet_plugin.adapters import bind
+from funcnet_plugin.cut.surgery import cut
+from funcnet_plugin.errors import NumbersError
 from funcnet_plugin.measure.finite import check_finite_weights, is_finite
-from funcnet_plugin.measure.gradients import loss_gradients
+from funcnet_plugin.measure.gradients import output_gradients, weight_gradients
+from funcnet_plugin.measure.moments import moments_of
 from funcnet_plugin.measure.streams import Streams
-from funcnet_plugin.measure.vocabulary import strongest_answers
+from funcnet_plugin.measure.text import Text
 from funcnet_plugin.peers.depth import block_influence, perplexity_without
 from funcnet_plugin.peers.slicing import fuse_norms, principal_axes
 from funcnet_plugin.perplexity import perplexities
-from funcnet_plugin.repair.fit import Examples, reconstruct
-from funcnet_plugin.score.neurons import Scorer, union_of_ranks
-from funcnet_plugin.text.own import inner_moments
+from funcnet_plugin.repair.fit import Examples, fit_weights
 from funcnet_plugin.text.writing import write
 from tests.conftest import make_llama
 from tests.hosting import loader, logged, logits, offload_layers, recipe
@@ -49,6 +48,10 @@ def run(model, texts, text):
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return run_it(AutoModelForCausalLM.from_pretrained(folder, dtype="auto"), texts, text)
+
+
+def text_of(texts, samples=2):
+    return Text.read(loader(texts, samples=samples))
 
 
 def spoilt(name, value=NAN, **changes):
@@ -101,11 +104,11 @@ def test_what_is_finite(dtype):
     assert is_finite(torch.zeros(2).to(torch.float8_e4m3fn))
 
 
-@pytest.mark.parametrize("compensation", ["none", "least_squares", "reconstruction"])
+@pytest.mark.parametrize("repair", ["none", "least_squares", "reconstruction"])
 @pytest.mark.parametrize("scorer", ["magnitude", "effect", "taylor", "surgeon", None])
-def test_activations_that_overflow_are_named(texts, scorer, compensation):
+def test_activations_that_overflow_are_named(texts, scorer, repair):
     name = "WidthPruningModifier" if scorer else "FunctionalNetworkModifier"
-    fields = {"compensation": compensation} | ({"scorer": scorer} if scorer else {})
+    fields = {"repair": repair} | ({"scorer": scorer} if scorer else {})
     with pytest.raises(
         NumbersError, match=r"^layer 1: .*float16.*; .*bfloat16 or float32"
     ) as error:
@@ -117,17 +120,21 @@ def test_the_module_is_named_by_what_overflows(texts):
     model = overflowing("model.layers.1.self_attn.v_proj")
     with pytest.raises(NumbersError, match=r"layer 1: the hidden states|the outputs of the up"):
         run(model, texts, recipe("WidthPruningModifier", scorer="effect"))
-    batch = next(iter(loader(texts)))
-    with pytest.raises(
-        NumbersError, match=r"^layer 1: the output of model\.layers\.1\.self_attn\."
-    ):
-        loss_gradients(model, [batch], bind(model).blocks)
+    message = r"^layer 1: the output of model\.layers\.1\.self_attn\."
+    with pytest.raises(NumbersError, match=message):
+        weight_gradients(model, text_of(texts), bind(model).blocks)
+    with pytest.raises(NumbersError, match=message):
+        output_gradients(model, text_of(texts), bind(model).blocks, seed=0)
 
 
-@pytest.mark.parametrize("fields", [{"own_text": 0.25}, {"continuations": 1}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"own_text": 0.25, "repair": "least_squares"},
+        {"repair": {"name": "reconstruction", "continuations": 1}},
+    ],
+)
 def test_text_of_its_own_that_cannot_be_drawn(texts, fields):
-    if "continuations" in fields:
-        fields |= {"repair": "reconstruction"}
     text = recipe("WidthPruningModifier", scorer="effect", **fields)
     with pytest.raises(NumbersError, match=r"^layer 1: .*up_proj|^layer 1: the hidden"):
         run(overflowing(), texts, text)
@@ -138,7 +145,7 @@ def test_text_of_its_own_that_cannot_be_drawn(texts, fields):
 def test_activations_in_own_text_are_named(texts):
     model = overflowing()
     with pytest.raises(NumbersError, match="layer 1: inputs of the down projection"):
-        inner_moments(model, loader(texts, samples=2), bind(model).blocks)
+        moments_of(model, text_of(texts), bind(model).blocks)
 
 
 def test_gradients_that_overflow_are_named(texts, monkeypatch):
@@ -146,15 +153,18 @@ def test_gradients_that_overflow_are_named(texts, monkeypatch):
     model = make_llama()
     blocks = bind(model).blocks
     blocks[1].down.register_full_backward_hook(lambda m, given, got: (given[0] * INF,))
-    with pytest.raises(NumbersError, match=r"layer [01]: the loss's gradients by model\.layers"):
-        loss_gradients(model, loader(texts, samples=2), blocks)
+    message = r"layer [01]: the loss's gradients by model\.layers"
+    with pytest.raises(NumbersError, match=message):
+        weight_gradients(model, text_of(texts), blocks)
+    with pytest.raises(NumbersError, match=message):
+        output_gradients(model, text_of(texts), blocks, seed=0)
 
 
 @pytest.mark.parametrize("measure", [block_influence, perplexity_without])
 def test_layers_are_not_ordered_by_nan(texts, measure):
     model = overflowing()
     with pytest.raises(NumbersError, match=r"^layer 1: the output of model\.layers\.1\.mlp\."):
-        measure(model, model.model.layers, loader(texts, samples=2))
+        measure(model, model.model.layers, text_of(texts))
 
 
 @pytest.mark.parametrize("score", ["block_influence", "perplexity"])
@@ -169,17 +179,8 @@ def test_whole_models_that_overflow_are_left_as_they_are(texts, tmp_path, score)
         fuse_norms(principal)
         with torch.no_grad():
             principal.model.layers[1].mlp.up_proj.weight.mul_(3e4)
-        principal_axes(principal.half(), loader(texts, samples=2))
+        principal_axes(principal.half(), text_of(texts))
     assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
-
-
-def test_a_token_that_nothing_uses_counts_where_all_tokens_are_asked(texts):
-    model = overflowing("model.layers.0.mlp.up_proj")
-    with pytest.raises(NumbersError, match=r"layer 0: token_share .* for tokens \[\d+"):
-        strongest_answers(model, bind(model).blocks[0])
-    text = recipe("WidthPruningModifier", scorer="effect", token_share=0.01)
-    with pytest.raises(NumbersError, match=r"embed_tokens\.weight holds NaN .*\[31, 23\]"):
-        run(spoilt("model.embed_tokens.weight"), texts, text)
 
 
 def test_products_that_overflow_float32_are_named(texts):
@@ -194,7 +195,7 @@ def test_products_that_overflow_float32_are_named(texts):
 def test_hidden_states_beside_each_other_are_looked_at(texts):
     model = overflowing()
     blocks = bind(model).blocks
-    streams = Streams(model, blocks, loader(texts, samples=2))
+    streams = Streams(model, blocks, text_of(texts))
     streams.pass_dense(blocks[0])
     with pytest.raises(NumbersError, match="layer 1: the dense model's hidden states"):
         streams.pass_dense(blocks[1])
@@ -204,7 +205,7 @@ def test_a_repair_that_its_dtype_cannot_hold_is_not_written():
     block = bind(make_llama().half()).blocks[2]
     keep = torch.arange(24)
     with pytest.raises(NumbersError, match=r"layer 2: the pruned and repaired weights .* float16"):
-        cut_neurons(block, keep, torch.full((24, 24), 1e6))
+        cut(block, keep, torch.full((24, 24), 1e6))
 
 
 def test_targets_that_are_not_finite_are_refused():
@@ -212,95 +213,7 @@ def test_targets_that_are_not_finite_are_refused():
     x = torch.randn(64, 24)
     target = torch.full((64, 24), INF)
     with pytest.raises(NumbersError, match=r"layer 1: what model\.layers\.1\.mlp should give"):
-        reconstruct(block, [Examples(x, target, torch.arange(64), 1.0)], epochs=1, seed=0)
-
-
-@pytest.fixture
-def plugin():
-    """Registers a scorer `mine` that gives what the function says."""
-    plugins = manager.get_manager()
-
-    def register(score):
-        class Plugin:
-            @staticmethod
-            @hookimpl
-            def funcnet_scorers():
-                return [Scorer("mine", score)]
-
-        plugins.register(Plugin, name="mine")
-
-    yield register
-    plugins.unregister(name="mine")
-
-
-WRONG = {
-    "NaN": (lambda e: torch.full((e.block.width,), NAN), NumbersError, r"48 of 48 .*\[0, 1, 2"),
-    "infinite": (lambda e: torch.arange(48.0) / torch.arange(48.0), NumbersError, "1 of 48"),
-    "too short": (lambda e: torch.ones(5), RecipeError, r"\(5,\) of float32"),
-    "a column": (lambda e: torch.ones(48, 1), RecipeError, r"\(48, 1\) of"),
-    "a mask": (lambda e: torch.ones(48, dtype=torch.bool), RecipeError, "of bool"),
-    "complex": (lambda e: torch.ones(48, dtype=torch.cfloat), RecipeError, "of complex64"),
-    "a list": (lambda e: [1.0] * 48, RecipeError, "list"),
-    "nothing": (lambda e: None, RecipeError, "NoneType"),
-}
-
-
-@pytest.mark.parametrize("allocation", ["uniform", "threshold"])
-@pytest.mark.parametrize("case", WRONG)
-def test_what_a_scorer_gives_is_looked_at(fresh, texts, plugin, case, allocation):
-    score, error, message = WRONG[case]
-    plugin(score)
-    text = recipe("WidthPruningModifier", scorer="mine", allocation=allocation)
-    with pytest.raises(error, match=f"^layer 0: the scorer mine gave .*{message}"):
-        run(fresh(), texts, text)
-    union = recipe(union_with="mine", allocation=allocation)
-    with pytest.raises(error, match=r"^layer 0: the scorer mine gave "):
-        run(fresh(), texts, union)
-
-
-def test_integers_and_half_precision_are_numbers(fresh, texts, plugin):
-    plugin(lambda e: torch.arange(48).to(torch.int16 if e.block.index else torch.float16))
-    model = run(fresh(), texts, recipe("WidthPruningModifier", scorer="mine"))
-    assert torch.isfinite(logits(model)).all()
-
-
-@pytest.mark.parametrize("scorer", ["effect", "flap", "wanda_sp", "taylor", "obs", "surgeon",
-                                    "loss_effect", "magnitude"])  # fmt: skip
-@pytest.mark.parametrize("allocation", ["uniform", "threshold"])
-def test_a_dead_layer_is_said_to_have_no_order(texts, scorer, allocation):
-    model = make_llama()
-    with torch.no_grad():
-        for module in bind(model).blocks[1].projections:
-            module.weight.zero_()
-    text = recipe(
-        "WidthPruningModifier", scorer=scorer, allocation=allocation, repair="least_squares"
-    )
-    with logged() as lines:
-        run(model, texts, text)
-    said = [line for line in lines if "gives all" in line]
-    assert len(said) == 1
-    assert f"layer 1: the scorer {scorer} gives all 48 neurons the same score (0)" in said[0]
-    assert "model.layers.1.mlp into the recipe's ignore" in said[0]
-
-
-@pytest.mark.parametrize("strategy", ["local", "global"])
-def test_networks_of_a_dead_layer_are_refused_by_name(texts, strategy):
-    model = make_llama()
-    with torch.no_grad():
-        for module in bind(model).blocks[1].projections:
-            module.weight.zero_()
-    with pytest.raises(CheckpointError, match=r"the MLP of layer 1 is dead.*ignore: \[model"):
-        run(model, texts, recipe(strategy=strategy))
-    ignored = recipe(strategy=strategy, ignore=["model.layers.1.mlp"], pruning_ratio=0.1)
-    assert bind(run(model, texts, ignored)).widths[1] == 48
-
-
-@pytest.mark.parametrize("strategy", ["local", "global"])
-def test_a_stability_that_no_network_reaches_is_refused_with_the_largest(fresh, texts, strategy):
-    text = recipe(min_stability=0.9999, n_init=3, strategy=strategy)
-    with pytest.raises(CalibrationError, match=r"min_stability=0\.9999 .*most stable: 0\.\d+\)"):
-        run(fresh(), texts, text)
-    run(fresh(), texts, recipe(min_stability=0.2, n_init=3, strategy=strategy))
+        fit_weights(block, [Examples(x, target, torch.arange(64), 1.0)], epochs=1, seed=0)
 
 
 def test_layers_that_are_all_alike_are_said_to_be(texts):
@@ -312,13 +225,6 @@ def test_layers_that_are_all_alike_are_said_to_be(texts):
     with logged() as lines:
         run(model, texts, peer("DepthPruningModifier", score="perplexity", pruning_ratio=0.3))
     assert any("for every layer that may go" in line for line in lines)
-
-
-def test_a_score_that_is_all_alike_has_no_say_in_a_union():
-    other, alike = torch.tensor([3.0, 1.0, 2.0, 4.0]), torch.ones(4)
-    for scores in ([[other], [alike]], [[alike], [other]]):
-        assert union_of_ranks(scores)[0].argsort().tolist() == [1, 2, 0, 3]
-    assert union_of_ranks([[alike], [alike]])[0].tolist() == [0.0] * 4
 
 
 def test_perplexity_is_a_number_or_refused(tmp_path):

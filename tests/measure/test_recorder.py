@@ -6,7 +6,7 @@ from transformers import DynamicCache
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import CalibrationError
-from funcnet_plugin.measure.recorder import MLPRecorder, real_tokens
+from funcnet_plugin.measure.recorder import Recorder, real_tokens
 from tests.conftest import make_llama
 
 
@@ -17,7 +17,7 @@ def record(model, **inputs):
     def register(module, hook, kind, **options):
         return getattr(module, f"register_{kind}_hook")(hook, **options)
 
-    MLPRecorder(bind(model).blocks[1], register, samples.append)
+    Recorder(bind(model).blocks[1], register, samples.append)
     with torch.no_grad():
         model(**inputs)
     return samples
@@ -36,11 +36,13 @@ def test_a_padded_batch_gives_the_samples_it_was_made_of(attention, side):
         ids[i, where], mask[i, where] = row, 1
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     batched = record(model, input_ids=ids, attention_mask=mask, position_ids=positions)
-    assert [len(s.hidden) for s in batched] == lengths
+    assert [len(s.inner) for s in batched] == lengths
     for sample, row in zip(batched, rows, strict=True):
         (alone,) = record(make_llama(attn_implementation=attention), input_ids=row[None])
-        for name in ("act", "up", "hidden"):
-            assert torch.allclose(getattr(sample, name), getattr(alone, name), atol=1e-5)
+        for name in ("act", "up"):
+            assert torch.allclose(sample.signals[name], alone.signals[name], atol=1e-5)
+        assert torch.allclose(sample.inner, alone.inner, atol=1e-5)
+        assert torch.allclose(sample.entered, alone.entered, atol=1e-5)
 
 
 def test_a_sample_is_the_inside_of_the_mlp():
@@ -51,9 +53,10 @@ def test_a_sample_is_the_inside_of_the_mlp():
     (sample,) = record(model, input_ids=torch.randint(3, 32, (1, 6)))
     act = torch.nn.functional.silu(seen["x"][0] @ block.gate.weight.T)
     up = seen["x"][0] @ block.up.weight.T
-    assert torch.allclose(sample.act, act, atol=1e-5)
-    assert torch.allclose(sample.hidden, act * up, atol=1e-5)
-    assert torch.equal(sample.signals(["up", "act"]), torch.cat([sample.up, sample.act], 1))
+    assert torch.allclose(sample.signals["act"], act, atol=1e-5)
+    assert torch.allclose(sample.inner, act * up, atol=1e-5)
+    joined = torch.cat([sample.signals["up"], sample.signals["act"]], 1)
+    assert torch.equal(sample.joined(["up", "act"]), joined)
 
 
 def test_a_mask_that_does_not_show_padding_is_refused():
@@ -69,6 +72,6 @@ def test_layers_split_by_sequential_targets_are_refused():
         hooks[kind, module] = hook
 
     block = bind(model).blocks[0]
-    MLPRecorder(block, register, lambda sample: None)
+    Recorder(block, register, lambda sample: None)
     with pytest.raises(CalibrationError, match="sequential_targets"):
         hooks["forward_pre", block.down](block.down, (torch.randn(1, 4, 48),))

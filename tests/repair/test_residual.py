@@ -4,59 +4,16 @@ import pytest
 import torch
 
 from funcnet_plugin.adapters import bind
-from funcnet_plugin.adapters.projection import oriented
-from funcnet_plugin.cut.surgery import cut_neurons
-from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.cut.surgery import cut
 from funcnet_plugin.measure.streams import Streams
-from funcnet_plugin.repair.compensation import least_squares_repair
+from funcnet_plugin.measure.text import Text
+from funcnet_plugin.repair.least_squares import least_squares
 from funcnet_plugin.repair.residual import ResidualFit, residual_gain
 from tests.families import FAMILIES
 from tests.hosting import kept_by_effect, kept_of, loader, logits, recipe, run
+from tests.repair.data import BEHIND_A_NORM, FIELDS, RESIDUAL, padded_batches, seen_by
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
-# what comes out of their MLPs is normalised before it joins the stream
-BEHIND_A_NORM = {"gemma2", "gemma3", "olmo2", "olmo3", "exaone4", "glm4"}
-FIELDS = {
-    "name": "WidthPruningModifier",
-    "scorer": "effect",
-    "allocation": "threshold",
-    "repair": "residual_least_squares",
-}
-
-
-def padded_batches():
-    """Two batches of two samples, the second sample of each shorter and padded on the left."""
-    ids = torch.randint(3, 30, (4, 12), generator=torch.Generator().manual_seed(1))
-    mask = torch.ones_like(ids)
-    mask[1::2, :5] = 0
-    return [
-        {"input_ids": part, "attention_mask": seen}
-        for part, seen in zip(ids.split(2), mask.split(2), strict=True)
-    ]
-
-
-def seen_by(model, batches, module_of):
-    """What enters a module of every block, and what its layer gives, over all real tokens."""
-    inputs, outputs, hooks = {}, {}, []
-    for block in bind(model).blocks:
-        for module, found, take in (
-            (module_of(block), inputs, lambda a, o: a[0]),
-            (block.decoder_layer, outputs, lambda a, o: o[0] if isinstance(o, tuple) else o),
-        ):
-            hooks.append(
-                module.register_forward_hook(
-                    lambda m, a, o, i=block.index, f=found, t=take: f.setdefault(i, []).append(
-                        t(a, o).flatten(0, -2)
-                    )
-                )
-            )
-    with torch.no_grad():
-        for batch in batches:
-            model(**batch, use_cache=False)
-    for hook in hooks:
-        hook.remove()
-    real = torch.cat([batch["attention_mask"].flatten().bool() for batch in batches])
-    return [{i: torch.cat(parts)[real] for i, parts in f.items()} for f in (inputs, outputs)]
 
 
 def test_the_change_is_that_of_ridge_regression():
@@ -111,16 +68,16 @@ def test_streams_are_what_the_whole_models_see(family):
     dense, pruned = FAMILIES[family].build(), FAMILIES[family].build()
     keep = torch.arange(0, bind(pruned).blocks[0].width, 2)
     for block in bind(pruned).blocks:
-        cut_neurons(block, keep)
+        cut(block, keep)
     _, before = seen_by(dense, padded_batches(), lambda b: b.down)
     inner, after = seen_by(pruned, padded_batches(), lambda b: b.down)
     model = FAMILIES[family].build()
     blocks = bind(model).blocks
     with torch.no_grad():
-        streams = Streams(model, blocks, padded_batches())
+        streams = Streams(model, blocks, Text.read(padded_batches()))
         for block in blocks:
             streams.pass_dense(block)
-            cut_neurons(block, keep)
+            cut(block, keep)
             found = list(streams.differences(block))
             h = torch.cat([missing.h for missing in found])
             error = torch.cat([missing.error for missing in found])
@@ -150,7 +107,7 @@ def test_every_layer_makes_up_for_what_is_left_of_the_error(fresh, texts):
     ):
         keep, h = kept_at[block.index], h_dense[block.index].double()
         weight = original.down.weight.detach()
-        cut_neurons(block, keep, least_squares_repair(weight, h.T @ h / len(h), keep, 0.02))
+        cut(block, keep, least_squares(weight, h.T @ h / len(h), keep, 0.02))
         inner, output = seen_by(copy, data, lambda b: b.down)
         h = inner[block.index].double()
         error = (stream[block.index] - output[block.index]).double()
@@ -171,12 +128,12 @@ def test_the_last_hidden_states_come_closer(family, texts, tmp_path):
     last = bind(dense).blocks[-1].index
     expected = seen_by(dense, list(loader(texts)), lambda b: b.down)[1][last]
     errors, weights = [], []
-    for compensation in ("least_squares", "residual_least_squares"):
-        text = recipe(**FIELDS | {"compensation": compensation}, pruning_ratio=0.1, align=8)
+    for repair in ("least_squares", RESIDUAL):
+        text = recipe(**FIELDS | {"repair": repair}, pruning_ratio=0.1, align=8)
         model = run(str(tmp_path / "dense"), texts, text)
         found = seen_by(model, list(loader(texts)), lambda b: b.down)[1][last]
         errors.append(float((found - expected).square().mean()))
-        weights.append([oriented(b.down, b.down.weight).detach() for b in bind(model).blocks])
+        weights.append([b.output_weight.detach() for b in bind(model).blocks])
     if family in BEHIND_A_NORM:
         assert all(torch.equal(*pair) for pair in zip(*weights, strict=True))
     else:
@@ -211,8 +168,3 @@ def test_own_text_counts_by_its_share(fresh, texts):
     found = [run(fresh(), texts, recipe(**FIELDS, own_text=share)) for share in (0.0, 0.01, 0.5)]
     little, half = ((logits(m) - logits(found[0])).abs().mean() for m in found[1:])
     assert 0 < little < 0.3 * half
-
-
-def test_a_ridge_for_every_layer_is_refused(fresh, texts):
-    with pytest.raises(RecipeError, match="ridge: auto is for compensation: least_squares; give"):
-        run(fresh(), texts, recipe(**FIELDS, ridge="auto"))

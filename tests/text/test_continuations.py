@@ -1,28 +1,40 @@
 """More text for the repair, which the model writes by going on from pieces of the samples."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.measure.streams import Streams
-from funcnet_plugin.repair import behind as residual_repair
-from funcnet_plugin.repair.fit import reconstruct
-from funcnet_plugin.text.own import continuation_windows, own_windows
+from funcnet_plugin.measure.text import Text
+from funcnet_plugin.repair import reconstruction
+from funcnet_plugin.repair.fit import fit_weights
+from funcnet_plugin.run import ahead
+from funcnet_plugin.text.own import write_continuations, write_own_text
 from funcnet_plugin.text.windows import make_loader
 from tests.conftest import make_llama
 from tests.families import FAMILIES
-from tests.hosting import loader, logged, recipe, run
-from tests.repair.test_residual import padded_batches
+from tests.hosting import loader, recipe, run
+from tests.repair.data import padded_batches
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 FIELDS = {
     "name": "WidthPruningModifier",
     "scorer": "effect",
     "allocation": "threshold",
-    "repair": "reconstruction",
-    "reconstruction_epochs": 1,
 }
+
+
+def reconstruct(epochs=1, **parameters):
+    return {"name": "reconstruction", "epochs": epochs} | parameters
+
+
+def continued(model, data, per_sample, seed):
+    """Let a model go on from the samples of some batches: (n_windows, window)."""
+    text = write_continuations(model, Text.read(data), per_sample, seed)
+    return torch.cat([batch["input_ids"] for batch in text.batches])
 
 
 def refuse(*asked, **more):
@@ -36,16 +48,16 @@ def stands_in(piece, sample):
 
 def test_each_goes_on_from_a_piece_of_its_sample(texts):
     model, data = make_llama(), loader(texts, samples=5, window=40)
-    found = continuation_windows(model, data, 3, seed=0)
+    found = continued(model, data, 3, seed=0)
     assert found.shape == (15, 40)
     samples = torch.cat([batch["input_ids"] for batch in data]).tolist()
     pieces = found[:, :16].tolist()
     assert all(stands_in(p, samples[i // 3]) for i, p in enumerate(pieces))
     assert len(set(map(tuple, pieces))) > 10  # from anywhere in it
     assert not any(w in samples for w in found.tolist())
-    assert torch.equal(found, continuation_windows(model, data, 3, seed=0))
-    assert not torch.equal(found, continuation_windows(model, data, 3, seed=1))
-    assert not torch.equal(found, own_windows(model, data, seed=0))
+    assert torch.equal(found, continued(model, data, 3, seed=0))
+    assert not torch.equal(found, continued(model, data, 3, seed=1))
+    assert not torch.equal(found, write_own_text(model, Text.read(data), 0.5, seed=0).windows)
 
 
 def test_samples_of_all_lengths_are_continued_in_their_order():
@@ -56,7 +68,7 @@ def test_samples_of_all_lengths_are_continued_in_their_order():
     for row, sample in enumerate(samples):
         ids[row, : len(sample)], mask[row, : len(sample)] = torch.tensor(sample), 1
     data = [{"input_ids": ids, "attention_mask": mask}]
-    found = continuation_windows(make_llama(), data, 2, seed=0).tolist()
+    found = continued(make_llama(), data, 2, seed=0).tolist()
     assert len(found) == 12 and {len(window) for window in found} == {6}
     for i, window in enumerate(found):
         sample = samples[i // 2]
@@ -66,7 +78,7 @@ def test_samples_of_all_lengths_are_continued_in_their_order():
 def test_streams_count_by_calibration_sample():
     model = make_llama()
     blocks = bind(model).blocks
-    streams = Streams(model, blocks, padded_batches(), per_sample=2)
+    streams = Streams(model, blocks, replace(Text.read(padded_batches()), per_sample=2))
     streams.pass_dense(blocks[0])
     sample = torch.cat([part.sample for part in streams.differences(blocks[0])])
     assert sample.tolist() == [0] * (12 + 7) + [1] * (12 + 7)
@@ -77,10 +89,10 @@ def test_tokens_count_as_those_of_the_samples_and_are_held_out_with_them(fresh, 
 
     def see(block, examples, **options):
         seen.append(examples)
-        return reconstruct(block, examples, **options)
+        return fit_weights(block, examples, **options)
 
-    monkeypatch.setattr(residual_repair, "reconstruct", see)
-    run(fresh(), texts, recipe(**FIELDS, continuations=2, own_text=0.4))
+    monkeypatch.setattr(reconstruction, "fit_weights", see)
+    run(fresh(), texts, recipe(**FIELDS, repair=reconstruct(continuations=2), own_text=0.4))
     for examples in seen:
         by_weight = {}
         for example in examples:
@@ -104,30 +116,28 @@ def test_little_text_is_not_learnt_by_heart(texts, tmp_path):
         return float((found - dense).square().mean())
 
     few = loader(texts[:10], samples=4)
-    fields = FIELDS | {"reconstruction_epochs": 20}
-    alone, continued = (
-        missing(run(str(tmp_path / "dense"), texts, recipe(**fields, **more), dataset=few))
-        for more in ({}, {"continuations": 10})
+    alone, with_more = (
+        missing(
+            run(
+                str(tmp_path / "dense"),
+                texts,
+                recipe(**FIELDS, repair=reconstruct(20, continuations=n)),
+                dataset=few,
+            )
+        )
+        for n in (0, 10)
     )
-    assert continued < 0.95 * alone
+    assert with_more < 0.95 * alone
 
 
 def test_where_nothing_reads_them_nothing_is_written(texts, tmp_path, monkeypatch):
     """Behind a norm MLPs are repaired one by one, on their moments."""
     FAMILIES["gemma2"].build().save_pretrained(tmp_path / "dense")
-    monkeypatch.setattr(residual_repair, "continuation_windows", refuse)
-    run(str(tmp_path / "dense"), texts, recipe(**FIELDS, continuations=2))
-
-
-def test_other_repairs_do_without(fresh, texts, monkeypatch):
-    """As when `--compensation` takes the place of a packaged recipe's repair."""
-    monkeypatch.setattr(residual_repair, "continuation_windows", refuse)
-    fields = FIELDS | {"repair": "least_squares", "continuations": 1}
-    with logged() as lines:
-        run(fresh(), texts, recipe(**fields))
-    assert any("so the model writes none" in line for line in lines)
+    monkeypatch.setattr(ahead, "write_continuations", refuse)
+    text = recipe(**FIELDS, repair=reconstruct(continuations=2))
+    run(str(tmp_path / "dense"), texts, text)
 
 
 def test_samples_of_one_token_cannot_be_continued(fresh):
     with pytest.raises(CalibrationError, match="too short for the model to write in"):
-        continuation_windows(fresh(), make_loader([[5]] * 4), 1, seed=0)
+        continued(fresh(), make_loader([[5]] * 4), 1, seed=0)

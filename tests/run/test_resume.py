@@ -8,34 +8,29 @@ from llmcompressor.core import active_session
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import CheckpointError
-from funcnet_plugin.hosts.llmcompressor.functional_network import FunctionalNetworkModifier
-from funcnet_plugin.measure import gradients
+from funcnet_plugin.run import Run, ahead
 from funcnet_plugin.score.global_networks import GlobalNetworks
-from funcnet_plugin.text import own as own_calibration
-from tests.hosting import as_dataset, loader, recipe, run
+from funcnet_plugin.text import own
+from tests.hosting import as_dataset, loader, networks, recipe, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
+UNION = [networks(), "effect"]
 KINDS = {
-    "layer by layer": {"repair": "least_squares", "score": "union"},
+    "layer by layer": {"repair": "least_squares", "scorer": UNION},
     "bias": {"repair": "bias"},
-    "one cut": {"allocation": "threshold", "repair": "least_squares", "score": "union"},
-    "global": {"strategy": "global", "repair": "least_squares"},
+    "one cut": {"allocation": "threshold", "repair": "least_squares", "scorer": UNION},
+    "global": {"scorer": networks(strategy="global"), "repair": "least_squares"},
     "gradients": {
-        "strategy": "global",
+        "scorer": [networks(strategy="global"), "loss_effect", "taylor"],
         "allocation": "threshold",
-        "union_with": "loss_effect",
-        "networks_share": 0.1,
-        "token_share": 0.01,
-        "fisher_labels": "model",
         "own_text": 0.25,
         "repair": "least_squares",
     },
     "residual": {
+        "scorer": UNION,
         "allocation": "threshold",
-        "score": "union",
         "own_text": 0.25,
-        "continuations": 1,
-        "repair": "reconstruction",
+        "repair": {"name": "reconstruction", "continuations": 1},
     },
 }
 
@@ -57,21 +52,21 @@ def biased(tmp_path):
 
 def interrupt_at(monkeypatch, layer):
     """Stop like a user does, in the middle of a layer."""
-    scored = FunctionalNetworkModifier._score
+    scored = Run._scored
 
-    def score(self, block, statistics):
-        if block.index == layer:
+    def score(self, unit, measured):
+        if unit.index == layer:
             raise InterruptedRunError
-        return scored(self, block, statistics)
+        return scored(self, unit, measured)
 
-    monkeypatch.setattr(FunctionalNetworkModifier, "_score", score)
+    monkeypatch.setattr(Run, "_scored", score)
 
 
-def interrupted(model, texts, text, monkeypatch, layer=2):
+def interrupted(model, texts, text, monkeypatch, layer=2, **options):
     with monkeypatch.context() as patch:
         interrupt_at(patch, layer)
         with pytest.raises(InterruptedRunError):
-            run(model, texts, text)
+            run(model, texts, text, **options)
     active_session().lifecycle.recipe.modifiers = []
     active_session().reset()
 
@@ -84,11 +79,9 @@ def test_the_result_is_that_of_an_uninterrupted_run(biased, texts, tmp_path, mon
     finished = {path.name for path in (tmp_path / "progress").glob("layer-*")}
     assert finished == {"layer-0000.safetensors", "layer-0001.safetensors"}
     scored = []
-    original = FunctionalNetworkModifier._score
+    original = Run._scored
     monkeypatch.setattr(
-        FunctionalNetworkModifier,
-        "_score",
-        lambda self, block, s: scored.append(block.index) or original(self, block, s),
+        Run, "_scored", lambda self, unit, s: scored.append(unit.index) or original(self, unit, s)
     )
     resumed = run(biased(), texts, text)
     assert scored == [2]  # the others were not done again
@@ -105,15 +98,9 @@ def test_a_shuffled_dataset_keeps_its_order(fresh, texts, tmp_path, monkeypatch)
     data = as_dataset(loader(texts))
     options = {"dataset": data, "num_calibration_samples": 16, "shuffle_calibration_samples": True}
     text = recipe(resume_dir=str(tmp_path / "progress"))
-    interrupted_options = dict(options)
-    whole = run(fresh(), texts, recipe(), **dict(options))
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 1)
-        with pytest.raises(InterruptedRunError):
-            run(fresh(), texts, text, **interrupted_options)
-    active_session().lifecycle.recipe.modifiers = []
-    active_session().reset()
-    resumed = run(fresh(), texts, text, **dict(options))
+    whole = run(fresh(), texts, recipe(), **options)
+    interrupted(fresh(), texts, text, monkeypatch, layer=1, **options)
+    resumed = run(fresh(), texts, text, **options)
     expected = dict(whole.named_parameters())
     assert all(torch.equal(p, expected[name]) for name, p in resumed.named_parameters())
 
@@ -169,10 +156,12 @@ def test_another_ratio_of_one_cut_measures_nothing_again(fresh, texts, tmp_path,
     def refuse(*args, **kwargs):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(FunctionalNetworkModifier, "_score", refuse)
+    monkeypatch.setattr(Run, "_scored", refuse)
     monkeypatch.setattr(GlobalNetworks, "_decompose", refuse)
-    monkeypatch.setattr(gradients, "loss_gradients", refuse)
-    monkeypatch.setattr(own_calibration, "write", refuse)
+    monkeypatch.setattr(ahead, "weight_gradients", refuse)
+    monkeypatch.setattr(ahead, "output_gradients", refuse)
+    monkeypatch.setattr(ahead, "moments_of", refuse)
+    monkeypatch.setattr(own, "write", refuse)
     again = run(
         fresh(), texts, recipe(**KINDS[kind] | other, resume_dir=str(tmp_path / "progress"))
     )

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from funcnet_plugin.errors import CalibrationError, FuncnetError
 from funcnet_plugin.perplexity import text_windows
-from funcnet_plugin.text.batches import check_batches
+from funcnet_plugin.text.batches import read_calibration
 from tests.conftest import make_tokenizer
-from tests.hosting import loader, recipe, run
+from tests.hosting import loader, networks, recipe, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 IDS = torch.randint(3, 32, (8, 12), generator=torch.Generator().manual_seed(0))
@@ -50,7 +50,9 @@ def texts():
     return ["abc def", "ghi jkl"]
 
 
-@pytest.mark.parametrize("text", [recipe(samples_per_group=2), WIDTH, DEPTH], ids="nwd")
+@pytest.mark.parametrize(
+    "text", [recipe(scorer=networks(samples_per_group=2)), WIDTH, DEPTH], ids="nwd"
+)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -134,7 +136,7 @@ def test_padding_beside_text_is_no_mistake(fresh):
     data = batches(*({"input_ids": i, "attention_mask": m} for i, m in zip(
         IDS.split(2), mask.split(2), strict=True
     )))  # fmt: skip
-    assert check_batches(data, fresh()) == [5] * 8
+    assert list(map(len, read_calibration(data, fresh()).samples)) == [5] * 8
 
 
 def test_looking_changes_nothing(fresh):
@@ -163,14 +165,19 @@ def test_looking_changes_nothing(fresh):
     for seeded in (random.seed, np.random.seed, torch.manual_seed):
         seeded(1)
     looked_at = data()
-    assert len(check_batches(looked_at, model)) == 8
+    assert len(read_calibration(looked_at, model).samples) == 8
     assert torch.equal(seen(looked_at), expected)
     assert drawn() == draws
 
 
 def test_too_few_tokens_for_the_networks(fresh, texts):
     with pytest.raises(CalibrationError, match="n_components=6 does not fit signals of 4 tokens"):
-        run(fresh(), None, recipe(samples_per_group=2), dataset=loader(texts, 8, window=2))
+        run(
+            fresh(),
+            None,
+            recipe(scorer=networks(samples_per_group=2)),
+            dataset=loader(texts, 8, window=2),
+        )
 
 
 def test_a_dead_layer_is_named(fresh, texts):

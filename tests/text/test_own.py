@@ -2,27 +2,43 @@
 
 import pytest
 import torch
-from funcnet_plugin.repair.compensation import least_squares_repair
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from funcnet_plugin.adapters import bind
-from funcnet_plugin.errors import RecipeError
-from funcnet_plugin.text import own as own_calibration
-from funcnet_plugin.text import writing as own_text
-from funcnet_plugin.text.own import inner_moments, own_moments, own_windows
+from funcnet_plugin.errors import CalibrationError, RecipeError
+from funcnet_plugin.measure.moments import moments_of
+from funcnet_plugin.measure.text import Text
+from funcnet_plugin.repair.least_squares import least_squares
+from funcnet_plugin.repair.none import NoRepair
+from funcnet_plugin.run import Request
+from funcnet_plugin.run.ahead import measure_ahead
+from funcnet_plugin.score.parts import SCORERS
+from funcnet_plugin.text import own, writing
+from funcnet_plugin.text.own import write_own_text
 from funcnet_plugin.text.windows import make_loader
 from tests.conftest import make_llama
 from tests.families import FAMILIES
-from tests.hosting import loader, logits, recipe, run
+from tests.hosting import loader, logits, networks, recipe, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 FIELDS = {
     "scorer": "surgeon",
-    "fisher_labels": "model",
     "allocation": "threshold",
     "repair": "least_squares",
     "align": 8,
 }
+
+
+def own_windows(model, data, seed):
+    """Let a model write for the batches of a loader."""
+    return write_own_text(model, Text.read(data), 0.5, seed).windows
+
+
+def own_moments(model, text, share):
+    """Measure what a run measures of the text that the model writes for it, layer by layer."""
+    units = bind(model).blocks
+    request = Request(0.2, (SCORERS.make("effect"),), NoRepair(), own_text=share)
+    return measure_ahead(request, model, units, units, text, None, None).own_moments
 
 
 @pytest.fixture
@@ -31,10 +47,10 @@ def written(monkeypatch):
     found = []
 
     def write(network, ordinary, **asked):
-        found.append((asked, own_text.write(network, ordinary, **asked)))
+        found.append((asked, writing.write(network, ordinary, **asked)))
         return found[-1][1]
 
-    monkeypatch.setattr(own_calibration, "write", write)
+    monkeypatch.setattr(own, "write", write)
     return found
 
 
@@ -56,7 +72,7 @@ def test_each_begins_with_a_token_of_its_sample(texts):
     data = loader(texts, samples=5, window=24)
     found = own_windows(model, data, seed=0)
     samples = torch.cat([batch["input_ids"] for batch in data])
-    for sample, windows in zip(samples, found.split(own_calibration.PER_SAMPLE), strict=True):
+    for sample, windows in zip(samples, found.split(own.PER_SAMPLE), strict=True):
         assert set(windows[:, 0].tolist()) <= set(sample.tolist()) - {0, 1, 2}
     assert not torch.equal(found[:, 0], own_windows(model, data, seed=1)[:, 0])
     assert torch.equal(found, own_windows(model, data, seed=0))
@@ -81,29 +97,41 @@ def test_habits_of_the_generation_config_do_not_enter_the_text(texts):
     assert model.generation_config is habits
 
 
+def test_own_text_is_likely_for_the_model(texts):
+    """It samples its own distribution: far likelier than random tokens."""
+    model = make_llama()
+    written = own_windows(model, loader(texts, samples=8, window=30), seed=0)
+    anything = torch.randint(3, 32, written.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert model(written, labels=written).loss < model(anything, labels=anything).loss - 0.5
+
+
+def test_a_window_that_is_too_short_to_write_is_refused():
+    with pytest.raises(CalibrationError, match="too short"):
+        own_windows(make_llama(), make_loader([[5]] * 4), seed=0)
+
+
 def test_fewer_long_windows_are_written_at_once(monkeypatch):
     model, passes = make_llama(), []
     generate = model.generate
     monkeypatch.setattr(
         model, "generate", lambda ids, **asked: passes.append(len(ids)) or generate(ids, **asked)
     )
-    monkeypatch.setattr(own_text, "_TOKENS", 64)
+    monkeypatch.setattr(writing, "_TOKENS", 64)
     ordinary = range(3, model.config.vocab_size)
-    own_text.write(model, ordinary, begin=[[5]] * 7, window=20, seed=0)
-    own_text.write(model, ordinary, begin=[[5]] * 2, window=80, seed=0)
+    writing.write(model, ordinary, begin=[[5]] * 7, window=20, seed=0)
+    writing.write(model, ordinary, begin=[[5]] * 2, window=80, seed=0)
     assert passes == [3, 3, 1, 1, 1]
     # keys and values of 64 tokens, for as many heads as there are queries
     keys = model(torch.zeros(1, 64, dtype=torch.long), use_cache=True).past_key_values
     exact = sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in keys.layers)
     heads = model.config.num_attention_heads // model.config.num_key_value_heads
-    assert own_text.cache_bytes(model) == heads * exact
+    assert writing.cache_bytes(model) == heads * exact
 
 
 def test_a_model_that_was_being_trained_is_measured_without_dropout(texts, tmp_path):
     FAMILIES["gpt2"].build().save_pretrained(tmp_path / "dense")
-    text = recipe(
-        "WidthPruningModifier", own_text=0.5, **FIELDS | {"repair": "reconstruction"}
-    )
+    text = recipe("WidthPruningModifier", own_text=0.5, **FIELDS | {"repair": "reconstruction"})
 
     def pruned(training):
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "dense").train(training)
@@ -117,35 +145,13 @@ def test_a_model_that_was_being_trained_is_measured_without_dropout(texts, tmp_p
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.75])
 def test_the_share_is_that_of_the_tokens(texts, share):
     model = make_llama()
-    blocks, data = bind(model).blocks, loader(texts, samples=6, window=30)
-    windows = own_windows(model, data, seed=0)
-    found = own_moments(model, data, windows, blocks, share)
-    for index, moments in inner_moments(model, make_loader(windows.tolist()), blocks).items():
+    text = Text.read(loader(texts, samples=6, window=30))
+    found = own_moments(model, text, share)
+    own_text = write_own_text(model, text, share, seed=0)
+    for index, moments in moments_of(model, own_text.for_scores, bind(model).blocks).items():
         assert found[index].count == round(180 * share / (1 - share))
         torch.testing.assert_close(found[index].second, moments.second)
         torch.testing.assert_close(found[index].mean, moments.mean)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_inner_moments_are_of_what_enters_the_down_projection(family, texts):
-    model = FAMILIES[family].build()
-    ids = torch.randint(3, 30, (3, 9), generator=torch.Generator().manual_seed(1))
-    batches = [
-        {"input_ids": part, "attention_mask": torch.ones_like(part)} for part in ids.split(2)
-    ]
-    block = bind(model).blocks[-1]
-    seen = []
-    hook = block.down.register_forward_pre_hook(lambda m, a: seen.append(a[0].flatten(0, -2)))
-    with torch.no_grad():
-        model(ids)
-    hook.remove()
-    h = torch.cat(seen).double()
-    found = inner_moments(model, batches, [block])[block.index]
-    second = h.T @ h / 27
-    scale = second.diagonal().sqrt()  # products are float32, so where they cancel errors do not
-    assert ((found.second - second).abs() <= 1e-4 * torch.outer(scale, scale)).all()
-    assert ((found.mean - h.mean(0)).abs() <= 1e-4 * scale).all()
-    assert found.count == 27 and not block.down._forward_pre_hooks
 
 
 @pytest.mark.parametrize("allocation", ["threshold", "uniform"])
@@ -155,17 +161,16 @@ def test_the_repair_fits_both_texts(fresh, texts, allocation):
     widths wait for all layers too."""
     text = recipe("WidthPruningModifier", own_text=0.5, **FIELDS | {"allocation": allocation})
     dense, pruned = fresh(), run(fresh(), texts, text)
-    blocks = bind(dense).blocks
-    windows = own_windows(dense, loader(texts), seed=0)
-    own = own_moments(dense, loader(texts), windows, blocks, 0.5)
-    given = inner_moments(dense, loader(texts), blocks)
+    data = Text.read(loader(texts))
+    written = own_moments(dense, data, 0.5)
+    given = moments_of(dense, data, bind(dense).blocks)
     for before, after in zip(bind(dense).blocks, bind(pruned).blocks, strict=True):
         rows = [
             next(i for i, old in enumerate(before.up.weight) if torch.equal(old, row))
             for row in after.up.weight
         ]
-        second = 0.5 * (own[before.index].second + given[before.index].second)
-        expected = least_squares_repair(before.down.weight, second, torch.tensor(rows), 0.02)
+        second = 0.5 * (written[before.index].second + given[before.index].second)
+        expected = least_squares(before.down.weight, second, torch.tensor(rows), 0.02)
         torch.testing.assert_close(
             after.down.weight.double(), expected, rtol=1e-3, atol=1e-4, check_dtype=False
         )
@@ -176,11 +181,9 @@ def test_the_repair_fits_both_texts(fresh, texts, allocation):
 @pytest.mark.parametrize("family", ["llama", "chatglm", "gpt2", "opt"])
 def test_every_layout_writes(texts, tmp_path, family, name):
     FAMILIES[family].build().save_pretrained(tmp_path / "dense")
-    fields = {key: value for key, value in FIELDS.items() if key != "scorer"}
-    if name == "WidthPruningModifier":
-        fields["scorer"] = "surgeon"
-    else:
-        fields |= {"strategy": "global", "union_with": "surgeon", "networks_share": 0.1}
+    fields = dict(FIELDS)
+    if name == "FunctionalNetworkModifier":
+        fields["scorer"] = [networks(strategy="global"), "surgeon"]
     text = recipe(name, own_text=0.5, pruning_ratio=0.1, **fields)
     model = run(str(tmp_path / "dense"), texts, text)
     without = run(str(tmp_path / "dense"), texts, text.replace("own_text: 0.5", "own_text: 0.0"))

@@ -1,0 +1,44 @@
+"""Calibration text from files, lists and datasets, and what is said where there is none."""
+
+import json
+
+import pytest
+
+from funcnet_plugin.errors import CalibrationError
+from funcnet_plugin.text.sources import load_texts
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_text_json_lines_and_lists_are_read(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo")
+    rows = write(tmp_path / "b.jsonl", {"text": "x"}, {"text": "  \n"}, {"text": "y"})
+    assert load_texts(tmp_path / "a.txt") == ["one\ntwo"]
+    assert load_texts(str(rows)) == ["x", "y"]
+    assert load_texts(write(tmp_path / "c.jsonl", {"page": "z"}), "page") == ["z"]
+    assert load_texts(["", "w"]) == ["w"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda d: d / "missing.jsonl", "missing.jsonl does not exist"),
+        (lambda d: "/nowhere/text", "/nowhere/text does not exist"),
+        (lambda d: d, "is a directory"),
+        (lambda d: write(d / "e.jsonl"), "holds no text"),
+        (lambda d: write(d / "blank.jsonl", {"text": " "}, {"text": "\n"}), "holds no text"),
+        (lambda d: write(d / "p.jsonl", {"page": "z", "id": 1}), "no column 'text' but page, id"),
+        (lambda d: write(d / "n.jsonl", {"text": 3}), "does not hold text"),
+        (lambda d: (d / "bad.jsonl").write_text("{oops") and d / "bad.jsonl", "not valid JSON"),
+        (lambda d: (d / "x.txt").write_bytes(b"\xff\xfe\xfa") and d / "x.txt", "not UTF-8"),
+        (lambda d: "no-such-dataset-anywhere", "neither a file nor a dataset"),
+        (lambda d: [], "holds no text"),
+    ],
+)
+def test_bad_sources_are_one_clear_sentence(tmp_path, make, message):
+    with pytest.raises(CalibrationError, match=message) as error:
+        load_texts(make(tmp_path))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,41 @@
+"""Documents, cut into token windows and put into a loader."""
+
+import pytest
+
+from funcnet_plugin.errors import CalibrationError
+from funcnet_plugin.text.windows import make_loader, mixed_windows, token_windows
+from tests.conftest import make_tokenizer
+
+
+def test_windows_are_full_distinct_and_reproducible(texts):
+    tokenizer = make_tokenizer()
+    windows = token_windows(texts, tokenizer, window=50, samples=20, seed=3)
+    assert len(windows) == 20 and {len(w) for w in windows} == {50}
+    assert len({tuple(w) for w in windows}) == 20
+    assert windows == token_windows(texts, tokenizer, window=50, samples=20, seed=3)
+    assert windows != token_windows(texts, tokenizer, window=50, samples=20, seed=4)
+    everything = token_windows(texts, tokenizer, window=50, samples=10_000, seed=0)
+    assert len(everything) == 12 * 600 // 50
+
+
+def test_too_little_text_for_one_window():
+    with pytest.raises(CalibrationError, match="has 5 tokens and one sample needs 50"):
+        token_windows(["abcde"], make_tokenizer(), window=50, samples=1, seed=0)
+
+
+def test_the_loader_keeps_the_order():
+    windows = [[i] * 4 for i in range(5)]
+    batches = list(make_loader(windows, batch_size=2))
+    assert [b["input_ids"][:, 0].tolist() for b in batches] == [[0, 1], [2, 3], [4]]
+    assert batches[0]["attention_mask"].tolist() == [[1] * 4] * 2
+
+
+def test_mixed_sources_get_their_shares_in_one_order():
+    first, second = ["a" * 400], ["b" * 400]
+    options = {"window": 10, "samples": 40, "seed": 0}
+    windows = mixed_windows([(first, 0.75), (second, 0.25)], make_tokenizer(), **options)
+    kinds = [len(set(window)) == 1 and window[0] for window in windows]
+    assert sorted(map(kinds.count, set(kinds))) == [10, 30]
+    assert len(set(kinds[:10])) == 2  # not one after the other
+    with pytest.raises(CalibrationError, match=r"share of 0.001 of 40 samples is none"):
+        mixed_windows([(first, 0.999), (second, 0.001)], make_tokenizer(), **options)
