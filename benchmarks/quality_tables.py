@@ -18,9 +18,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from funcnet_plugin.compare import METHODS
-from funcnet_plugin.recipe import pruning_modifier
-
 ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "benchmarks" / "results" / "quality.jsonl"
 PAGE = ROOT / "docs" / "quality.md"
@@ -66,6 +63,41 @@ BETTER_REPAIRS = ("residual_least_squares", REPAIR)
 FLAP_AS_PUBLISHED = "bias"
 # networks, random numbers in their place
 WITH_CONTROL = ("networks-or-effect-uniform", "random-or-effect-uniform")
+# What each method that was measured cut, as it was then; some cannot be run any more.
+CUT = {
+    "best": "one cut",
+    "best-uniform": "equal widths",
+    "best-without-own-text": "one cut",
+    "deployable": "equal widths",
+    "paper": "one cut, bias",
+    "networks": "one cut",
+    "networks-vocabulary": "one cut",
+    "networks-or-effect-uniform": "equal widths",
+    "surgeon": "one cut",
+    "surgeon-vocabulary": "one cut",
+    "loss_effect": "one cut",
+    "effect": "one cut",
+    "effect-uniform": "equal widths",
+    "flap": "one cut, bias",
+    "flap-own-text": "one cut",
+    "taylor": "one cut",
+    "taylor-own-text": "one cut",
+    "wanda_sp": "equal widths",
+    "wanda_sp-own-text": "equal widths",
+    "obs": "equal widths",
+    "obs-own-text": "equal widths",
+    "magnitude": "equal widths",
+    "random": "equal widths",
+    "random-or-best": "one cut",
+    "random-or-deployable": "equal widths",
+    "random-or-effect": "one cut",
+    "random-or-effect-uniform": "equal widths",
+    "random-or-loss_effect": "one cut",
+    "random-or-surgeon": "one cut",
+    "shortgpt": "layers",
+    "shortened_llama": "layers",
+    "slicegpt": "hidden axes",
+}
 Row = dict[str, Any]
 Seeds = dict[int, Row]  # one method at one ratio
 
@@ -87,7 +119,7 @@ def merge(old: list[Row], new: list[Row]) -> list[Row]:
     """A row that was measured again replaces the old one; sorted, so that a change can be read."""
 
     def key(row: Row) -> tuple:
-        facts = (row.get(k) for k in ("ratio", "seed", "samples", "compensation", "setting"))
+        facts = (row.get(k) for k in ("ratio", "seed", "samples", "repair", "setting"))
         return (row["comparison"], row["method"], *map(json.dumps, facts))
 
     return [row for _, row in sorted({key(row): row for row in old + new}.items())]
@@ -124,8 +156,8 @@ def page(rows: list[Row]) -> str:
 def _cells(rows: list[Row]) -> dict[tuple[str, str, float], Seeds]:
     cells: dict[tuple[str, str, float], Seeds] = defaultdict(dict)
     for row in rows:
-        plain = not row.get("setting") and row.get("compensation") not in BETTER_REPAIRS
-        if row["method"] in METHODS and plain:
+        plain = not row.get("setting") and row.get("repair") not in BETTER_REPAIRS
+        if row["method"] in CUT and plain:
             cells[row["comparison"], row["method"], row["ratio"]][row["seed"]] = row
     return cells
 
@@ -134,8 +166,8 @@ def _runs(rows: list[Row]) -> dict[tuple[str, str, str], dict[float, Seeds]]:
     """Comparison, method, repair -> ratio -> seeds."""
     found: dict[tuple, dict[float, Seeds]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        if row["method"] in METHODS and not row.get("setting"):
-            run = (row["comparison"], row["method"], row.get("compensation"))
+        if row["method"] in CUT and not row.get("setting"):
+            run = (row["comparison"], row["method"], row.get("repair"))
             found[run][row["ratio"]][row["seed"]] = row
     return found
 
@@ -254,7 +286,7 @@ def _of_model(model: str, cells: dict) -> str:
         seeds = [cells.get((where, name, ratio), {}) for where, ratio in keys]
         counts = sorted({len(found) for found in seeds if found})
         number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        lines.append([f"`{name}`", _what(name), number, *map(_gm_and_worst, seeds)])
+        lines.append([f"`{name}`", CUT[name], number, *map(_gm_and_worst, seeds)])
     return _table(header, lines)
 
 
@@ -342,17 +374,6 @@ def _share(best: Seeds, flap: Seeds) -> str:
     return f"{100 * (_mean_gm(best) - 1.0) / (_mean_gm(flap) - 1.0):.0f}%"
 
 
-def _what(name: str) -> str:
-    modifier, fields = pruning_modifier(METHODS[name])
-    if modifier == "DepthPruningModifier":
-        return "layers"
-    if modifier == "HiddenSlicingModifier":
-        return "hidden axes"
-    widths = "one cut" if fields.get("allocation") == "threshold" else "equal widths"
-    repair = fields.get("compensation", "least_squares")
-    return widths + {"bias": ", bias", "none": ", unrepaired"}.get(repair, "")
-
-
 def _mean_gm(seeds: Seeds) -> float:
     return statistics.mean(row["gm"] for row in seeds.values())
 
@@ -412,7 +433,14 @@ Bible (64 windows of 128 tokens each): geometric mean over the four texts, ± st
 seeds / worst text. Calibrated on 320 windows of 128 tokens, of WikiText-2 valid alone or of
 WikiText-2 and other pages of the three domains in equal parts ("mixed"). Percent of all parameters;
 kept widths are multiples of 32; four ICA starts. A seed decides which windows calibrate, in which
-order, and all random numbers. What each method is: `funcnet_plugin/compare/methods.py`.
+order, and all random numbers. What each method is: `funcnet_plugin/compare/methods.py`, controls
+and variants `benchmarks/controls.py`; settings are written here as they are called now.
+
+Measured with what was removed since, for it gained nothing: `networks` (a twentieth of the neurons
+kept for networks across layers, `networks_share`), `surgeon-vocabulary` and `networks-vocabulary`
+(the vocabulary in place of own text, `token_share: 0.003`, and labels of the text), and, with that
+`token_share` alone, `deployable`, `networks-or-effect-uniform`, `random-or-surgeon`,
+`random-or-effect-uniform` and `random-or-deployable`.
 
 `best`, its control `random-or-best`, `best-uniform` and `deployable` let the model write besides
 (`own_text`), whatever text calibrates, and so do the peers called `...-own-text`; no other method
@@ -422,7 +450,7 @@ on this page does.
 
 
 _CONTINUED = """Everything repaired by `reconstruction`, which reads three continuations of each
-window too (`--set compensation=reconstruction --set continuations=3` for all), checkpoints stored
+window too (`--repair reconstruction --set repair.continuations=3` for all), checkpoints stored
 in float32, one seed. FLAP, Taylor and OBS have the same own text, continuations and repair;
 measured are those that came near `best` without continuations.
 `deep-again` and `ungated-again` are made by `scripts/train_reference_models.py`, 1500 and 1000
@@ -431,11 +459,11 @@ that are measured. "Share of FLAP's increase": that of `best` over dense in that
 published, which repairs by its bias.
 """
 
-_AGAIN = """The same two models without continuations (`--set continuations=0`).
+_AGAIN = """The same two models without continuations (`--set repair.continuations=0`).
 """
 
 _NOW = """Everything that cuts neurons repaired by `reconstruction`, without continuations (`--set
-continuations=0`; when they were measured no recipe had any), checkpoints stored in float32.
+repair.continuations=0`; when they were measured no recipe had any), checkpoints stored in float32.
 `deep-unseen` and `ungated-unseen` are the two models above, trained on another machine.
 """
 
@@ -447,7 +475,7 @@ _MORE = """As above, 1280 windows of mixed text instead of 320 (`--samples 1280`
 """
 
 _LITTLE = """32 windows (`--samples 32`); the same and ten continuations of each, two epochs instead
-of five (`--set continuations=10 --set reconstruction_epochs=2`). Own text keeps its share.
+of five (`--set repair.continuations=10 --set repair.epochs=2`). Own text keeps its share.
 """
 
 _BEFORE = """Repaired by `least_squares` is what cuts neurons. `best`, its control, `best-uniform`
