@@ -103,7 +103,7 @@ Seeds = dict[int, Row]  # one method at one ratio
 
 
 def collect(out: Path) -> list[Row]:
-    """The rows of all comparisons under `out`, but for what the machine's load decides."""
+    """Read the rows of all comparisons under `out`, but for what the machine's load decides."""
     hidden = {"seconds", "peak_mb", "tokens_per_second", "tasks", "refused"}
     found = []
     for path in sorted(out.glob("*/rows.jsonl")):
@@ -116,7 +116,7 @@ def collect(out: Path) -> list[Row]:
 
 
 def merge(old: list[Row], new: list[Row]) -> list[Row]:
-    """A row that was measured again replaces the old one; sorted, so that a change can be read."""
+    """Replace rows that were measured again; sorted, so that a change can be read."""
 
     def key(row: Row) -> tuple:
         facts = (row.get(k) for k in ("ratio", "seed", "samples", "repair", "setting"))
@@ -126,7 +126,7 @@ def merge(old: list[Row], new: list[Row]) -> list[Row]:
 
 
 def page(rows: list[Row]) -> str:
-    """The whole of docs/quality.md."""
+    """Write the whole of docs/quality.md."""
     cells, runs = _cells(rows), _runs(rows)
     dense = {r["comparison"]: r["perplexity"] for r in rows if r["method"] == "dense"}
     parts = [_INTRODUCTION, "## `best` as the recipe is, and peers with the same text and repair\n"]
@@ -163,7 +163,7 @@ def _cells(rows: list[Row]) -> dict[tuple[str, str, float], Seeds]:
 
 
 def _runs(rows: list[Row]) -> dict[tuple[str, str, str], dict[float, Seeds]]:
-    """Comparison, method, repair -> ratio -> seeds."""
+    """Sort rows: comparison, method, repair -> ratio -> seeds."""
     found: dict[tuple, dict[float, Seeds]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         if row["method"] in CUT and not row.get("setting"):
@@ -173,18 +173,20 @@ def _runs(rows: list[Row]) -> dict[tuple[str, str, str], dict[float, Seeds]]:
 
 
 def _repaired(runs: dict, where: str) -> dict[str, dict[float, Seeds]]:
-    """Method -> ratio -> seeds, in one comparison and with the recipes' repair."""
+    """Select method -> ratio -> seeds, in one comparison and with the recipes' repair."""
     return {run[1]: at for run, at in runs.items() if (run[0], run[2]) == (where, REPAIR)}
 
 
 def _with_own_text(of: dict[str, dict[float, Seeds]]) -> dict[str, dict[float, Seeds]]:
-    """FLAP, Taylor and OBS with own text, under their plain names; those that were measured."""
+    """Select FLAP, Taylor and OBS with own text, as far as measured, under their plain names."""
     return {name.removesuffix("-own-text"): of[name] for name in WITH_OWN_TEXT if name in of}
 
 
 def _best_as_it_is(runs: dict) -> str:
-    """`best` with and without continuations, the first peer that has both texts of the model, and
-    what `best` loses as a share of what FLAP as published does."""
+    """Show `best` with and without continuations, and the first peer with both texts of the model.
+
+    Last comes what `best` loses as a share of what FLAP as published does.
+    """
     lines = []
     for model, text in product(AS_IT_IS, TEXTS):
         of, plain = (_repaired(runs, f"{name}-{text}") for name in (f"{model}-continued", model))
@@ -201,7 +203,7 @@ def _best_as_it_is(runs: dict) -> str:
 
 
 def _first_peers(runs: dict, models: Sequence[str]) -> str:
-    """`best`, the first peer, and what `best` loses as a share of what FLAP as published does."""
+    """Show `best`, the first peer, and what `best` loses as a share of what FLAP does."""
     lines = []
     for model, text in product(models, TEXTS):
         where = f"{model}-{text}"
@@ -222,7 +224,7 @@ def _first_peers(runs: dict, models: Sequence[str]) -> str:
 
 
 def _by_text(runs: dict) -> str:
-    """What the calibration text decides, and what the model makes of it."""
+    """Show what the calibration text decides, and what the model makes of it."""
     lines = [
         [what, *(_gms(runs.get((where, method, REPAIR))) for method in SHOWN_BY_TEXT)]
         for where, what in BY_TEXT.items()
@@ -231,7 +233,7 @@ def _by_text(runs: dict) -> str:
 
 
 def _ahead(runs: dict, models: Sequence[str]) -> str:
-    """How far the first of the peers with own text is behind `best`."""
+    """Show how far the first of the peers with own text is behind `best`."""
     lines = []
     for model, text in product(models, TEXTS):
         of = _repaired(runs, f"{model}-{text}")
@@ -248,7 +250,7 @@ def _ahead(runs: dict, models: Sequence[str]) -> str:
 
 
 def _by_repair(runs: dict) -> str:
-    """What is gained by the recipes' repair."""
+    """Show what is gained by the recipes' repair."""
     where = f"{NOW[0]}-mixed"
     lines = [
         [
@@ -262,7 +264,7 @@ def _by_repair(runs: dict) -> str:
 
 
 def _as_they_are(runs: dict, models: Sequence[str]) -> str:
-    """What every method loses with the recipes' repair, and what it had to remove for it."""
+    """Show what every method loses with the recipes' repair, and what it removed for it."""
     lines = []
     for model, text in product(models, TEXTS):
         for (where, method, repair), at in sorted(runs.items()):
@@ -277,7 +279,7 @@ def _as_they_are(runs: dict, models: Sequence[str]) -> str:
 
 
 def _of_model(model: str, cells: dict) -> str:
-    """gm and worst text of every method that was measured on a model."""
+    """Show gm and worst text of every method that was measured on a model."""
     header = ["method", "what it cuts", "seeds"]
     header += [f"{text}, {100 * ratio:.0f}%" for text in TEXTS.values() for ratio in RATIOS]
     keys = [(f"{model}-{text}", ratio) for text in TEXTS for ratio in RATIOS]
@@ -291,7 +293,7 @@ def _of_model(model: str, cells: dict) -> str:
 
 
 def _order(model: str, cells: dict) -> list[str]:
-    """Methods by their median gm; `best` first."""
+    """Order methods by their median gm; `best` first."""
     mine = [f"{model}-{text}" for text in TEXTS]
     lost = defaultdict(list)
     for (where, name, _), seeds in cells.items():
@@ -301,7 +303,7 @@ def _order(model: str, cells: dict) -> list[str]:
 
 
 def _overview(cells: dict) -> str:
-    """`best`, the first of all other methods, and the first of the controls."""
+    """Show `best`, the first of all other methods, and the first of the controls."""
     lines = []
     for model, text, ratio in SETTINGS:
         of = _all_at(f"{model}-{text}", ratio, cells)
@@ -314,7 +316,7 @@ def _overview(cells: dict) -> str:
 
 
 def _behind_the_first(cells: dict) -> str:
-    """Of every method, what its gm is above the lowest of all methods, over the settings."""
+    """Show how far the gm of every method is above the lowest of all, over the settings."""
     behind = defaultdict(list)
     for model, text, ratio in SETTINGS:
         of = _all_at(f"{model}-{text}", ratio, cells)
@@ -340,7 +342,7 @@ def _against_control(cells: dict) -> str:
 
 
 def _all_at(where: str, ratio: float, cells: dict) -> dict[str, float]:
-    """The mean gm of every method in one setting."""
+    """Average the gm of every method in one setting."""
     return {
         name: _mean_gm(seeds)
         for (comparison, name, r), seeds in cells.items()
@@ -349,7 +351,7 @@ def _all_at(where: str, ratio: float, cells: dict) -> dict[str, float]:
 
 
 def _in_domain(model: str, cells: dict, dense: dict) -> str:
-    """Perplexity on WikiText, calibrated on it."""
+    """Show perplexity on WikiText, calibrated on it."""
     where = f"{model}-wiki"
     lines = [
         [f"`{name}`"] + [_wiki(cells.get((where, name, ratio), {})) for ratio in RATIOS]
@@ -360,7 +362,7 @@ def _in_domain(model: str, cells: dict, dense: dict) -> str:
 
 
 def _share_of_flap(model: str, cells: dict) -> str:
-    """The increase of gm over dense, against that of FLAP as published."""
+    """Show the increase of gm over dense, against that of FLAP as published."""
     lines = []
     for text, title in TEXTS.items():
         of = [[cells[f"{model}-{text}", n, ratio] for n in ("best", "flap")] for ratio in RATIOS]
@@ -370,7 +372,7 @@ def _share_of_flap(model: str, cells: dict) -> str:
 
 
 def _share(best: Seeds, flap: Seeds) -> str:
-    """Of the one's increase of gm over dense in the other's."""
+    """Divide the one's increase of gm over dense by the other's."""
     return f"{100 * (_mean_gm(best) - 1.0) / (_mean_gm(flap) - 1.0):.0f}%"
 
 
@@ -379,7 +381,7 @@ def _mean_gm(seeds: Seeds) -> float:
 
 
 def _gms(at: dict[float, Seeds] | None) -> str:
-    """Mean gm at all ratios."""
+    """Write mean gm at all ratios."""
     return "-" if at is None else ", ".join(f"{_mean_gm(at[ratio]):.3f}" for ratio in RATIOS)
 
 
@@ -398,15 +400,17 @@ def _gm_and_worst(seeds: Seeds) -> str:
 
 
 def _wiki(seeds: Seeds) -> str:
-    """Perplexity of WikiText."""
+    """Write the perplexity of WikiText."""
     if not seeds:
         return "-"
     return f"{statistics.mean(row['perplexity']['wiki'] for row in seeds.values()):.1f}"
 
 
 def _reached(seeds: Seeds) -> str:
-    """What was removed of all parameters, in percent: equal widths come less close to what was
-    asked than one cut."""
+    """Write what was removed of all parameters, in percent.
+
+    Equal widths come less close to what was asked than one cut.
+    """
     if not seeds:
         return "-"
     return f"{100 * statistics.mean(row['ratio_reached'] for row in seeds.values()):.1f}"
