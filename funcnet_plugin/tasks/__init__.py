@@ -57,7 +57,8 @@ def metric(name: str, aggregation: str, *, higher_is_better: bool) -> dict[str, 
 def text_task(column: str, metrics: Sequence[str] = ("word_perplexity", "byte_perplexity")) -> dict:
     """Describe the perplexity of documents, each from its own beginning.
 
-    It is taken in windows of the model's length. Per word or per byte, so that models with other tokenizers compare; nothing is detokenised.
+    It is taken in windows of the model's length, per word or per byte, so that models with other
+    tokenizers compare; nothing is detokenised.
     """
     return {
         "output_type": "loglikelihood_rolling",

@@ -400,6 +400,13 @@ def test_a_name_that_no_method_knows_is_refused_for_the_first_reason(
             runs(plan(checkpoint, files, **plain | changes))
 
 
+def test_benchmarks_set_what_a_method_knows(controls):
+    fields = {"align": 32, "scorer.networks.decomposer.n_init": 4}
+    assert controls.known_fields(fields, ["shortgpt"]) == {}
+    assert controls.known_fields(fields, ["shortgpt", "random-or-best"]) == {"align": 32}
+    assert controls.known_fields(fields, ["random", "deployable"]) == fields
+
+
 def test_every_named_method_is_a_valid_recipe(controls):
     from llmcompressor.recipe import Recipe
 
