@@ -44,7 +44,7 @@ from funcnet_plugin.ica.contrast import negentropy
 from funcnet_plugin.ica.fastica import fastica
 from funcnet_plugin.ica.picard import picard
 from funcnet_plugin.ica.runs import initial_unmixing
-from funcnet_plugin.score.local_networks import map_scores
+from funcnet_plugin.score.groups import map_scores
 from funcnet_plugin.text.sources import load_texts
 from funcnet_plugin.text.windows import make_loader, token_windows
 
@@ -60,7 +60,7 @@ def seconds(work: Callable) -> tuple[float, object]:
 
 
 class Inputs:
-    """The model and its calibration windows; the signals of all layers, (tokens, signals)."""
+    """Holds the model and its calibration windows, and gives (tokens, signals) of a layer."""
 
     def __init__(self, model: str, data: str, column: str, samples: int, window: int) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -95,7 +95,7 @@ def _contrast(maps: Tensor) -> float:
 
 
 def ica(inputs: Inputs, wide: bool, starts: int = 10) -> list[dict]:
-    """Each peer from the raw signals to the maps; starts counted as it counts them."""
+    """Time each peer from the raw signals to the maps; starts counted as it counts them."""
     if not wide:
         layer = len(bind(inputs.model).blocks) // 2
         cases = [(f"layer {layer}", inputs.signals(layer)[: GROUP * WINDOW], K)]
@@ -162,7 +162,7 @@ def _ica_case(name: str, X: Tensor, k: int, starts: int) -> dict:
 
 
 def _pca_by_sklearn(Z: np.ndarray, k: int) -> np.ndarray:
-    """What a user of scikit-learn does first: (signals, k)."""
+    """Do what a user of scikit-learn does first: (signals, k)."""
     from sklearn.utils.extmath import randomized_svd
 
     _, S, Vt = randomized_svd(Z, k, random_state=0)
@@ -170,7 +170,7 @@ def _pca_by_sklearn(Z: np.ndarray, k: int) -> np.ndarray:
 
 
 def agreement(inputs: Inputs, k: int, n_init: int) -> dict:
-    """Two seeds, same signals: mean over groups of the scores, as the modifier takes it."""
+    """Compare two seeds on the same signals: the mean of scores over groups, as in a run."""
     window = len(inputs.windows[0])
     rows: dict = {"components": k, "starts": n_init, "window": window, "layers": []}
     for layer in range(len(bind(inputs.model).blocks)):
@@ -197,11 +197,15 @@ def agreement(inputs: Inputs, k: int, n_init: int) -> dict:
 
 
 def run(inputs: Inputs) -> list[dict]:
-    """Whole `oneshot` runs on the same windows, each after one forward pass over all of them."""
-    ours = {
-        "n_components": K, "samples_per_group": GROUP, "align": 32, "score": "union",
-        "pruning_ratio": 0.2,
-    }  # fmt: skip
+    """Time whole `oneshot` runs on the same windows, against forward passes over them."""
+
+    def ours(n_init: int = 16, **parameters: object) -> dict:
+        decomposer = {"name": "canica", "n_init": n_init}
+        networks = {"name": "networks", "n_components": K, "samples_per_group": GROUP}
+        networks |= {"decomposer": decomposer} | parameters
+        fields = {"pruning_ratio": 0.2, "align": 32, "scorer": [networks, "effect"]}
+        return {"FunctionalNetworkModifier": fields}
+
     recipes = {
         # nothing is computed but what the pipeline does: calibration and propagation
         "forward passes alone": {
@@ -209,12 +213,12 @@ def run(inputs: Inputs) -> list[dict]:
                 "pruning_ratio": 0.2,
                 "align": 32,
                 "scorer": "random",
-                "compensation": "none",
+                "repair": "none",
             }
         },
-        "FunctionalNetworkModifier, 16 starts": {"FunctionalNetworkModifier": ours},
-        "FunctionalNetworkModifier, 4 starts": {"FunctionalNetworkModifier": ours | {"n_init": 4}},
-        "global, 16 starts": {"FunctionalNetworkModifier": ours | {"strategy": "global"}},
+        "FunctionalNetworkModifier, 16 starts": ours(),
+        "FunctionalNetworkModifier, 4 starts": ours(n_init=4),
+        "global, 16 starts": ours(strategy="global"),
         "WidthPruningModifier, effect": {
             "WidthPruningModifier": {"pruning_ratio": 0.2, "align": 32}
         },
@@ -240,7 +244,7 @@ def run(inputs: Inputs) -> list[dict]:
 
 
 def _resident(what: str, *, reset: bool = False) -> int:
-    """Bytes: `VmRSS` now, or `VmHWM`, the most since the last reset. Linux."""
+    """Read bytes: `VmRSS` now, or `VmHWM`, the most since the last reset. Linux."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -261,10 +265,11 @@ def _oneshot(inputs: Inputs, modifiers: dict) -> None:
 
 
 def shape_1b(tokens: int = 512) -> dict:
-    """Random weights and inputs; float32 on a CPU. Least squares included."""
-    from funcnet_plugin.repair.compensation import Moments
+    """Time random weights and inputs; float32 on a CPU. Least squares included."""
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
+
+    from funcnet_plugin.measure.moments import Moments
 
     config = LlamaConfig(
         hidden_size=2048, intermediate_size=8192, num_attention_heads=32, num_key_value_heads=8,
@@ -297,7 +302,7 @@ def shape_1b(tokens: int = 512) -> dict:
 
 
 def memory(T: int = 20480, V: int = 22016, k: int = 128) -> list[dict]:
-    """Peak resident memory of one decomposition beyond what it was given, in fresh processes."""
+    """Measure the peak memory of one decomposition beyond what it was given, in fresh processes."""
     rows = []
     for limit in ("", "256MB"):
         code = f"import benchmarks.engine as e; print(e.peak({T}, {V}, {k}, {limit!r}))"
@@ -313,7 +318,7 @@ def memory(T: int = 20480, V: int = 22016, k: int = 128) -> list[dict]:
 
 
 def peak(T: int, V: int, k: int, limit: str) -> str:
-    """Signals in bfloat16, bytes, and the peak of resident memory from there on."""
+    """Give the bytes of signals in bfloat16, and the peak of resident memory from there on."""
     from funcnet_plugin.ica import SignalStream
 
     limits = {"": None, "256MB": 2**28}
@@ -328,7 +333,7 @@ def peak(T: int, V: int, k: int, limit: str) -> str:
 
 
 def scaling(inputs: Inputs) -> dict:
-    """Exponents of the time of one decomposition, least squares in log-log."""
+    """Fit exponents of the time of one decomposition, least squares in log-log."""
     X = inputs.signals(0)
     T, V = GROUP * WINDOW, X.shape[1]
     axes = {
@@ -347,7 +352,7 @@ def scaling(inputs: Inputs) -> dict:
 
 
 def cuda() -> dict | str:
-    """One group of one layer of LLaMA-2-7B: 40 samples of 512 tokens, 128 components."""
+    """Time one group of one layer of LLaMA-2-7B: 40 samples of 512 tokens, 128 components."""
     if not torch.cuda.is_available():
         return "no CUDA device"
     X = torch.randn(40 * 512, 22016, device="cuda", dtype=torch.bfloat16)

@@ -44,7 +44,8 @@ def main() -> None:
     args = parser.parse_args()
 
     fields = {
-        "pruning_ratio": args.ratio, "align": args.group_size, "n_components": args.components,
+        "pruning_ratio": args.ratio, "align": args.group_size,
+        "scorer.networks.n_components": args.components,
     }  # fmt: skip
     prune = override(load_recipe(recipe_path("ica_prune")), fields)["prune_stage"]
     weights = {

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from controls import known_fields, method_arguments
 from transformers import AutoTokenizer
 
 from funcnet_plugin.text.sources import load_texts
@@ -24,19 +25,19 @@ FUNCNET = str(Path(sys.executable).with_name("funcnet"))  # of this environment
 DOMAINS = ("shakespeare", "speeches", "bible")
 WINDOW, TEST_WINDOWS = 128, 64
 MAIN = (
-    "best", "best-without-own-text", "networks", "surgeon", "loss_effect", "taylor", "flap",
+    "best", "best-without-own-text", "surgeon", "loss_effect", "taylor", "flap",
     "random-or-best", "random-or-surgeon", "random-or-loss_effect",
 )  # fmt: skip
 OTHERS = (
     "deployable", "best-uniform", "effect", "wanda_sp", "obs", "magnitude", "random",
     "networks-or-effect-uniform", "random-or-deployable", "random-or-effect",
-    "random-or-effect-uniform", "shortgpt", "shortened_llama", "slicegpt", "surgeon-vocabulary",
-    "networks-vocabulary",
+    "random-or-effect-uniform", "shortgpt", "shortened_llama", "slicegpt",
 )  # fmt: skip
+FIELDS = {"align": 32, "scorer.networks.decomposer.n_init": 4}
 
 
 def split_domains(data: Path, tokenizer: str, out: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Test and calibration files of each domain, which share no page."""
+    """Write test and calibration files of each domain, which share no page."""
     encode = AutoTokenizer.from_pretrained(tokenizer)
     test, calibration = {}, {}
     out.mkdir(parents=True, exist_ok=True)
@@ -57,23 +58,27 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", action="append", required=True, metavar="NAME=DIR")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--text", choices=["wiki", "mixed", "own"], action="append", required=True)
+    parser.add_argument("--text", choices=["wiki", "mixed"], action="append", required=True)
     parser.add_argument(
-        "--method", action="append", help="a method, or others: what the main table leaves out"
+        "--method",
+        action="append",
+        help="a method, a control, or others: what the main table leaves out",
     )
     parser.add_argument("--ratio", action="append", type=float)
     parser.add_argument("--seed", action="append", type=int)
-    parser.add_argument("--set", action="append", default=["align=32", "n_init=4"])
+    parser.add_argument("--set", action="append", default=[], help="besides FIELDS")
     parser.add_argument("--samples", type=int, default=320)
     args = parser.parse_args()
     wiki = args.data / "wikitext-2"
+    methods = OTHERS if args.method == ["others"] else args.method or MAIN
+    known = known_fields(FIELDS, methods)
+    fields = [*(f"{name}={value}" for name, value in known.items()), *args.set]
     for model in args.model:
         name, _, path = model.partition("=")
         test, calibration = split_domains(args.data, path, args.out / "texts")
         sources = {
             "wiki": [wiki / "valid.jsonl"],
             "mixed": [wiki / "valid.jsonl", *calibration.values()],
-            "own": [wiki / "valid.jsonl", "self"],
         }
         for text in args.text:
             command = [FUNCNET, "compare", path, "--out", str(args.out / f"{name}-{text}")]
@@ -83,10 +88,10 @@ def main() -> None:
                 "--data": [f"{source}:1" for source in sources[text]],
                 "--text": [f"wiki={wiki / 'test_a.jsonl'}"]
                 + [f"{domain}={file}" for domain, file in test.items()],
-                "--method": OTHERS if args.method == ["others"] else args.method or MAIN,
+                "--method": method_arguments(methods, args.out / "recipes"),
                 "--ratio": args.ratio or (0.1, 0.2, 0.3),
                 "--seed": args.seed or (0,),
-                "--set": args.set,
+                "--set": fields,
             }.items():
                 for value in values:
                     command += [flag, str(value)]

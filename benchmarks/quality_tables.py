@@ -18,9 +18,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from funcnet_plugin.compare import METHODS
-from funcnet_plugin.recipe import pruning_modifier
-
 ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "benchmarks" / "results" / "quality.jsonl"
 PAGE = ROOT / "docs" / "quality.md"
@@ -66,12 +63,47 @@ BETTER_REPAIRS = ("residual_least_squares", REPAIR)
 FLAP_AS_PUBLISHED = "bias"
 # networks, random numbers in their place
 WITH_CONTROL = ("networks-or-effect-uniform", "random-or-effect-uniform")
+# What each method that was measured cut, as it was then; some cannot be run any more.
+CUT = {
+    "best": "one cut",
+    "best-uniform": "equal widths",
+    "best-without-own-text": "one cut",
+    "deployable": "equal widths",
+    "paper": "one cut, bias",
+    "networks": "one cut",
+    "networks-vocabulary": "one cut",
+    "networks-or-effect-uniform": "equal widths",
+    "surgeon": "one cut",
+    "surgeon-vocabulary": "one cut",
+    "loss_effect": "one cut",
+    "effect": "one cut",
+    "effect-uniform": "equal widths",
+    "flap": "one cut, bias",
+    "flap-own-text": "one cut",
+    "taylor": "one cut",
+    "taylor-own-text": "one cut",
+    "wanda_sp": "equal widths",
+    "wanda_sp-own-text": "equal widths",
+    "obs": "equal widths",
+    "obs-own-text": "equal widths",
+    "magnitude": "equal widths",
+    "random": "equal widths",
+    "random-or-best": "one cut",
+    "random-or-deployable": "equal widths",
+    "random-or-effect": "one cut",
+    "random-or-effect-uniform": "equal widths",
+    "random-or-loss_effect": "one cut",
+    "random-or-surgeon": "one cut",
+    "shortgpt": "layers",
+    "shortened_llama": "layers",
+    "slicegpt": "hidden axes",
+}
 Row = dict[str, Any]
 Seeds = dict[int, Row]  # one method at one ratio
 
 
 def collect(out: Path) -> list[Row]:
-    """The rows of all comparisons under `out`, but for what the machine's load decides."""
+    """Read the rows of all comparisons under `out`, but for what the machine's load decides."""
     hidden = {"seconds", "peak_mb", "tokens_per_second", "tasks", "refused"}
     found = []
     for path in sorted(out.glob("*/rows.jsonl")):
@@ -84,17 +116,17 @@ def collect(out: Path) -> list[Row]:
 
 
 def merge(old: list[Row], new: list[Row]) -> list[Row]:
-    """A row that was measured again replaces the old one; sorted, so that a change can be read."""
+    """Replace rows that were measured again; sorted, so that a change can be read."""
 
     def key(row: Row) -> tuple:
-        facts = (row.get(k) for k in ("ratio", "seed", "samples", "compensation", "setting"))
+        facts = (row.get(k) for k in ("ratio", "seed", "samples", "repair", "setting"))
         return (row["comparison"], row["method"], *map(json.dumps, facts))
 
     return [row for _, row in sorted({key(row): row for row in old + new}.items())]
 
 
 def page(rows: list[Row]) -> str:
-    """The whole of docs/quality.md."""
+    """Write the whole of docs/quality.md."""
     cells, runs = _cells(rows), _runs(rows)
     dense = {r["comparison"]: r["perplexity"] for r in rows if r["method"] == "dense"}
     parts = [_INTRODUCTION, "## `best` as the recipe is, and peers with the same text and repair\n"]
@@ -124,35 +156,37 @@ def page(rows: list[Row]) -> str:
 def _cells(rows: list[Row]) -> dict[tuple[str, str, float], Seeds]:
     cells: dict[tuple[str, str, float], Seeds] = defaultdict(dict)
     for row in rows:
-        plain = not row.get("setting") and row.get("compensation") not in BETTER_REPAIRS
-        if row["method"] in METHODS and plain:
+        plain = not row.get("setting") and row.get("repair") not in BETTER_REPAIRS
+        if row["method"] in CUT and plain:
             cells[row["comparison"], row["method"], row["ratio"]][row["seed"]] = row
     return cells
 
 
 def _runs(rows: list[Row]) -> dict[tuple[str, str, str], dict[float, Seeds]]:
-    """Comparison, method, repair -> ratio -> seeds."""
+    """Sort rows: comparison, method, repair -> ratio -> seeds."""
     found: dict[tuple, dict[float, Seeds]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        if row["method"] in METHODS and not row.get("setting"):
-            run = (row["comparison"], row["method"], row.get("compensation"))
+        if row["method"] in CUT and not row.get("setting"):
+            run = (row["comparison"], row["method"], row.get("repair"))
             found[run][row["ratio"]][row["seed"]] = row
     return found
 
 
 def _repaired(runs: dict, where: str) -> dict[str, dict[float, Seeds]]:
-    """Method -> ratio -> seeds, in one comparison and with the recipes' repair."""
+    """Select method -> ratio -> seeds, in one comparison and with the recipes' repair."""
     return {run[1]: at for run, at in runs.items() if (run[0], run[2]) == (where, REPAIR)}
 
 
 def _with_own_text(of: dict[str, dict[float, Seeds]]) -> dict[str, dict[float, Seeds]]:
-    """FLAP, Taylor and OBS with own text, under their plain names; those that were measured."""
+    """Select FLAP, Taylor and OBS with own text, as far as measured, under their plain names."""
     return {name.removesuffix("-own-text"): of[name] for name in WITH_OWN_TEXT if name in of}
 
 
 def _best_as_it_is(runs: dict) -> str:
-    """`best` with and without continuations, the first peer that has both texts of the model, and
-    what `best` loses as a share of what FLAP as published does."""
+    """Show `best` with and without continuations, and the first peer with both texts of the model.
+
+    Last comes what `best` loses as a share of what FLAP as published does.
+    """
     lines = []
     for model, text in product(AS_IT_IS, TEXTS):
         of, plain = (_repaired(runs, f"{name}-{text}") for name in (f"{model}-continued", model))
@@ -169,7 +203,7 @@ def _best_as_it_is(runs: dict) -> str:
 
 
 def _first_peers(runs: dict, models: Sequence[str]) -> str:
-    """`best`, the first peer, and what `best` loses as a share of what FLAP as published does."""
+    """Show `best`, the first peer, and what `best` loses as a share of what FLAP does."""
     lines = []
     for model, text in product(models, TEXTS):
         where = f"{model}-{text}"
@@ -190,7 +224,7 @@ def _first_peers(runs: dict, models: Sequence[str]) -> str:
 
 
 def _by_text(runs: dict) -> str:
-    """What the calibration text decides, and what the model makes of it."""
+    """Show what the calibration text decides, and what the model makes of it."""
     lines = [
         [what, *(_gms(runs.get((where, method, REPAIR))) for method in SHOWN_BY_TEXT)]
         for where, what in BY_TEXT.items()
@@ -199,7 +233,7 @@ def _by_text(runs: dict) -> str:
 
 
 def _ahead(runs: dict, models: Sequence[str]) -> str:
-    """How far the first of the peers with own text is behind `best`."""
+    """Show how far the first of the peers with own text is behind `best`."""
     lines = []
     for model, text in product(models, TEXTS):
         of = _repaired(runs, f"{model}-{text}")
@@ -216,7 +250,7 @@ def _ahead(runs: dict, models: Sequence[str]) -> str:
 
 
 def _by_repair(runs: dict) -> str:
-    """What is gained by the recipes' repair."""
+    """Show what is gained by the recipes' repair."""
     where = f"{NOW[0]}-mixed"
     lines = [
         [
@@ -230,7 +264,7 @@ def _by_repair(runs: dict) -> str:
 
 
 def _as_they_are(runs: dict, models: Sequence[str]) -> str:
-    """What every method loses with the recipes' repair, and what it had to remove for it."""
+    """Show what every method loses with the recipes' repair, and what it removed for it."""
     lines = []
     for model, text in product(models, TEXTS):
         for (where, method, repair), at in sorted(runs.items()):
@@ -245,7 +279,7 @@ def _as_they_are(runs: dict, models: Sequence[str]) -> str:
 
 
 def _of_model(model: str, cells: dict) -> str:
-    """gm and worst text of every method that was measured on a model."""
+    """Show gm and worst text of every method that was measured on a model."""
     header = ["method", "what it cuts", "seeds"]
     header += [f"{text}, {100 * ratio:.0f}%" for text in TEXTS.values() for ratio in RATIOS]
     keys = [(f"{model}-{text}", ratio) for text in TEXTS for ratio in RATIOS]
@@ -254,12 +288,12 @@ def _of_model(model: str, cells: dict) -> str:
         seeds = [cells.get((where, name, ratio), {}) for where, ratio in keys]
         counts = sorted({len(found) for found in seeds if found})
         number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        lines.append([f"`{name}`", _what(name), number, *map(_gm_and_worst, seeds)])
+        lines.append([f"`{name}`", CUT[name], number, *map(_gm_and_worst, seeds)])
     return _table(header, lines)
 
 
 def _order(model: str, cells: dict) -> list[str]:
-    """Methods by their median gm; `best` first."""
+    """Order methods by their median gm; `best` first."""
     mine = [f"{model}-{text}" for text in TEXTS]
     lost = defaultdict(list)
     for (where, name, _), seeds in cells.items():
@@ -269,7 +303,7 @@ def _order(model: str, cells: dict) -> list[str]:
 
 
 def _overview(cells: dict) -> str:
-    """`best`, the first of all other methods, and the first of the controls."""
+    """Show `best`, the first of all other methods, and the first of the controls."""
     lines = []
     for model, text, ratio in SETTINGS:
         of = _all_at(f"{model}-{text}", ratio, cells)
@@ -282,7 +316,7 @@ def _overview(cells: dict) -> str:
 
 
 def _behind_the_first(cells: dict) -> str:
-    """Of every method, what its gm is above the lowest of all methods, over the settings."""
+    """Show how far the gm of every method is above the lowest of all, over the settings."""
     behind = defaultdict(list)
     for model, text, ratio in SETTINGS:
         of = _all_at(f"{model}-{text}", ratio, cells)
@@ -308,7 +342,7 @@ def _against_control(cells: dict) -> str:
 
 
 def _all_at(where: str, ratio: float, cells: dict) -> dict[str, float]:
-    """The mean gm of every method in one setting."""
+    """Average the gm of every method in one setting."""
     return {
         name: _mean_gm(seeds)
         for (comparison, name, r), seeds in cells.items()
@@ -317,7 +351,7 @@ def _all_at(where: str, ratio: float, cells: dict) -> dict[str, float]:
 
 
 def _in_domain(model: str, cells: dict, dense: dict) -> str:
-    """Perplexity on WikiText, calibrated on it."""
+    """Show perplexity on WikiText, calibrated on it."""
     where = f"{model}-wiki"
     lines = [
         [f"`{name}`"] + [_wiki(cells.get((where, name, ratio), {})) for ratio in RATIOS]
@@ -328,7 +362,7 @@ def _in_domain(model: str, cells: dict, dense: dict) -> str:
 
 
 def _share_of_flap(model: str, cells: dict) -> str:
-    """The increase of gm over dense, against that of FLAP as published."""
+    """Show the increase of gm over dense, against that of FLAP as published."""
     lines = []
     for text, title in TEXTS.items():
         of = [[cells[f"{model}-{text}", n, ratio] for n in ("best", "flap")] for ratio in RATIOS]
@@ -338,19 +372,8 @@ def _share_of_flap(model: str, cells: dict) -> str:
 
 
 def _share(best: Seeds, flap: Seeds) -> str:
-    """Of the one's increase of gm over dense in the other's."""
+    """Divide the one's increase of gm over dense by the other's."""
     return f"{100 * (_mean_gm(best) - 1.0) / (_mean_gm(flap) - 1.0):.0f}%"
-
-
-def _what(name: str) -> str:
-    modifier, fields = pruning_modifier(METHODS[name])
-    if modifier == "DepthPruningModifier":
-        return "layers"
-    if modifier == "HiddenSlicingModifier":
-        return "hidden axes"
-    widths = "one cut" if fields.get("allocation") == "threshold" else "equal widths"
-    repair = fields.get("compensation", "least_squares")
-    return widths + {"bias": ", bias", "none": ", unrepaired"}.get(repair, "")
 
 
 def _mean_gm(seeds: Seeds) -> float:
@@ -358,7 +381,7 @@ def _mean_gm(seeds: Seeds) -> float:
 
 
 def _gms(at: dict[float, Seeds] | None) -> str:
-    """Mean gm at all ratios."""
+    """Write mean gm at all ratios."""
     return "-" if at is None else ", ".join(f"{_mean_gm(at[ratio]):.3f}" for ratio in RATIOS)
 
 
@@ -377,15 +400,17 @@ def _gm_and_worst(seeds: Seeds) -> str:
 
 
 def _wiki(seeds: Seeds) -> str:
-    """Perplexity of WikiText."""
+    """Write the perplexity of WikiText."""
     if not seeds:
         return "-"
     return f"{statistics.mean(row['perplexity']['wiki'] for row in seeds.values()):.1f}"
 
 
 def _reached(seeds: Seeds) -> str:
-    """What was removed of all parameters, in percent: equal widths come less close to what was
-    asked than one cut."""
+    """Write what was removed of all parameters, in percent.
+
+    Equal widths come less close to what was asked than one cut.
+    """
     if not seeds:
         return "-"
     return f"{100 * statistics.mean(row['ratio_reached'] for row in seeds.values()):.1f}"
@@ -412,7 +437,14 @@ Bible (64 windows of 128 tokens each): geometric mean over the four texts, ± st
 seeds / worst text. Calibrated on 320 windows of 128 tokens, of WikiText-2 valid alone or of
 WikiText-2 and other pages of the three domains in equal parts ("mixed"). Percent of all parameters;
 kept widths are multiples of 32; four ICA starts. A seed decides which windows calibrate, in which
-order, and all random numbers. What each method is: `funcnet_plugin/compare/methods.py`.
+order, and all random numbers. What each method is: `funcnet_plugin/compare/methods.py`, controls
+and variants `benchmarks/controls.py`; settings are written here as they are called now.
+
+Measured with what was removed since, for it gained nothing: `networks` (a twentieth of the neurons
+kept for networks across layers, `networks_share`), `surgeon-vocabulary` and `networks-vocabulary`
+(the vocabulary in place of own text, `token_share: 0.003`, and labels of the text), and, with that
+`token_share` alone, `deployable`, `networks-or-effect-uniform`, `random-or-surgeon`,
+`random-or-effect-uniform` and `random-or-deployable`.
 
 `best`, its control `random-or-best`, `best-uniform` and `deployable` let the model write besides
 (`own_text`), whatever text calibrates, and so do the peers called `...-own-text`; no other method
@@ -422,7 +454,7 @@ on this page does.
 
 
 _CONTINUED = """Everything repaired by `reconstruction`, which reads three continuations of each
-window too (`--set compensation=reconstruction --set continuations=3` for all), checkpoints stored
+window too (`--repair reconstruction --set repair.continuations=3` for all), checkpoints stored
 in float32, one seed. FLAP, Taylor and OBS have the same own text, continuations and repair;
 measured are those that came near `best` without continuations.
 `deep-again` and `ungated-again` are made by `scripts/train_reference_models.py`, 1500 and 1000
@@ -431,11 +463,11 @@ that are measured. "Share of FLAP's increase": that of `best` over dense in that
 published, which repairs by its bias.
 """
 
-_AGAIN = """The same two models without continuations (`--set continuations=0`).
+_AGAIN = """The same two models without continuations (`--set repair.continuations=0`).
 """
 
 _NOW = """Everything that cuts neurons repaired by `reconstruction`, without continuations (`--set
-continuations=0`; when they were measured no recipe had any), checkpoints stored in float32.
+repair.continuations=0`; when they were measured no recipe had any), checkpoints stored in float32.
 `deep-unseen` and `ungated-unseen` are the two models above, trained on another machine.
 """
 
@@ -447,7 +479,7 @@ _MORE = """As above, 1280 windows of mixed text instead of 320 (`--samples 1280`
 """
 
 _LITTLE = """32 windows (`--samples 32`); the same and ten continuations of each, two epochs instead
-of five (`--set continuations=10 --set reconstruction_epochs=2`). Own text keeps its share.
+of five (`--set repair.continuations=10 --set repair.epochs=2`). Own text keeps its share.
 """
 
 _BEFORE = """Repaired by `least_squares` is what cuts neurons. `best`, its control, `best-uniform`

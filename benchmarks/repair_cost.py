@@ -23,18 +23,18 @@ from pathlib import Path
 from funcnet_plugin.recipe import recipe_path
 
 FUNCNET = str(Path(sys.executable).with_name("funcnet"))  # of this environment
-PLAIN = {"own_text": 0.0, "continuations": 0}  # unless a kind says otherwise
-LEAST_SQUARES = {"compensation": "least_squares"}
-RECONSTRUCTION = {"compensation": "reconstruction"}
-OWN_TEXT, CONTINUATIONS = {"own_text": 0.25}, {"continuations": 3}
+PLAIN = {"own_text": 0.0}  # unless a kind says otherwise
+LEAST_SQUARES = {"repair": "least_squares"}
+RECONSTRUCTION = {"repair": "reconstruction"}  # without continuations
+OWN_TEXT, CONTINUATIONS = {"own_text": 0.25}, {"repair.continuations": 3}
 KINDS = {  # label -> fields; the first is what the others are measured by
     "least_squares": LEAST_SQUARES,
-    "residual_least_squares": {"compensation": "residual_least_squares"},
+    "reconstruction, 0 epochs": RECONSTRUCTION | {"repair.epochs": 0},
     "reconstruction": RECONSTRUCTION,
     "reconstruction, 3 continuations": RECONSTRUCTION | CONTINUATIONS,
     "reconstruction, 3 continuations, 2 epochs": RECONSTRUCTION
     | CONTINUATIONS
-    | {"reconstruction_epochs": 2},
+    | {"repair.epochs": 2},
     "least_squares, own text": LEAST_SQUARES | OWN_TEXT,
     "reconstruction, own text": RECONSTRUCTION | OWN_TEXT,
     "reconstruction, own text, 3 continuations": RECONSTRUCTION | OWN_TEXT | CONTINUATIONS,
@@ -42,7 +42,7 @@ KINDS = {  # label -> fields; the first is what the others are measured by
 
 
 def timed(command: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak MB of a process."""
+    """Measure wall seconds and peak MB of a process."""
     start = time.perf_counter()
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, stdout=quiet, stderr=quiet) as process:

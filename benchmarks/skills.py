@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from controls import known_fields, method_arguments
+
 from funcnet_plugin.demo.evaluate import TASK, write_tasks
 from funcnet_plugin.demo.run import MODEL, OVERRIDES
 from funcnet_plugin.demo.skills import documents
@@ -37,21 +39,23 @@ from funcnet_plugin.tasks import write_local_tasks
 FUNCNET = str(Path(sys.executable).with_name("funcnet"))  # of this environment
 TRAIN = Path(__file__).parents[1] / "scripts" / "train_reference_models.py"
 METHODS = (
-    "best", "networks", "deployable", "surgeon", "loss_effect", "taylor", "flap", "obs", "effect",
-    "wanda_sp", "magnitude", "random", "random-or-surgeon", "shortgpt", "slicegpt",
+    "best", "deployable", "surgeon", "loss_effect", "taylor", "flap", "obs", "effect",
+    "wanda_sp", "magnitude", "random", "random-or-best", "random-or-surgeon", "shortgpt",
+    "slicegpt",
 )  # fmt: skip
 LEARNT, ASKED = 500, 200  # pairs of a paradigm
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is compared on: a model, where its skills' tasks are, and the arguments of its kind."""
+    """Says what is compared on: a model, its skills' tasks, and the arguments of its kind."""
 
     model: Path
     out: Path
     folder: Path
     skills: list[str]
     arguments: list[str]
+    fields: dict[str, object]
 
 
 def demo(args: argparse.Namespace) -> Subject:
@@ -63,9 +67,7 @@ def demo(args: argparse.Namespace) -> Subject:
     folder.mkdir(exist_ok=True)
     skills = [name for name in write_tasks(folder, limit=100) if name != f"{TASK}_text"]
     arguments = ["--data", str(texts["train"]), "--text", f"documents={texts['test']}"]
-    for field, value in OVERRIDES.items():
-        arguments += ["--set", f"{field}={value}"]
-    return Subject(MODEL, args.out, folder, skills, arguments)
+    return Subject(MODEL, args.out, folder, skills, arguments, OVERRIDES)
 
 
 def grammar(args: argparse.Namespace) -> Subject:
@@ -93,8 +95,6 @@ def grammar(args: argparse.Namespace) -> Subject:
     tasks = args.out / "tasks"
     skills = write_local_tasks(tasks, {}, asked, args.text_column)
     arguments = ["--text-column", args.text_column, "--samples", str(args.samples)]
-    for field in ("align=32", "n_init=4"):
-        arguments += ["--set", field]
     if args.calibrate != "sentences":
         for source in args.data:
             arguments += ["--data", f"{source}:{1 / len(args.data)}"]
@@ -102,7 +102,8 @@ def grammar(args: argparse.Namespace) -> Subject:
         arguments += ["--data", f"{learnt}:1"]
     for text in args.text:
         arguments += ["--text", text]
-    return Subject(model, args.out / args.calibrate, tasks, skills, arguments)
+    fields = {"align": 32, "scorer.networks.decomposer.n_init": 4}
+    return Subject(model, args.out / args.calibrate, tasks, skills, arguments, fields)
 
 
 def write_lines(path: Path, rows: list[dict]) -> None:
@@ -112,9 +113,12 @@ def write_lines(path: Path, rows: list[dict]) -> None:
 def compare(subject: Subject, args: argparse.Namespace) -> list[dict]:
     command = [FUNCNET, "compare", str(subject.model), "--out", str(subject.out), "--json"]
     command += ["--window", "128", "--include-path", str(subject.folder), *subject.arguments]
+    methods = args.method or METHODS
+    fields = known_fields(subject.fields, methods)
     for flag, values in {
         "--task": subject.skills,
-        "--method": args.method or METHODS,
+        "--method": method_arguments(methods, args.out / "recipes"),
+        "--set": [f"{name}={value}" for name, value in fields.items()],
         "--ratio": args.ratio or (0.2, 0.3),
         "--seed": args.seed or (0,),
     }.items():
@@ -125,7 +129,7 @@ def compare(subject: Subject, args: argparse.Namespace) -> list[dict]:
 
 
 def report(rows: list[dict]) -> None:
-    """A line for every method and ratio, over its seeds."""
+    """Print a line for every method and ratio, over its seeds."""
     dense = 100 * mean(rows[0]["tasks"].values())
     print(f"dense: mean of {len(rows[0]['tasks'])} skills {dense:.1f}")
     scores: dict[tuple[str, float], list[tuple[float, float]]] = {}

@@ -30,12 +30,12 @@ _SHAPE = "<name>_stage: -> <name>_modifiers: -> ModifierName: {fields}"
 
 
 def recipe_path(name: str) -> Path:
-    """A recipe that comes with the package, "ica_prune" for instance."""
+    """Give the file of a recipe that comes with the package, "ica_prune" for instance."""
     return _FOLDER / f"{name}.yaml"
 
 
 def packaged_recipes() -> list[str]:
-    """The names that `recipe_path` takes."""
+    """List the names that `recipe_path` takes."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
@@ -142,7 +142,7 @@ def _with(part: Any, path: list[str], value: Any, name: str) -> Any:
         if path[0] not in named or len(path) == 1:
             raise RecipeError(
                 f"{name} cannot be set: the recipe has several there; say of which, as in "
-                f"{name.split('.')[0]}.{named[0]}.{path[-1]}."
+                f"{name.split('.')[0]}.{next(iter(named), 'NAME')}.{path[-1]}."
             )
         return [
             _with(one, path[1:], value, name) if _name_of(one) == path[0] else one for one in part
@@ -163,7 +163,7 @@ def _name_of(part: Any) -> Any:
 
 
 def pruning_modifier(recipe: Recipe) -> tuple[str, dict[str, Any]]:
-    """Name and fields of the one pruning modifier of a recipe.
+    """Find name and fields of the one pruning modifier of a recipe.
 
     Raises:
         RecipeError: the recipe has no pruning modifier, or more than one.
@@ -186,5 +186,5 @@ def pruning_modifier(recipe: Recipe) -> tuple[str, dict[str, Any]]:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML text, which oneshot takes like a file."""
+    """Write a recipe as YAML text, which oneshot takes like a file."""
     return yaml.safe_dump(recipe, sort_keys=False)

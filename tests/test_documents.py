@@ -6,16 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from funcnet_plugin.compare import METHODS
+from funcnet_plugin.recipe import pruning_modifier
+
 ROOT = Path(__file__).parent.parent
+
+
+def _benchmark(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def tables():
-    path = ROOT / "benchmarks" / "quality_tables.py"
-    spec = importlib.util.spec_from_file_location("quality_tables", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return _benchmark("quality_tables")
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +32,18 @@ def page(tables):
 
 def test_the_page_is_what_the_rows_give(tables, page):
     assert tables.PAGE.read_text() == page
+
+
+def test_the_page_can_show_whatever_is_compared(tables):
+    """It leaves out methods of which it does not know what they cut."""
+    for name, recipe in (METHODS | _benchmark("controls").CONTROLS).items():
+        modifier, fields = pruning_modifier(recipe)
+        cut = {
+            "DepthPruningModifier": "layers",
+            "HiddenSlicingModifier": "hidden axes",
+        }.get(modifier, "one cut" if fields.get("allocation") == "threshold" else "equal widths")
+        repaired = ", bias" if fields.get("repair") == "bias" else ""
+        assert tables.CUT[name] == cut + repaired, name
 
 
 def test_what_is_repeated_elsewhere_is_what_was_measured(page):

@@ -5,6 +5,7 @@ import yaml
 
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.hosts.llmcompressor.modifiers import MODIFIERS, FunctionalNetworkModifier
+from funcnet_plugin.ica.parts import DECOMPOSERS
 from funcnet_plugin.recipe import (
     MODIFIER_NAMES,
     dump_recipe,
@@ -13,8 +14,15 @@ from funcnet_plugin.recipe import (
     pruning_modifier,
     recipe_path,
 )
+from funcnet_plugin.repair.parts import REPAIRS
+from funcnet_plugin.score.parts import SCORERS
 
 GOOD = "s_stage: {p_modifiers: {FunctionalNetworkModifier: {pruning_ratio: 0.2}}}"
+
+
+def with_networks(**parameters) -> dict:
+    """Fields with a scorer of networks that has these parameters."""
+    return {"pruning_ratio": 0.2, "scorer": {"name": "networks"} | parameters}
 
 
 def test_the_names_that_autoload_knows_are_the_modifiers():
@@ -25,7 +33,6 @@ def test_the_names_that_autoload_knows_are_the_modifiers():
     ("name", "then"),
     [
         ("ica_prune", []),
-        ("ica_prune_best", []),
         ("ica_prune_paper", []),
         ("ica_prune_gptq", ["GPTQModifier"]),
         ("ica_prune_fp8", ["QuantizationModifier"]),
@@ -41,18 +48,6 @@ def test_packaged_recipes_are_read_by_llm_compressor(name, then):
     assert [type(other).__name__ for other in others] == then
     again = Recipe.create_instance(Recipe(modifiers=[modifier]).yaml())
     assert again.modifiers[0].model_dump() == modifier.model_dump()
-
-
-def test_the_two_best_recipes_differ_by_the_networks_alone():
-    width, networks = (
-        MODIFIERS[name](**fields).model_dump()
-        for name, fields in map(
-            pruning_modifier, map(load_recipe, map(recipe_path, ("prune_best", "ica_prune_best")))
-        )
-    )
-    same = set(width) - {"scorer", "union_with"}
-    assert {key: width[key] for key in same} == {key: networks[key] for key in same}
-    assert width["scorer"] == networks["union_with"]
 
 
 def test_the_recipes_with_quantization_prune_like_the_plain_one():
@@ -72,19 +67,15 @@ def test_the_paper_recipe_states_every_setting_of_the_method():
     host = {"index", "group", "start", "end", "update", "initialized_", "finalized_", "started_",
             "ended_", "requires_calibration_data"}  # fmt: skip
     assert left_out - host == {
-        "scorer",  # fixed
-        "ridge",  # of least squares only
-        "reconstruction_epochs",  # of another repair, as the next
-        "continuations",
         "ignore",  # none
         "max_memory",  # no part of the method
         "resume_dir",
-        "networks_share",  # of runs with another scorer, as the next four
-        "token_share",
-        "own_text",
-        "fisher_labels",
-        "union_with",
+        "own_text",  # all text is given
     }
+    scorer = fields["scorer"]
+    for registry, part in ((SCORERS, scorer), (DECOMPOSERS, scorer["decomposer"])):
+        assert set(part) == {"name", *registry.all()[part["name"]].parameters()}
+    assert not REPAIRS.all()[fields["repair"]].parameters()
 
 
 @pytest.mark.parametrize(
@@ -155,14 +146,56 @@ def test_override_sets_fields_and_leaves_the_recipe_alone():
 
 
 @pytest.mark.parametrize(
+    ("fields", "name", "value", "expected"),
+    [
+        ({"repair": "reconstruction"}, "repair.epochs", 2, {"name": "reconstruction", "epochs": 2}),
+        ({"repair": {"name": "bias", "a": 1}}, "repair.a", 3, {"name": "bias", "a": 3}),
+        ({"repair": {"name": "bias", "a": 1}}, "repair", "none", "none"),
+        ({"scorer": "a"}, "scorer.a.n", 3, {"name": "a", "n": 3}),
+        ({"scorer": "a"}, "scorer.d.n", 3, {"name": "a", "d": {"n": 3}}),
+        ({"scorer": {"name": "a", "d": "c"}}, "scorer.a.d.n", 1,
+         {"name": "a", "d": {"name": "c", "n": 1}}),
+        ({"scorer": ["a", {"name": "b", "n": 1}]}, "scorer.b.n", 2,
+         ["a", {"name": "b", "n": 2}]),
+        ({"scorer": ["a", "b"]}, "scorer.a.d.n", 2, [{"name": "a", "d": {"n": 2}}, "b"]),
+    ],
+)  # fmt: skip
+def test_dotted_names_lead_to_parameters_of_parts(fields, name, value, expected):
+    recipe = {"s_stage": {"p_modifiers": {"WidthPruningModifier": fields}}}
+    before = dump_recipe(recipe)
+    _, changed = pruning_modifier(override(recipe, {name: value}))
+    assert changed == {name.split(".")[0]: expected}
+    assert dump_recipe(recipe) == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "message"),
+    [
+        ({}, "repair.epochs", "no field 'repair'; add it to the recipe, or set repair to a name"),
+        ({"scorer": ["a", "b"]}, "scorer.n", r"several there; say of which, as in scorer\.a\.n"),
+        ({"scorer": ["a", "b"]}, "scorer.c.n", r"several there; say of which, as in scorer\.a\.n"),
+        ({"scorer": []}, "scorer.n", "several there; say of which"),
+        ({"seed": 3}, "seed.n", "3 has no parameters"),
+    ],
+)
+def test_dotted_names_that_lead_nowhere_are_refused(fields, name, message):
+    recipe = {"s_stage": {"p_modifiers": {"WidthPruningModifier": fields}}}
+    with pytest.raises(RecipeError, match=f"{name} cannot be set: .*{message}") as error:
+        override(recipe, {name: 1})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({}, "field 'pruning_ratio' is missing"),
         ({"pruning_ratio": 0.2, "ratoi": 1}, "unknown field 'ratoi' .*known: .*pruning_ratio"),
         ({"pruning_ratio": "much"}, "pruning_ratio='much'"),
         ({"pruning_ratio": 0.2, "allocation": "even"}, "allocation='even': .*uniform.*threshold"),
-        ({"pruning_ratio": 0.2, "decomposer": "pca"}, "decomposer='pca': .*canica.*nilearn"),
-        ({"pruning_ratio": 0.2, "signals": ["gate"]}, r"signals.*'gate'"),
+        (with_networks(decomposer="pca"), "no decomposer 'pca'; .*canica.*nilearn"),
+        (with_networks(signals=["gate"]), r"signals.*'gate'"),
+        (with_networks(components=3), "networks has no parameter 'components'.*n_components"),
+        ({"pruning_ratio": 0.2, "repair": {"name": "bias", "epochs": 3}}, "to reconstruction"),
         ({"pruning_ratio": 0.2, "align": 0}, "align=0"),
     ],
 )

@@ -27,7 +27,7 @@ for command in (demo, inspect, prune, compare, export, tasks):
 
 
 def main(arguments: list[str] | None = None, program: str = "funcnet") -> None:
-    """Entry point of the console script, and of hosts that pass a command on.
+    """Run the console script, and of hosts that pass a command on.
 
     Args:
         arguments: those of the process if None.

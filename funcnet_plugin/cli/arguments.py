@@ -15,20 +15,20 @@ Calibration = Annotated[
     list[str],
     typer.Option(
         help="Calibration text: a file of text or of records (JSON, CSV, Parquet), a directory, "
-        "NAME[:CONFIG[:SPLIT]], or self (what the model writes). Several are mixed, each with its "
-        "share: --data a.jsonl:0.5 --data self:0.5"
+        "or NAME[:CONFIG[:SPLIT]]. Several are mixed, each with its share: "
+        "--data a.jsonl:0.5 --data b.jsonl:0.5"
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 
 
 def recipe_fields(assignments: list[str]) -> dict[str, Any]:
-    """FIELD=VALUE, the value read as YAML."""
+    """Read FIELD=VALUE, the value as YAML."""
     return {name: _value(value) for name, value in pairs_of(assignments, "--set").items()}
 
 
 def swept_fields(assignments: list[str]) -> dict[str, list[Any]]:
-    """FIELD=VALUE,VALUE, the values read as YAML."""
+    """Read FIELD=VALUE,VALUE, the values as YAML."""
     return {
         name: [_value(value) for value in values.split(",")]
         for name, values in pairs_of(assignments, "--sweep").items()
@@ -43,7 +43,7 @@ def _value(text: str) -> Any:
 
 
 def pairs_of(assignments: list[str], option: str) -> dict[str, str]:
-    """NAME=VALUE, split."""
+    """Split NAME=VALUE."""
     pairs = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")

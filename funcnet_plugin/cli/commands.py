@@ -18,6 +18,7 @@ from funcnet_plugin.cli.arguments import (
     recipe_fields,
     stdout_for_json,
 )
+from funcnet_plugin.cli.listing import list_adapters, list_parts
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.recipe import packaged_recipes
 
@@ -56,17 +57,24 @@ def inspect(
     adapters: Annotated[
         bool, typer.Option("--adapters", help="List the adapters that are installed instead.")
     ] = False,
+    parts: Annotated[
+        bool,
+        typer.Option("--parts", help="List scorers, repairs, decomposers, and their parameters."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Adapter, layers, widths, parameters, and what a ratio would give. Loads no weights.
+    """Show adapter, layers, widths, parameters, and what a ratio would give. Loads no weights.
 
     Example: `funcnet inspect meta-llama/Llama-3.2-1B --ratio 0.2 --ratio 0.3`
     """
     if adapters:
-        _list_adapters(as_json)
+        list_adapters(as_json)
+        return
+    if parts:
+        list_parts(as_json)
         return
     if model is None:
-        raise FuncnetError("name a MODEL to inspect, or ask for --adapters.")
+        raise FuncnetError("name a MODEL to inspect, or ask for --adapters or --parts.")
     from funcnet_plugin.inspection import inspect_model
 
     with stdout_for_json(as_json):
@@ -95,22 +103,6 @@ def inspect(
     console.print(table)
 
 
-def _list_adapters(as_json: bool) -> None:
-    from funcnet_plugin.adapters.manager import find_adapters
-
-    rows = [
-        {"name": f.adapter.name, "source": f.source, "architectures": list(f.architectures)}
-        for f in find_adapters()
-    ]
-    if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    table = Table("adapter", "source", "architectures")
-    for row in rows:
-        table.add_row(row["name"], row["source"], ", ".join(row["architectures"]))
-    Console().print(table)
-
-
 def prune(
     model: Annotated[str, typer.Argument(help="Checkpoint directory or hub name.")],
     data: Calibration,
@@ -124,7 +116,11 @@ def prune(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Recipe field, FIELD=VALUE; may be repeated."),
+        typer.Option(
+            "--set",
+            help="Recipe field, or parameter of a part, FIELD=VALUE: align=64, repair.epochs=2, "
+            "scorer.networks.n_components=64; may be repeated.",
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 160,
     window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
@@ -168,7 +164,7 @@ def prune(
 
 
 def _left(block: dict[str, Any]) -> str:
-    """What a modifier says that it left: neurons, layers or axes of the hidden states."""
+    """Say what a modifier left: neurons, layers or axes of the hidden states."""
     names = {"kept_widths": "widths", "kept_layers": "layers", "hidden_size": "hidden size"}
     return ", ".join(f"{name} {block[key]}" for key, name in names.items() if key in block)
 

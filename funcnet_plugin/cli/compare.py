@@ -37,17 +37,20 @@ def compare(
     ratio: Annotated[
         list[float] | None, typer.Option(help="0.1, 0.2 and 0.3 if not given; may be repeated.")
     ] = None,
-    compensation: Annotated[
-        list[str] | None, typer.Option(help="Instead of the recipes' own; may be repeated.")
+    repair: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Repair by name, as it is by default, instead of the recipes'; may be repeated."
+        ),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="0 if not given; may be repeated.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Recipe field of all methods that have it, FIELD=VALUE."),
+        typer.Option("--set", help="FIELD=VALUE, for all methods that know it; see funcnet prune."),
     ] = None,
     sweep: Annotated[
         list[str] | None,
-        typer.Option(help="Several values of a recipe field, FIELD=VALUE,VALUE; may be repeated."),
+        typer.Option(help="Several values, FIELD=VALUE,VALUE; may be repeated."),
     ] = None,
     samples: Annotated[
         list[int] | None, typer.Option(min=1, help="Calibration windows (160); may be repeated.")
@@ -68,10 +71,10 @@ def compare(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Pruning methods side by side: perplexity in and out of the domain of calibration.
+    """Compare pruning methods: perplexity in and out of the domain of calibration.
 
     Writes rows.jsonl (one row at a time, so an interrupted comparison goes on), table.md, table.csv
-    and a plot for every axis with several values: ratio.png, samples.png, FIELD.png.
+    and a plot for every axis with several values: ratio.png, samples.png, repair-epochs.png.
 
     Example: `funcnet compare ./llama --data wiki.jsonl --text wiki=test.jsonl
     --text plays=plays.jsonl --method best --method flap --ratio 0.2 --out ./comparison`
@@ -86,7 +89,7 @@ def compare(
         texts=pairs_of(text, "--text"),
         methods=method or list(METHODS),
         ratios=ratio or (0.1, 0.2, 0.3),
-        compensations=compensation or ("",),
+        repairs=repair or ("",),
         seeds=seed or (0,),
         overrides=recipe_fields(set_ or []),
         sweeps=swept_fields(sweep or []),

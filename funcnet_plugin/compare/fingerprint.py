@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from funcnet_plugin import __version__
-from funcnet_plugin.text.sources import load_source
+from funcnet_plugin.text.sources import load_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 def fingerprint(
     plan: Comparison, window: int, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> str:
-    """Of everything that all rows of a plan share.
+    """Digest everything that all rows of a plan share.
 
     Args:
         window: tokens per window, as the model can take them.
-        tokenizer: of the model, see `calibration.load_texts`.
+        tokenizer: of the model, see `text.sources.load_texts`.
     """
     facts = [
         __version__, str(plan.model), _digest_of_files(Path(plan.model)), window, plan.windows,
@@ -41,13 +41,13 @@ def fingerprint(
 
 
 def _digest_of_files(model: Path) -> list[str]:
-    """Of config and weights of a checkpoint directory; nothing of a hub name."""
+    """Digest config and weights of a checkpoint directory; nothing of a hub name."""
     patterns = ("config.json", "*.safetensors", "*.bin")
     return [_digest_of_file(path) for pattern in patterns for path in sorted(model.glob(pattern))]
 
 
 def _digest_of_tasks(directory: Path) -> dict[str, str]:
-    """Of settings and code below, where tasks name each other, and of local data they name."""
+    """Digest settings and code below, where tasks name each other, and local data they name."""
     files = sorted(path for kind in ("*.yaml", "*.py") for path in directory.rglob(kind))
     found = {str(path.relative_to(directory)): _digest_of_file(path) for path in files}
     data = {Path(name) for path in files for name in _data_of(path)}
@@ -55,7 +55,7 @@ def _digest_of_tasks(directory: Path) -> dict[str, str]:
 
 
 def _data_of(task: Path) -> Iterator[str]:
-    """The data files that a task names."""
+    """List the data files that a task names."""
     try:
         named = yaml.load(task.read_text(), _TaskLoader)["dataset_kwargs"]["data_files"]
         for value in named.values() if isinstance(named, Mapping) else [named]:
@@ -65,7 +65,7 @@ def _data_of(task: Path) -> Iterator[str]:
 
 
 class _TaskLoader(yaml.SafeLoader):
-    """Tasks have tags of lm-eval's (`!function`), which do not matter here."""
+    """Reads tasks without lm-eval's own tags (`!function`), which do not matter here."""
 
 
 _TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
@@ -80,14 +80,16 @@ def _digest_of_file(path: Path) -> str:
 
 
 def _digest_of(source: str, column: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
-    return digest(json.dumps(load_source(source, column, tokenizer)))
+    return digest(json.dumps(load_texts(source, column, tokenizer)))
 
 
 def digest(text: str) -> str:
+    """Shorten a text to a name that no other text has."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def warn_of_overlap(plan: Comparison, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warn of a text that is measured on and calibrates, too."""
     calibration = {_digest_of(source, plan.text_column, tokenizer): source for source in plan.data}
     for name, source in plan.texts.items():
         if _digest_of(source, plan.text_column, tokenizer) in calibration:

@@ -13,7 +13,7 @@ _NAMES = {"task", "group", "task_alias", "group_alias"}
 
 
 def scored_tasks(plan: Comparison) -> tuple[str, ...]:
-    """The plan's tasks; tags, and groups without a score of their own, by their members.
+    """Name the plan's tasks; tags, and groups without a score of their own, by their members.
 
     Raises:
         FuncnetError: lm-eval does not know a task, or a group runs its members with other settings
@@ -50,7 +50,7 @@ def _members(tasks: Sequence[Any], index: Mapping[str, Any]) -> Iterator[str]:
 
 
 def task_scores(checkpoint: str | Path, plan: Comparison) -> dict[str, float]:
-    """lm-eval's first metric of each task (`acc`, a perplexity), of a group its aggregate."""
+    """Measure the first metric of each task (`acc`, a perplexity), of a group its aggregate."""
     from lm_eval import simple_evaluate
 
     results = simple_evaluate(
@@ -73,7 +73,7 @@ def _task_manager(plan: Comparison) -> Any:
 
 
 def _first_metric(result: Mapping[str, Any]) -> float:
-    """Metrics are called `metric,filter`: `acc,none`, `exact_match,strict-match`."""
+    """Pick the first metric, called `metric,filter`: `acc,none`, `exact_match,strict-match`."""
     return next(
         float(value)
         for key, value in result.items()

@@ -22,7 +22,7 @@ _MB = 2**20
 
 
 def measure(checkpoint: str | Path, texts: Mapping[str, Tensor], plan: Comparison) -> dict:
-    """Perplexity of each text, the tasks' scores, speed."""
+    """Measure perplexity of each text, the tasks' scores, and speed."""
     found = perplexities(checkpoint, dict(texts))
     return {
         "perplexity": found.by_text,
@@ -32,14 +32,14 @@ def measure(checkpoint: str | Path, texts: Mapping[str, Tensor], plan: Compariso
 
 
 def _give_back_memory() -> None:
-    """What earlier runs freed stays with the process otherwise, and the next one needs no more."""
+    """Give back what earlier runs freed: it would hide what the next one needs."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 class Usage:
-    """Time and peak memory of what runs inside a `with`.
+    """Measures time and peak memory of what runs inside a `with`.
 
     Attributes:
         seconds: wall time.

@@ -1,4 +1,4 @@
-"""What a comparison is made of."""
+"""Says what a comparison is made of, and plans its runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Comparison:
-    """What is compared; `compare` runs it.
+    """Says what is compared; `compare` runs it.
 
     Attributes:
         model: checkpoint directory or hub name.
@@ -27,9 +27,10 @@ class Comparison:
         texts: name -> test file or dataset.
         methods: see `methods.method`.
         ratios, seeds: of every method.
-        compensations: instead of the recipe's own; "" leaves it.
-        overrides: recipe fields for all methods that know them.
-        sweeps: recipe field -> values, every one of them, for methods that know the field.
+        repairs: names, instead of the recipe's own; "" leaves it.
+        overrides: recipe fields, or parameters of parts, as in `recipe.override`: for all methods
+            that know them. A method knows a name if its recipe can be built with it.
+        sweeps: the same name -> values, every one of them, for methods that know it.
         samples: numbers of calibration windows.
         window: tokens per window, of calibration and test.
         text_column: see `prune`.
@@ -46,7 +47,7 @@ class Comparison:
     texts: Mapping[str, str]
     methods: Sequence[str]
     ratios: Sequence[float] = (0.1, 0.2, 0.3)
-    compensations: Sequence[str] = ("",)
+    repairs: Sequence[str] = ("",)
     seeds: Sequence[int] = (0,)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     sweeps: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -62,7 +63,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Run:
-    """One pruning of a comparison.
+    """Describes one pruning of a comparison.
 
     Attributes:
         key: what its row says about it; two runs with one key give one row.
@@ -81,51 +82,98 @@ class Run:
 
 
 def runs(plan: Comparison) -> list[Run]:
-    """All prunings of a plan, the seed changing fastest.
+    """List all prunings of a plan, the seed changing fastest.
 
     Raises:
-        FuncnetError: an unknown method or field, a value that a field does not take, or a ratio
-            that is none.
+        FuncnetError: an unknown method, a field or parameter that no method knows, a value that one
+            does not take, or a ratio that is none.
     """
+    for ratio in plan.ratios:
+        if not 0.0 < ratio < 1.0:
+            raise BudgetError(f"pruning_ratio must lie between 0 and 1, got {ratio}.")
     found: dict[str, Run] = {}
+    asked = _Asked(plan)
     for name, recipe in [method(name) for name in plan.methods]:
-        for run in _runs_of(plan, name, recipe):
+        for run in _runs_of(plan, asked, name, recipe):
             found.setdefault(json.dumps(run.key, sort_keys=True), run)
+    asked.check_known()
     return list(found.values())
 
 
-def _runs_of(plan: Comparison, name: str, recipe: Recipe) -> Iterator[Run]:
-    known = _fields_of(recipe, [*plan.overrides, *plan.sweeps])
-    base = {key: value for key, value in plan.overrides.items() if key in known}
-    swept = {key: values for key, values in plan.sweeps.items() if key in known}
-    for ratio, samples, compensation, *values, seed in product(
-        plan.ratios, plan.samples, plan.compensations, *swept.values(), plan.seeds
-    ):
-        setting = dict(zip(swept, values, strict=True))
-        fields = base | setting | {"pruning_ratio": ratio, "seed": seed}
-        if compensation and "compensation" in known:
-            fields["compensation"] = compensation
-        complete = override(recipe, fields)
-        if not 0.0 < ratio < 1.0:
-            raise BudgetError(f"pruning_ratio must lie between 0 and 1, got {ratio}.")
-        modifier = _modifier(complete)
-        key = {
-            "method": name,
-            "ratio": ratio,
-            "seed": seed,
-            "samples": samples,
-            "compensation": pruning_modifier(complete)[1].get(
-                "compensation", "least_squares" if "compensation" in known else "none"
-            ),
-            "setting": setting,
-            "recipe": digest(dump_recipe(complete)),
-        }
-        measures = None
-        if plan.measure_once and len(plan.ratios) > 1 and _waits_for_all_layers(modifier):
-            # in the words of a recipe: that of the first ratio
-            first = override(complete, {"pruning_ratio": plan.ratios[0]})
-            measures = f"{samples} samples\n{dump_recipe(first)}"
-        yield Run(key, dump_recipe(recipe), fields, samples, measures)
+class _Asked:
+    """Finds out what each recipe knows of the names that a plan sets and sweeps."""
+
+    def __init__(self, plan: Comparison) -> None:
+        self._plan = plan
+        self._known: set[str] = set()
+        self._reasons: dict[str, RecipeError] = {}
+
+    def of(self, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Sequence[Any]]]:
+        """Select the overrides and the sweeps that a recipe knows.
+
+        Names are tried in order, each on top of those before: `repair.epochs` may need `repair`.
+        """
+        plan, overrides, sweeps = self._plan, {}, {}
+        for name, value in plan.overrides.items():
+            changed = self._with(recipe, name, [value])
+            if changed is not None:
+                recipe, overrides[name] = changed, value
+        for name, values in plan.sweeps.items():
+            changed = self._with(recipe, name, values)
+            if changed is not None:
+                recipe, sweeps[name] = changed, values
+        return overrides, sweeps
+
+    def _with(self, recipe: Recipe, name: str, values: Sequence[Any]) -> Recipe | None:
+        """Set a name to the first of these values that the recipe takes; None if it takes none."""
+        for value in values:
+            try:
+                changed = override(recipe, {name: value})
+                _modifier(changed)
+            except RecipeError as error:
+                self._reasons.setdefault(name, error)
+            else:
+                self._known.add(name)
+                return changed
+        return None
+
+    def check_known(self) -> None:
+        """Refuse a name that no method knows.
+
+        Raises:
+            RecipeError: what the first of them said to it.
+        """
+        for name, reason in self._reasons.items():
+            if name not in self._known:
+                raise reason
+
+
+def _runs_of(plan: Comparison, asked: _Asked, name: str, recipe: Recipe) -> Iterator[Run]:
+    takes_repair = "repair" in _fields_of(recipe)
+    for ratio, samples, repair in product(plan.ratios, plan.samples, plan.repairs):
+        # before the other fields, which may be parameters of it, and whatever these say
+        chosen = {"repair": repair} if repair and takes_repair else {}
+        base, swept = asked.of(override(recipe, chosen | {"pruning_ratio": ratio}))
+        for *values, seed in product(*swept.values(), plan.seeds):
+            setting = dict(zip(swept, values, strict=True))
+            fields = chosen | base | setting | chosen | {"pruning_ratio": ratio, "seed": seed}
+            complete = override(recipe, fields)
+            modifier = _modifier(complete)
+            key = {
+                "method": name,
+                "ratio": ratio,
+                "seed": seed,
+                "samples": samples,
+                "repair": modifier.repair["name"] if takes_repair else "none",
+                "setting": setting,
+                "recipe": digest(dump_recipe(complete)),
+            }
+            measures = None
+            if plan.measure_once and len(plan.ratios) > 1 and _waits_for_all_layers(modifier):
+                # in the words of a recipe: that of the first ratio
+                first = override(complete, {"pruning_ratio": plan.ratios[0]})
+                measures = f"{samples} samples\n{dump_recipe(first)}"
+            yield Run(key, dump_recipe(recipe), fields, samples, measures)
 
 
 def _modifier(recipe: Recipe) -> Modifier:
@@ -138,19 +186,11 @@ def _modifier(recipe: Recipe) -> Modifier:
 def _waits_for_all_layers(modifier: Modifier) -> bool:
     from funcnet_plugin.hosts.llmcompressor.modifiers import WidthPruningModifier
 
-    return isinstance(modifier, WidthPruningModifier) and modifier.waits_for_all_layers()
+    return isinstance(modifier, WidthPruningModifier) and modifier.request.waits_for_all_layers
 
 
-def _fields_of(recipe: Recipe, asked: Sequence[str]) -> set[str]:
-    """The fields of a recipe's pruning modifier.
-
-    Raises:
-        RecipeError: a field that is asked for belongs to no pruning modifier at all.
-    """
+def _fields_of(recipe: Recipe) -> set[str]:
+    """Name the fields of a recipe's pruning modifier."""
     from funcnet_plugin.hosts.llmcompressor.modifiers import MODIFIERS
 
-    everywhere = {name for modifier in MODIFIERS.values() for name in modifier.model_fields}
-    for name in asked:
-        if name not in everywhere:
-            raise RecipeError(f"no pruning modifier has the field {name!r}.")
     return set(MODIFIERS[pruning_modifier(recipe)[0]].model_fields)

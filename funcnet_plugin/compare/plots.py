@@ -1,5 +1,8 @@
-"""Rows of a comparison as plots: against the ratio and the number of calibration samples (the
-paper's Figures 4 and 5), and against whatever field was swept."""
+"""Rows of a comparison as plots.
+
+They stand against the ratio and the number of calibration samples, as in the paper's Figures 4 and
+5, and against whatever was swept.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ _FIGURES = {"gm": "geometric mean", "worst": "worst text"}
 
 
 def write_plots(rows: list[Row], plan: Comparison, out: Path) -> list[Path]:
-    """One PNG per axis with more than one value; returns their paths.
+    """Draw one PNG per axis with more than one value, and return their paths.
 
     Every other axis is held at its first value; seeds are averaged, bars are their standard
     deviation.
@@ -37,12 +40,17 @@ def write_plots(rows: list[Row], plan: Comparison, out: Path) -> list[Path]:
         ]
         held = [row for row in held if value(row) is not None]
         if len({value(row) for row in held}) > 1:
-            written.append(_plot(held, name, value, out / f"{name}.png"))
+            written.append(_plot(held, name, value, out / plot_name(name)))
     return written
 
 
+def plot_name(axis: str) -> str:
+    """Name the file of an axis; what looks like an ending in a dotted name does not stay one."""
+    return f"{axis.replace('.', '-')}.png"
+
+
 def _positions(values: Sequence[Any]) -> Callable[[Any], float | str | None]:
-    """Where the values of a field stand on an axis: numbers as they are, anything else by name."""
+    """Place the values of a field on an axis: numbers as they are, anything else by name."""
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     return lambda value: value if value is None or numbers else str(value)
 
@@ -56,7 +64,7 @@ def _plot(rows: list[Row], name: str, value: Callable[[Row], Any], path: Path) -
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     lines: dict[str, list[Row]] = {}
     for row in rows:
-        lines.setdefault(f"{row['method']}, {row['compensation']}", []).append(row)
+        lines.setdefault(f"{row['method']}, {row['repair']}", []).append(row)
     for panel, (key, title) in zip(panels, _FIGURES.items(), strict=True):
         for label, line in lines.items():
             xs = list(dict.fromkeys(value(row) for row in line))  # names: in the plan's order

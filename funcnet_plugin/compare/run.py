@@ -122,7 +122,7 @@ def compare(
 
 
 def _together(todo: list[Run]) -> list[list[Run]]:
-    """Runs that measure the same, one after another."""
+    """Put runs that measure the same one after another."""
     groups: dict[object, list[Run]] = {}
     for number, run in enumerate(todo):
         groups.setdefault(number if run.measures is None else run.measures, []).append(run)
@@ -130,7 +130,7 @@ def _together(todo: list[Run]) -> list[list[Run]]:
 
 
 def _read(path: Path) -> dict[str, Row]:
-    """Rows by their mark; a line that an interruption cut short is measured again."""
+    """Read rows by their mark; a line that an interruption cut short is measured again."""
     found = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -142,7 +142,7 @@ def _read(path: Path) -> dict[str, Row]:
 
 
 def _end_last_line(path: Path) -> None:
-    """What an interruption cut short must not swallow the next row."""
+    """End the last line: what an interruption cut short must not swallow the next row."""
     text = path.read_text() if path.exists() else ""
     if text and not text.endswith("\n"):
         with path.open("a") as file:

@@ -14,8 +14,10 @@ Cells = list[str]
 
 
 def cells(rows: list[Row], plan: Comparison) -> tuple[Cells, list[Cells]]:
-    """Header and lines: one line per method, ratio, repair and setting; several seeds as mean and
-    standard deviation."""
+    """Give header and lines: one line per method, ratio, repair and setting.
+
+    Several seeds are their mean and standard deviation.
+    """
     texts, tasks = list(plan.texts), _tasks(rows)
     with_setting = len(plan.samples) > 1 or bool(plan.sweeps)
     header = ["method", "ratio", "reached", "repair", *(["setting"] if with_setting else []),
@@ -26,10 +28,10 @@ def cells(rows: list[Row], plan: Comparison) -> tuple[Cells, list[Cells]]:
         row = same[0]
         line = [row["method"], "-" if "ratio" not in row else f"{row['ratio']:g}"]
         if "refused" in row:
-            line += ["-", row["compensation"], *(["-"] if with_setting else []), row["refused"]]
+            line += ["-", row["repair"], *(["-"] if with_setting else []), row["refused"]]
             lines.append(line + [""] * (len(header) - len(line)))
             continue
-        line += [_mean(same, "ratio_reached", 4), row.get("compensation", "-")]
+        line += [_mean(same, "ratio_reached", 4), row.get("repair", "-")]
         line += [setting_text(row)] if with_setting else []
         line += [_mean(same, "parameters", 0)]
         line += [_spread([r["perplexity"][text] for r in same], 2) for text in texts]
@@ -41,16 +43,17 @@ def cells(rows: list[Row], plan: Comparison) -> tuple[Cells, list[Cells]]:
 
 
 def grouped(rows: list[Row]) -> list[list[Row]]:
-    """Rows that differ by the seed only, together, in order; those that were refused apart."""
+    """Gather rows that differ by the seed only, in order; those that were refused stay apart."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
-        named = (row.get(name) for name in ("ratio", "compensation", "refused"))
+        named = (row.get(name) for name in ("ratio", "repair", "refused"))
         key = (row["method"], *named, setting_text(row))
         groups.setdefault(key, []).append(row)
     return list(groups.values())
 
 
 def setting_text(row: Row) -> str:
+    """Say under which samples and swept values a row was measured."""
     if "samples" not in row:
         return "-"
     named = {"samples": row["samples"], **row["setting"]}
@@ -58,6 +61,7 @@ def setting_text(row: Row) -> str:
 
 
 def markdown(rows: list[Row], plan: Comparison) -> str:
+    """Write the table as Markdown."""
     header, lines = cells(rows, plan)
     text = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     text += [f"| {' | '.join(line)} |" for line in lines]
@@ -65,10 +69,10 @@ def markdown(rows: list[Row], plan: Comparison) -> str:
 
 
 def as_csv(rows: list[Row], plan: Comparison) -> str:
-    """One line per row, seeds apart, unrounded."""
+    """Write one line per row, seeds apart, unrounded."""
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
-    plain = ("method", "ratio", "ratio_reached", "compensation", "seed", "samples")
+    plain = ("method", "ratio", "ratio_reached", "repair", "seed", "samples")
     last = ("gm", "worst", "seconds", "peak_mb", "tokens_per_second", "refused")
     swept, tasks = list(plan.sweeps), _tasks(rows)
     writer.writerow([*plain, *swept, "parameters", *plan.texts, *tasks, *last])
@@ -85,7 +89,7 @@ def as_csv(rows: list[Row], plan: Comparison) -> str:
 
 
 def _tasks(rows: list[Row]) -> list[str]:
-    """Not the plan's: a group may be scored by its members."""
+    """List the tasks that were scored: not the plan's, for a group may be scored by its members."""
     return list(dict.fromkeys(task for row in rows for task in row.get("tasks", {})))
 
 

@@ -22,7 +22,7 @@ _SPEED_ROUNDS = 9
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one checkpoint reached.
+    """Holds what one checkpoint reached.
 
     Attributes:
         accuracy, stderr: skill -> share of questions whose answer has the largest log-likelihood
@@ -128,7 +128,7 @@ def evaluate(
 
 
 def measure_speed(checkpoints: list[Path]) -> list[float]:
-    """Tokens per second of forward passes of 16 x 128 tokens, for each checkpoint.
+    """Measure tokens per second of forward passes of 16 x 128 tokens, for each checkpoint.
 
     The models take turns, so that a change in the machine's load hits all of them; median of nine
     rounds after a warm-up.

@@ -27,7 +27,7 @@ CONVENTIONS = (
 
 
 def result_rows(dense: Evaluation, pruned: Evaluation, speeds: list[float]) -> list[Row]:
-    """The comparison, one row per figure, formatted. speeds: tokens per second, dense, pruned."""
+    """Format the comparison, one row per figure. speeds: tokens per second, dense, pruned."""
 
     def relative(a: float, b: float) -> str:
         return f"{(b - a) / a:+.1%}"
@@ -54,7 +54,7 @@ def _points(name: str, dense: float, pruned: float) -> Row:
 
 
 def headline(block: dict[str, Any]) -> str:
-    """One line on what was cut, from the checkpoint's own `functional_network` block."""
+    """Say in one line what was cut, from the checkpoint's own `functional_network` block."""
     return (
         f"{block['pruning_ratio_reached']:.1%} of all parameters removed (asked: "
         f"{block['pruning_ratio_requested']:.1%}), width {block['original_widths'][0]} -> "
@@ -74,7 +74,7 @@ def terminal_table(rows: list[Row]) -> Table:
 def write_plots(
     out: Path, dense: Evaluation, pruned: Evaluation, block: dict[str, Any]
 ) -> list[Path]:
-    """skills.png and widths.png; returns their paths."""
+    """Draw skills.png and widths.png, and return their paths."""
     import matplotlib
 
     matplotlib.use("Agg")  # no display needed
@@ -112,7 +112,7 @@ def write_plots(
 
 
 def write_page(out: Path, rows: list[Row], block: dict[str, Any], plots: list[Path]) -> Path:
-    """report.html: one self-contained file, images inside."""
+    """Write report.html: one self-contained file, images inside."""
     body = "\n".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
@@ -160,7 +160,7 @@ def write_json(
     speeds: list[float],
     block: dict[str, Any],
 ) -> dict[str, Any]:
-    """results.json; returns what it holds."""
+    """Write results.json, and return what it holds."""
     results = {
         "tokens_per_second": {"dense": speeds[0], "pruned": speeds[1]},
         "dense": asdict(dense),

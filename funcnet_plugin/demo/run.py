@@ -88,7 +88,7 @@ def run_demo(
 
 
 def check_place(out: Path) -> None:
-    """An earlier demo may be replaced, nothing else.
+    """Refuse to replace anything but an earlier demo.
 
     Raises:
         CheckpointError: `out` cannot be written, or holds something that no demo marked as its own.

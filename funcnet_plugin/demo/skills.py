@@ -25,7 +25,7 @@ _PREPOSITIONS = ("near", "behind", "above", "with")
 
 @dataclass(frozen=True)
 class Example:
-    """One question.
+    """Holds one question.
 
     Attributes:
         skill: key of SKILLS.
@@ -42,7 +42,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Skill:
-    """make(rng) draws (prompt, answer, wrong answers); the wrong ones may repeat."""
+    """Describes a skill.
+
+    Attributes:
+        make: draws (prompt, answer, wrong answers); the wrong ones may repeat.
+    """
 
     title: str
     description: str
@@ -55,7 +59,7 @@ def _spaced(symbols) -> str:
 
 
 def _near_misses(rng: random.Random, symbols: list[str], alphabet: str) -> Iterator[str]:
-    """Endless wrong versions: two neighbours swapped, or one symbol replaced."""
+    """Make wrong versions without end: two neighbours swapped, or one symbol replaced."""
     while True:
         wrong = list(symbols)
         i = rng.randrange(len(wrong))
@@ -175,7 +179,7 @@ SKILLS: dict[str, Skill] = {
 
 
 def examples(skill: str, n: int, seed: int, split: str = "test") -> list[Example]:
-    """n different examples of one skill; the same for the same arguments.
+    """Make n different examples of one skill; the same for the same arguments.
 
     Args:
         skill: key of SKILLS.
@@ -194,7 +198,7 @@ def examples(skill: str, n: int, seed: int, split: str = "test") -> list[Example
 
 
 def documents(n: int, seed: int, split: str, lines: int = 5) -> list[str]:
-    """n documents of some lines each, all skills mixed; ``split`` as in `examples`.
+    """Make n documents of some lines each, all skills mixed; ``split`` as in `examples`.
 
     Five lines are about 125 characters, the length that the demo model was trained on.
     """

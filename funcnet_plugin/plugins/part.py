@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import to_jsonable_python
 
 from funcnet_plugin.errors import FuncnetError
 
@@ -29,6 +30,14 @@ class Part(BaseModel):
     def settings(self) -> dict[str, Any]:
         """Give the part as a recipe writes it, defaults included; plain values."""
         return {"name": self.name, **self.model_dump()}
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Give its parameters that have a default, as plain values."""
+        fields = {name: f for name, f in cls.model_fields.items() if not f.is_required()}
+        values = {name: f.get_default(call_default_factory=True) for name, f in fields.items()}
+        plain = {k: v.settings() if isinstance(v, Part) else v for k, v in values.items()}
+        return to_jsonable_python(plain, fallback=str)
 
     @classmethod
     def parameters(cls) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -11,10 +12,23 @@ import pluggy
 from pydantic import ValidationError
 
 from funcnet_plugin.errors import RecipeError
-from funcnet_plugin.plugins.hooks import load_plugins, warn_skipped
+from funcnet_plugin.plugins.hooks import PROJECT, is_ours, load_plugins, warn_skipped
 from funcnet_plugin.plugins.part import Part, one_sentence
 
 P = TypeVar("P", bound=Part)
+
+
+@dataclass(frozen=True)
+class FoundPart(Generic[P]):
+    """Says where a part is from.
+
+    Attributes:
+        part: its class.
+        package: that brought it, with the entry point's name if it is not ours.
+    """
+
+    part: type[P]
+    package: str
 
 
 class Registry(Generic[P]):
@@ -45,18 +59,21 @@ class Registry(Generic[P]):
 
     @cached_property
     def manager(self) -> pluggy.PluginManager:
-        """The plugins, loaded when they are first asked for."""
+        """Hold the plugins, loaded when they are first asked for."""
         return load_plugins(self.group, self._spec, self._builtin)
 
     def all(self) -> dict[str, type[P]]:
-        """Name -> class of every part that there is.
+        """Give name -> class of every part that there is; raises as `find` does."""
+        return {name: found.part for name, found in self.find().items()}
+
+    def find(self) -> dict[str, FoundPart[P]]:
+        """Ask all packages for their parts, and give them by name.
 
         Raises:
             RecipeError: a plugin brings something else than a part, two bring one of the same
                 name, or a part cannot work.
         """
-        found: dict[str, type[P]] = {}
-        sources: dict[str, str] = {}
+        found: dict[str, FoundPart[P]] = {}
         for hook in getattr(self.manager.hook, f"funcnet_{self._kind}s").get_hookimpls():
             try:
                 brought = hook.function()
@@ -64,10 +81,11 @@ class Registry(Generic[P]):
                 # as in `load_plugins`: the user keeps everything else and the reason
                 warn_skipped(hook.plugin_name, error)
                 continue
+            source = hook.plugin_name
+            package = PROJECT if is_ours(source) else source
             # a part that was made already can be gone through, too: pydantic gives its fields
             several = isinstance(brought, Iterable) and not isinstance(brought, Part)
             for part in brought if several else [brought]:
-                source = hook.plugin_name
                 is_part = isinstance(part, type) and issubclass(part, self._base)
                 if not is_part or not isinstance(getattr(part, "name", None), str):
                     raise RecipeError(
@@ -76,13 +94,13 @@ class Registry(Generic[P]):
                     )
                 if part.name in found:
                     raise RecipeError(
-                        f"{sources[part.name]} and {source} both bring a {self._kind} called "
+                        f"{found[part.name].package} and {source} both bring a {self._kind} called "
                         f"{part.name!r}; uninstall one of them, or give one another name."
                     )
                 problem = self._problem(part)
                 if problem is not None:
                     raise RecipeError(f"{source}: the {self._kind} {part.name} {problem}.")
-                found[part.name], sources[part.name] = part, source
+                found[part.name] = FoundPart(part, package)
         return found
 
     def make(self, given: str | Mapping[str, Any] | Part) -> P:

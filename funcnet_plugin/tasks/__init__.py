@@ -55,9 +55,10 @@ def metric(name: str, aggregation: str, *, higher_is_better: bool) -> dict[str, 
 
 
 def text_task(column: str, metrics: Sequence[str] = ("word_perplexity", "byte_perplexity")) -> dict:
-    """Perplexity of documents, each from its own beginning, in windows of the model's length.
+    """Describe the perplexity of documents, each from its own beginning.
 
-    Per word or per byte, so that models with other tokenizers compare; nothing is detokenised.
+    It is taken in windows of the model's length, per word or per byte, so that models with other
+    tokenizers compare; nothing is detokenised.
     """
     return {
         "output_type": "loglikelihood_rolling",
@@ -70,7 +71,7 @@ def text_task(column: str, metrics: Sequence[str] = ("word_perplexity", "byte_pe
 
 
 def pairs_task() -> dict:
-    """BLiMP: the grammatical sentence of a pair must be the likelier one. Chance is 0.5."""
+    """Describe BLiMP: of a pair the grammatical sentence must be the likelier. Chance is 0.5."""
     return {
         "output_type": "multiple_choice",
         "doc_to_text": "",
@@ -85,7 +86,7 @@ def pairs_task() -> dict:
 def write_local_tasks(
     out: Path, texts: Mapping[str, Path], pairs: Sequence[Path], column: str
 ) -> list[str]:
-    """Tasks for files of text and for files of sentence pairs.
+    """Write tasks for files of text and for files of sentence pairs.
 
     A jsonl file stays where it is. Of any other, and of one whose name lm-eval would read as a
     pattern, a copy is made beside the tasks.
@@ -130,7 +131,7 @@ def write_local_tasks(
 
 
 def check_names(names: Sequence[str]) -> None:
-    """lm-eval splits what it is given at commas, takes paths for files and has tasks of its own.
+    """Refuse a name that lm-eval would split at a comma, take for a file, or has a task of.
 
     Raises:
         FuncnetError: a name that would not be understood, or mean another task.
@@ -146,7 +147,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def _is_lm_evals(name: str) -> bool:
-    """Looks for it in the files of its tasks: reading all of them as YAML takes ten seconds."""
+    """Look for it in the files of its tasks: reading all of them as YAML takes ten seconds."""
     (package,) = find_spec("lm_eval").submodule_search_locations
     declared = re.compile(
         rb"^[\s-]*(?:task|group|tag)\s*:\s*[\"']?" + re.escape(name.encode()) + rb"[\"']?\s*$",
@@ -157,7 +158,7 @@ def _is_lm_evals(name: str) -> bool:
 
 
 def _documents(path: Path, column: str) -> list[dict[str, str]] | None:
-    """What a copy is to hold; None where the file can be read as it is."""
+    """Give what a copy is to hold; None where the file can be read as it is."""
     if _read_by_lm_eval(path, (column,)):
         return None
     return [{"text": text} for text in load_texts(path, column)]
@@ -174,8 +175,10 @@ def _sentences(path: Path) -> list[dict[str, str]] | None:
 
 
 def _read_by_lm_eval(path: Path, fields: Sequence[str]) -> bool:
-    """Whether its json reader finds this file by its name, and every line is a record that holds
-    text in these fields: lm-eval knows no field within a field, and writes down what is no text.
+    """Tell whether lm-eval's json reader takes this file as it is.
+
+    It must find it by its name, and every line must be a record that holds text in these fields:
+    lm-eval knows no field within a field, and writes down what is no text.
 
     Raises:
         CalibrationError: the file is not there.

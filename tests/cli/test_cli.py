@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
+from pydantic import Field
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -18,9 +20,15 @@ from funcnet_plugin.errors import (
     FuncnetError,
     RecipeError,
 )
+from funcnet_plugin.ica.parts import DECOMPOSERS
+from funcnet_plugin.plugins import hookimpl
+from funcnet_plugin.repair.parts import REPAIRS
+from funcnet_plugin.score.parts import SCORERS
+from funcnet_plugin.score.scorer import Scorer
 from tests.conftest import make_llama
 
-FAST = ["--set", "align=4", "--set", "n_components=6", "--set", "samples_per_group=8",
+FAST = ["--set", "align=4", "--set", "scorer.networks.n_components=6",
+        "--set", "scorer.networks.samples_per_group=8",
         "--samples", "16", "--window", "40"]  # fmt: skip
 
 
@@ -101,8 +109,13 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(tmp_path):
         (["--ratio", "0.95"], "at most"),
         (["--set", "ratoi=1"], "unknown field 'ratoi'"),
         (["--set", "ratio"], "NAME=VALUE"),
-        (["--set", "score=best"], "score='best'"),
-        (["--set", "n_components=500"], "n_components=500"),
+        (["--set", "allocation=even"], "allocation='even'"),
+        (["--set", "scorer=best"], "no scorer 'best'"),
+        (["--set", "scorer.networks.n_components=500"], "n_components=500"),
+        (["--set", "scorer.networks.components=5"], "networks has no parameter 'components'"),
+        (["--set", "scorer.n_components=5"], "say of which, as in scorer.networks.n_components"),
+        (["--set", "repair.epoch=5"], "reconstruction has no parameter 'epoch'"),
+        (["--set", "n_components=5"], "n_components is a field of an earlier version"),
         (["--set", "ignore=[model.layers.7.mlp]"], "'model.layers.7.mlp' matches no MLP"),
         (["--samples", "4"], "samples_per_group=8"),
         (["--window", "100000", "--samples", "8", "--data", "{tmp}/small.txt"], "one sample needs"),
@@ -115,7 +128,7 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(tmp_path):
         (["--recipe", "{tmp}/typo.yaml"], "the recipe cannot be used"),
         (["--recipe", "{tmp}/field.yaml"], "GPTQModifier: unknown field 'blok_size'"),
         (["--set", "ignore=['re:(']"], "is no regular expression"),
-        (["--set", "signals=[act"], "is not valid YAML"),
+        (["--set", "scorer.networks.signals=[act"], "is not valid YAML"),
         (["--data", "{tmp}/bare.yaml:inf"], "must be a positive number"),
         (["--out", "{tmp}/text.jsonl/out"], "is a file, so"),
         (["--export", "glm"], "glm is for ChatGLM"),
@@ -125,10 +138,11 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(tmp_path):
 )
 def test_bad_requests_write_nothing(checkpoint, text, tmp_path, change, message):
     (tmp_path / "small.txt").write_text("too short")
-    (tmp_path / "bare.yaml").write_text("FunctionalNetworkModifier: {pruning_ratio: 0.2}")
-    both = "s_stage: {{p_modifiers: {{FunctionalNetworkModifier: {{pruning_ratio: 0.2}}, {}}}}}"
-    (tmp_path / "typo.yaml").write_text(both.format("GPTQModifer: {}"))
-    (tmp_path / "field.yaml").write_text(both.format("GPTQModifier: {blok_size: 3}"))
+    first = "FunctionalNetworkModifier: {pruning_ratio: 0.2, scorer: networks}"
+    (tmp_path / "bare.yaml").write_text(first)
+    for name, second in (("typo", "GPTQModifer: {}"), ("field", "GPTQModifier: {blok_size: 3}")):
+        both = f"s_stage: {{p_modifiers: {{{first}, {second}}}}}"
+        (tmp_path / f"{name}.yaml").write_text(both)
     before = sorted(tmp_path.rglob("*"))
     change = [part.format(tmp=tmp_path) for part in change]
     result = call(
@@ -153,10 +167,10 @@ def test_bad_requests_write_nothing(checkpoint, text, tmp_path, change, message)
     [
         ["--ratio", "1.5"],
         ["--ratio", "0.9"],
-        ["--set", "union_with=magic"],
+        ["--set", "scorer=[networks, magic]"],
         ["--set", "ignore=[model.layers.7.mlp]"],
-        ["--set", "samples_per_group=17"],
-        ["--set", "n_components=999"],
+        ["--set", "scorer.networks.samples_per_group=17"],
+        ["--set", "scorer.networks.n_components=999"],
     ],
 )
 def test_what_the_shapes_tell_is_refused_before_weights_and_text_are_read(
@@ -253,6 +267,48 @@ def test_inspect_names_an_unknown_architecture(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     result = call("inspect", tmp_path)
     assert "no adapter for the architecture 'RwkvForCausalLM'" in str(result.exception)
+
+
+def test_inspect_lists_the_parts_with_their_defaults():
+    rows = json.loads(call("inspect", "--parts", "--json").stdout)
+    found = {(row["kind"], row["name"]): row for row in rows}
+    registries = {"scorer": SCORERS, "repair": REPAIRS, "decomposer": DECOMPOSERS}
+    for kind, registry in registries.items():
+        assert [name for of, name in found if of == kind] == list(registry.all())
+    assert all(row["source"] == "funcnet_plugin" and not row["required"] for row in rows)
+    assert all(row["about"] for row in rows)
+    networks = found["scorer", "networks"]["parameters"]
+    assert networks["n_components"] == 128 and networks["decomposer"] == "canica"
+    assert found["repair", "reconstruction"]["parameters"]["epochs"] == 5
+    assert found["repair", "none"]["parameters"] == {}
+    printed = call("inspect", "--parts").output
+    assert "reconstruction (funcnet_plugin)" in printed and "epochs: 5" in printed
+
+
+def test_a_part_of_another_package_is_listed_with_what_it_requires():
+    class Mine(Scorer):
+        """Scores as I like."""
+
+        name = "mine"
+        strength: float
+        where: list[str] = Field(default_factory=lambda: ["[here]"])
+
+    parts = types.ModuleType("mine")
+    parts.funcnet_scorers = hookimpl(lambda: [Mine], specname="funcnet_scorers")
+    SCORERS.manager.register(parts, name="my-package (mine)")
+    try:
+        rows = json.loads(call("inspect", "--parts", "--json").stdout)
+        printed = call("inspect", "--parts").output
+    finally:
+        SCORERS.manager.unregister(parts)
+    (mine,) = (row for row in rows if row["name"] == "mine")
+    assert mine == {
+        "kind": "scorer", "name": "mine", "source": "my-package (mine)",
+        "parameters": {"where": ["[here]"]}, "required": ["strength"],
+        "about": "Scores as I like.",
+    }  # fmt: skip
+    assert "mine (my-package (mine))" in printed and "strength (required)" in printed
+    assert "where: ['[here]']" in printed
 
 
 def test_help_has_an_example_for_every_command():

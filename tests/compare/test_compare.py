@@ -1,9 +1,11 @@
 """`funcnet compare` on a tiny model, and what it is made of."""
 
 import csv
+import importlib.util
 import json
 import math
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from funcnet_plugin.compare import run as run_module
 from funcnet_plugin.compare.fingerprint import fingerprint
 from funcnet_plugin.compare.lm_eval_tasks import _first_metric, scored_tasks
 from funcnet_plugin.compare.measure import Usage
+from funcnet_plugin.compare.plan import runs
 from funcnet_plugin.compare.run import _end_last_line, _read
 from funcnet_plugin.errors import (
     BudgetError,
@@ -23,7 +26,7 @@ from funcnet_plugin.errors import (
     FuncnetError,
     RecipeError,
 )
-from funcnet_plugin.hosts.llmcompressor.modifiers import register
+from funcnet_plugin.hosts.llmcompressor.modifiers import MODIFIERS, register
 from funcnet_plugin.measure import gradients
 from funcnet_plugin.perplexity import perplexities, text_windows
 from funcnet_plugin.recipe import override, pruning_modifier
@@ -33,7 +36,26 @@ from funcnet_plugin.text.windows import mixed_windows
 from tests.conftest import make_llama, make_tokenizer
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
-SMALL = {"n_components": 6, "samples_per_group": 8, "align": 8, "n_init": 1}
+NETWORKS = "scorer.networks."
+SMALL = {
+    "align": 8,
+    f"{NETWORKS}n_components": 6,
+    f"{NETWORKS}samples_per_group": 8,
+    f"{NETWORKS}decomposer.n_init": 1,
+}
+
+
+ALIGNED = {"align": 8}  # for plans without a method that has networks
+
+
+@pytest.fixture(scope="module")
+def controls():
+    """The recipes that the benchmarks compare besides."""
+    path = Path(__file__).parents[2] / "benchmarks" / "controls.py"
+    spec = importlib.util.spec_from_file_location("controls", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
@@ -55,7 +77,7 @@ def plan(checkpoint, files, **changes):
             "texts": {name: str(files[name]) for name in ("near", "far")},
             "methods": ("deployable", "flap", "random"),
             "ratios": (0.1, 0.2),
-            "compensations": ("none",),
+            "repairs": ("none",),
             "overrides": SMALL,
             "samples": (16,),
             "window": 40,
@@ -106,21 +128,24 @@ def test_rows_hold_what_was_measured_and_an_old_one_goes_on(
     with torch.no_grad():
         trained_on.lm_head.weight.mul_(2.0)
     trained_on.save_pretrained(checkpoint)
-    anew = compare(plan(checkpoint, files, methods=("random",)), tmp_path / "out")
+    anew = compare(
+        plan(checkpoint, files, methods=("random",), overrides=ALIGNED), tmp_path / "out"
+    )
     assert len(pruned) == 9  # other weights in the same place
     assert anew[0]["perplexity"] != rows[0]["perplexity"]
     assert all(row["peak_mb"] >= 0 and row["seconds"] > 0 for row in rows[1::2])
 
 
 def test_tables_give_mean_and_spread_of_the_seeds(checkpoint, files, tmp_path):
-    seeds = plan(checkpoint, files, methods=("random",), ratios=(0.2,), seeds=(0, 1))
+    changes = {"methods": ("random",), "overrides": ALIGNED, "ratios": (0.2,)}
+    seeds = plan(checkpoint, files, seeds=(0, 1), **changes)
     rows = compare(seeds, tmp_path / "out")
     text = table.markdown(rows, seeds)
     assert "| random | 0.2 |" in text and "±" in text and text.count("\n") == 4
     (first, second) = [row for row in csv.DictReader(table.as_csv(rows, seeds).splitlines())][1:]
     assert first["seed"] == "0" and second["seed"] == "1"
     assert float(first["near"]) == rows[1]["perplexity"]["near"]
-    key = {name: rows[2][name] for name in ("method", "ratio", "seed", "compensation")}
+    key = {name: rows[2][name] for name in ("method", "ratio", "seed", "repair")}
     one_refused = table.markdown([*rows[:2], key | {"refused": "too narrow"}], seeds)
     assert "too narrow" in one_refused and "±" not in one_refused
 
@@ -129,7 +154,7 @@ def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(checkpoint, files, 
     recipe = {"p_stage": {"p_modifiers": {"WidthPruningModifier": {"repair": "bias"}}}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     chosen = ("best", f"mine={tmp_path / 'mine.yaml'}", "random")
-    changes = {"methods": chosen, "compensations": ("",), "ratios": (0.9,)}
+    changes = {"methods": chosen, "repairs": ("",), "ratios": (0.9,), "overrides": ALIGNED}
     refused = plan(checkpoint, files, **changes)
     rows = compare(refused, tmp_path / "out")
     assert all("refused" in row for row in rows[1:])
@@ -137,13 +162,21 @@ def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(checkpoint, files, 
     assert write_plots(rows, refused, tmp_path) == []
 
 
-def test_ratios_share_what_is_measured_before_the_cut(checkpoint, files, tmp_path, monkeypatch):
+def test_ratios_share_what_is_measured_before_the_cut(
+    checkpoint, files, tmp_path, monkeypatch, controls
+):
     """One backward pass and one ICA serve all ratios, with the rows that each would have alone."""
-    changes = {"methods": ("networks", "networks-or-effect-uniform"), "compensations": ("",)}
+    networks = {"name": "networks", "strategy": "global"}
+    mine = {"scorer": [networks, "surgeon"], "allocation": "threshold"}
+    recipe = {"p_stage": {"p_modifiers": {"FunctionalNetworkModifier": mine}}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    names = [f"networks={tmp_path / 'mine.yaml'}"]
+    names += controls.method_arguments(["networks-or-effect-uniform"], tmp_path / "recipes")
+    changes = {"methods": names, "repairs": ("",)}
     passes = []
-    taken = gradients.loss_gradients
+    taken = gradients._backward_passes
     monkeypatch.setattr(
-        gradients, "loss_gradients", lambda *a, **k: passes.append(a) or taken(*a, **k)
+        gradients, "_backward_passes", lambda *a, **k: passes.append(a) or taken(*a, **k)
     )
     shared = compare(plan(checkpoint, files, **changes), tmp_path / "once")
     assert len(passes) == 1
@@ -160,29 +193,30 @@ def test_ratios_share_what_is_measured_before_the_cut(checkpoint, files, tmp_pat
 def test_axes_with_several_values_become_lines_and_plots(checkpoint, files, tmp_path):
     axes = plan(
         checkpoint, files, methods=("deployable", "shortgpt"), ratios=(0.1, 0.3), samples=(16, 24),
-        sweeps={"n_components": [4, 6]}, compensations=("none", "least_squares"),
-        overrides={k: v for k, v in SMALL.items() if k != "n_components"},
+        sweeps={f"{NETWORKS}n_components": [4, 6]}, repairs=("none", "least_squares"),
+        overrides={k: v for k, v in SMALL.items() if k != f"{NETWORKS}n_components"},
     )  # fmt: skip
     rows = compare(axes, tmp_path / "out")
     found = {
-        (r["method"], r["ratio"], r["samples"], r["compensation"], str(r["setting"]))
-        for r in rows[1:]
+        (r["method"], r["ratio"], r["samples"], r["repair"], str(r["setting"])) for r in rows[1:]
     }
-    # shortgpt has neither the field nor a compensation: nothing is done twice
+    # shortgpt has neither the field nor a repair: nothing is done twice
     assert len(found) == len(rows) - 1 == 2 * 2 * 2 * 2 + 2 * 2
     text = table.markdown(rows, axes)
-    assert "samples=24, n_components=6" in text and "| shortgpt | 0.1 |" in text
+    assert f"samples=24, {NETWORKS}n_components=6" in text and "| shortgpt | 0.1 |" in text
     (first, *_) = csv.DictReader(table.as_csv(rows[1:], axes).splitlines())
-    assert first["n_components"] == "4" and first["samples"] == "16"
+    assert first[f"{NETWORKS}n_components"] == "4" and first["samples"] == "16"
     written = write_plots(rows, axes, tmp_path)
-    assert [path.name for path in written] == ["ratio.png", "samples.png", "n_components.png"]
+    assert [path.name for path in written] == [
+        "ratio.png", "samples.png", "scorer-networks-n_components.png",
+    ]  # fmt: skip
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in written)
 
 
 def test_lm_eval_tasks_are_scored(checkpoint, files, tmp_path):
     tasks = tmp_path / "tasks"
     (name,) = write_local_tasks(tasks, {"near": files["near"]}, [], "text")
-    changes = {"tasks": (name,), "include_path": str(tasks), "limit": 2}
+    changes = {"tasks": (name,), "include_path": str(tasks), "limit": 2, "overrides": ALIGNED}
     scored = plan(checkpoint, files, methods=("random",), ratios=(0.2,), **changes)
     rows = compare(scored, tmp_path / "out")
     assert all(row["tasks"][name] > 1 for row in rows)  # a perplexity
@@ -245,7 +279,7 @@ def test_other_tasks_of_the_same_name_are_measured_anew(checkpoint, files, tmp_p
 
 
 def test_what_was_refused_is_tried_again(checkpoint, files, tmp_path, monkeypatch):
-    asked = plan(checkpoint, files, methods=("random",), ratios=(0.2,))
+    asked = plan(checkpoint, files, methods=("random",), ratios=(0.2,), overrides=ALIGNED)
     prune = run_module.prune
 
     def refuse(*args, **kwargs):
@@ -278,7 +312,7 @@ def test_whole_models_are_peers(checkpoint, files, tmp_path):
     rows = compare(peers, tmp_path / "out")
     for row in rows[1:]:
         assert row["ratio_reached"] == pytest.approx(0.3, abs=0.05), row["method"]
-        assert row["compensation"] == "none" and row["gm"] > 0
+        assert row["repair"] == "none" and row["gm"] > 0
 
 
 def test_measuring_on_the_calibration_text_is_said(checkpoint, files, tmp_path):
@@ -292,20 +326,92 @@ def test_bad_requests_come_before_the_work(checkpoint, files, tmp_path):
         compare(plan(checkpoint, files, methods=("magic",)), tmp_path / "out")
     with pytest.raises(BudgetError, match=r"between 0 and 1, got 1\.2"):
         compare(plan(checkpoint, files, ratios=(0.1, 1.2)), tmp_path / "out3")
-    with pytest.raises(RecipeError, match="compensation"):
-        compare(plan(checkpoint, files, compensations=("foo",)), tmp_path / "out4")
+    with pytest.raises(RecipeError, match="no repair 'foo'; choose one of none"):
+        compare(plan(checkpoint, files, repairs=("foo",)), tmp_path / "out4")
     with pytest.raises(CheckpointError, match="is a file"):
         compare(plan(checkpoint, files), files["near"])
     assert not list(tmp_path.glob("out*"))
-    with pytest.raises(RecipeError, match="no pruning modifier has the field 'alignment'"):
+    with pytest.raises(RecipeError, match="unknown field 'alignment'"):
         compare(plan(checkpoint, files, overrides={"alignment": 8}), tmp_path / "out2")
 
 
-def test_every_named_method_is_a_valid_recipe():
+def settings_of(recipe, **fields):
+    """What a recipe says in full, but for the scorer."""
+    modifier, given = pruning_modifier(override(recipe, {"pruning_ratio": 0.2} | fields))
+    return MODIFIERS[modifier](**given).model_dump(exclude={"scorer"})
+
+
+@pytest.mark.parametrize(
+    "method, control",
+    [
+        ("deployable", "random-or-deployable"),
+        ("networks-or-effect-uniform", "random-or-effect-uniform"),
+        *((name, f"random-or-{name}") for name in ("best", "effect", "loss_effect", "surgeon")),
+    ],
+)
+def test_a_control_differs_by_its_scorer_alone(method, control, controls):
+    every = METHODS | controls.CONTROLS
+    assert settings_of(every[method]) == settings_of(every[control])
+    scorers = [pruning_modifier(every[name])[1]["scorer"] for name in (method, control)]
+    assert scorers[0] != scorers[1] and scorers[1][0] == "random"
+
+
+def test_parameters_of_a_repair_are_for_the_runs_that_have_it(checkpoint, files):
+    """A name is known where the recipe can be built with it, under the repair of the run."""
+    asked = plan(
+        checkpoint, files, methods=("flap", "best", "shortgpt"), ratios=(0.2,),
+        repairs=("", "none", "reconstruction"), overrides={"repair.ridge": 0.1},
+        sweeps={"repair.epochs": [0, 2]},
+    )  # fmt: skip
+    found = [(run.key["method"], run.key["repair"], run.key["setting"]) for run in runs(asked)]
+    epochs = [{"repair.epochs": 0}, {"repair.epochs": 2}]
+    assert found == [
+        ("flap", "bias", {}),
+        ("flap", "none", {}),
+        *(("flap", "reconstruction", setting) for setting in epochs),
+        *(("best", "reconstruction", setting) for setting in epochs),  # with its continuations
+        ("best", "none", {}),
+        *(("best", "reconstruction", setting) for setting in epochs),
+        ("shortgpt", "none", {}),
+    ]
+    with_repair = [run for run in runs(asked) if run.key["repair"] == "reconstruction"]
+    for run in with_repair:
+        _, fields = pruning_modifier(override(yaml.safe_load(run.recipe), run.fields))
+        assert fields["repair"]["ridge"] == 0.1
+        assert fields["repair"]["epochs"] == run.key["setting"]["repair.epochs"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("scorer.networks.n_components", 6, "the scorer flap has no parameter 'networks'"),
+        ("repair.epochs", 2, "the repair bias has no parameter 'epochs'.*to reconstruction"),
+        ("epochs", 2, "WidthPruningModifier: unknown field 'epochs'"),
+        ("align", 0, "align=0"),
+        ("seed.x", 1, "no field 'seed'"),
+    ],
+)
+def test_a_name_that_no_method_knows_is_refused_for_the_first_reason(
+    checkpoint, files, name, value, message
+):
+    plain = {"methods": ("flap", "effect"), "repairs": ("",), "overrides": {}}
+    for changes in ({"overrides": {name: value}}, {"sweeps": {name: [value]}}):
+        with pytest.raises(RecipeError, match=message):
+            runs(plan(checkpoint, files, **plain | changes))
+
+
+def test_benchmarks_set_what_a_method_knows(controls):
+    fields = {"align": 32, "scorer.networks.decomposer.n_init": 4}
+    assert controls.known_fields(fields, ["shortgpt"]) == {}
+    assert controls.known_fields(fields, ["shortgpt", "random-or-best"]) == {"align": 32}
+    assert controls.known_fields(fields, ["random", "deployable"]) == fields
+
+
+def test_every_named_method_is_a_valid_recipe(controls):
     from llmcompressor.recipe import Recipe
 
     register()
-    for name, recipe in METHODS.items():
+    for name, recipe in (METHODS | controls.CONTROLS).items():
         text = yaml.safe_dump(override(recipe, {"pruning_ratio": 0.2}))
         (modifier,) = Recipe.create_instance(text).modifiers
         assert modifier.pruning_ratio == 0.2, name
@@ -319,8 +425,9 @@ def test_every_named_method_is_a_valid_recipe():
         *(("best", name) for name in ("random-or-best", "flap", "obs", "obs-own-text", "random")),
     ],
 )
-def test_what_is_compared_removes_as_much(method, control):
-    first, second = (pruning_modifier(METHODS[name])[1] for name in (method, control))
+def test_what_is_compared_removes_as_much(method, control, controls):
+    every = METHODS | controls.CONTROLS
+    first, second = (pruning_modifier(every[name])[1] for name in (method, control))
     assert first["align"] == second["align"]
 
 
