@@ -124,12 +124,14 @@ def override(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
     given = pruning_modifier(recipe)[1]
     for name, value in fields.items():
         field, *path = name.split(".")
-        if path and field not in given:
+        if len(path) == 1 and field not in given:
             raise RecipeError(
-                f"{name} cannot be set: the recipe has no field {field!r}; add it to the recipe, "
-                f"or set {field} to a name first."
+                f"{name} cannot be set: the recipe leaves {field!r} to its default; say of which "
+                f"part, as in {field}.NAME.{path[0]}."
             )
-        given[field] = _with(given.get(field), path, value, name)
+        # a field that the recipe leaves to its default holds the part that is named here
+        part = given.get(field, path[0] if path else None)
+        given[field] = _with(part, path, value, name)
     return recipe
 
 

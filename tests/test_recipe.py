@@ -145,6 +145,16 @@ def test_override_sets_fields_and_leaves_the_recipe_alone():
         override(load_recipe("s_stage: {p_modifiers: {GPTQModifier: {}}}"), {})
 
 
+def test_a_field_left_to_its_default_is_set_by_the_name_of_the_part():
+    recipe = {"s_stage": {"p_modifiers": {"FunctionalNetworkModifier": {"pruning_ratio": 0.2}}}}
+    changed = override(
+        recipe, {"scorer.networks.n_components": 6, "scorer.networks.decomposer.n_init": 2}
+    )
+    assert pruning_modifier(changed)[1]["scorer"] == {
+        "name": "networks", "n_components": 6, "decomposer": {"n_init": 2},
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("fields", "name", "value", "expected"),
     [
@@ -171,7 +181,11 @@ def test_dotted_names_lead_to_parameters_of_parts(fields, name, value, expected)
 @pytest.mark.parametrize(
     ("fields", "name", "message"),
     [
-        ({}, "repair.epochs", "no field 'repair'; add it to the recipe, or set repair to a name"),
+        (
+            {},
+            "repair.epochs",
+            "leaves 'repair' to its default; say of which part, as in repair.NAME.epochs",
+        ),
         ({"scorer": ["a", "b"]}, "scorer.n", r"several there; say of which, as in scorer\.a\.n"),
         ({"scorer": ["a", "b"]}, "scorer.c.n", r"several there; say of which, as in scorer\.a\.n"),
         ({"scorer": []}, "scorer.n", "several there; say of which"),

@@ -80,6 +80,10 @@ class MLPBlock:
         return oriented(self.down, self.down.weight)
 
     @property
+    def n_columns(self) -> int:
+        return self.width
+
+    @property
     def hidden_size(self) -> int:
         return out_size(self.down)
 
@@ -109,9 +113,16 @@ class MLPBlock:
     def rows_of(self, pieces: Tensor, module: nn.Module) -> Tensor:
         return torch.cat([pieces, pieces + self.width]) if self.fused else pieces
 
-    def by_piece(self, of_rows: Sequence[Tensor]) -> Tensor:
+    def columns_of(self, pieces: Tensor) -> Tensor:
+        return pieces
+
+    def by_piece(self, of_columns: Tensor, of_rows: Sequence[Tensor] = ()) -> Tensor:
+        if not of_rows:
+            return of_columns
         total = sum(of_rows)
-        return total.unflatten(0, (2, self.width)).sum(0) if self.fused else total
+        if self.fused:
+            total = total.unflatten(0, (2, self.width)).sum(0)
+        return total + of_columns
 
     def compute(self, weights: Sequence[Tensor], x: Tensor) -> Tensor:
         """Compute it with its own biases and activation."""

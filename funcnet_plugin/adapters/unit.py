@@ -72,7 +72,11 @@ class Unit(Protocol):
 
     @property
     def output_weight(self) -> Tensor:
-        """Give the weight of the output projection, (hidden, width)."""
+        """Give the weight of the output projection, (hidden, n_columns)."""
+
+    @property
+    def n_columns(self) -> int:
+        """Count the columns of the output projection; a piece may own several."""
 
     @property
     def hidden_size(self) -> int:
@@ -98,11 +102,15 @@ class Unit(Protocol):
     def rows_of(self, pieces: Tensor, module: nn.Module) -> Tensor:
         """Give the rows of one of `inputs` that belong to some pieces, (n_rows,), int64."""
 
-    def by_piece(self, of_rows: Sequence[Tensor]) -> Tensor:
-        """Add up figures of rows by the piece that owns them.
+    def columns_of(self, pieces: Tensor) -> Tensor:
+        """Give the columns of the output that belong to some pieces, (n_columns,), int64."""
+
+    def by_piece(self, of_columns: Tensor, of_rows: Sequence[Tensor] = ()) -> Tensor:
+        """Add up figures of columns and rows by the piece that owns them.
 
         Args:
-            of_rows: for each of `inputs`, (out,).
+            of_columns: of the output projection, (n_columns,).
+            of_rows: for each of `inputs`, (out,); or nothing.
 
         Returns:
             (width,).

@@ -20,8 +20,8 @@ def apply_mask(unit: Unit, keep: Sequence[int]) -> RemovableHandle:
         unit: hooked until the returned handle is removed.
         keep: indices below the width of the unit.
     """
-    mask = torch.zeros(unit.width)
-    mask[list(keep)] = 1
+    mask = torch.zeros(unit.n_columns)
+    mask[unit.columns_of(torch.tensor(list(keep)))] = 1
 
     def silence(module: torch.nn.Module, args: tuple) -> tuple:
         return (args[0] * mask.to(args[0]), *args[1:])

@@ -27,12 +27,12 @@ def cut(unit: Unit, keep: Tensor, output_weight: Tensor | None = None) -> None:
     Args:
         unit: its modules are changed in place; dtype, device, offloading and requires_grad stay.
         keep: (n_kept,), int64, ascending.
-        output_weight: (hidden, n_kept), any floating dtype; a repaired output projection, instead
+        output_weight: (hidden, columns of the kept pieces), any floating dtype; a repaired output projection, instead
             of the kept columns of the old one.
     """
     if output_weight is None:
         weight = unit.output_weight
-        output_weight = weight[:, keep.to(weight.device)]
+        output_weight = weight[:, unit.columns_of(keep.to(weight.device))]
     for module in unit.inputs:
         weight = oriented(module, module.weight)
         rows = unit.rows_of(keep.to(weight.device), module)

@@ -128,8 +128,8 @@ def moments_of(model: nn.Module, text: Text, units: Sequence[Unit]) -> dict[int,
     Returns:
         layer -> moments of its activations over all tokens, on the CPU.
     """
-    with on_gpu(model, besides=sum(8 * unit.width**2 for unit in units)):
-        found = {unit.index: Moments(unit.width) for unit in units}
+    with on_gpu(model, besides=sum(8 * unit.n_columns**2 for unit in units)):
+        found = {unit.index: Moments(unit.n_columns) for unit in units}
 
         def watch(unit: Unit) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple) -> None:

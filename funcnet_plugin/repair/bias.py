@@ -10,7 +10,7 @@ from torch import Tensor
 from funcnet_plugin.adapters import MLPAdapter, Unit
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.plugins import hookimpl
-from funcnet_plugin.repair.repair import Cut, Repair, Repaired, cut_pieces
+from funcnet_plugin.repair.repair import Cut, Repair, Repaired, cut_columns
 
 
 class Bias(Repair):
@@ -30,7 +30,7 @@ class Bias(Repair):
             )
 
     def repaired(self, cut: Cut) -> Repaired:
-        bias = mean_of_cut(cut.unit.output_weight, cut.moments.mean, cut.keep)
+        bias = mean_of_cut(cut.unit.output_weight, cut.moments.mean, cut.columns)
         if cut.unit.output.bias is not None:
             bias = bias + cut.unit.output.bias.to(bias)
         return Repaired(bias=bias)
@@ -47,11 +47,11 @@ def mean_of_cut(weight: Tensor, mean: Tensor, keep: Tensor) -> Tensor:
     Args:
         weight: (hidden, width), of the output projection, original.
         mean: (width,), E[h].
-        keep: (n_kept,), int64.
+        keep: (n_kept,), int64, of the columns.
 
     Returns:
         (hidden,), float64.
     """
-    pruned = cut_pieces(keep, weight.shape[1])
+    pruned = cut_columns(keep, weight.shape[1])
     # the mean waited on the CPU; `keep` may be on the weights' device
     return weight[:, pruned].double() @ mean.to(weight.device)[pruned]

@@ -11,7 +11,7 @@ from torch import Tensor
 from funcnet_plugin.measure.moments import damping
 from funcnet_plugin.plugins import hookimpl
 from funcnet_plugin.repair.enough import too_little_text
-from funcnet_plugin.repair.repair import Cut, Repair, Repaired, cut_pieces
+from funcnet_plugin.repair.repair import Cut, Repair, Repaired, cut_columns
 
 
 class LeastSquares(Repair):
@@ -28,7 +28,7 @@ class LeastSquares(Repair):
     def repaired(self, cut: Cut) -> Repaired:
         weight = cut.unit.output_weight
         second = cut.moments.second.to(weight.device)  # they may have waited on the CPU
-        return Repaired(least_squares(weight, second, cut.keep, self.ridge))
+        return Repaired(least_squares(weight, second, cut.columns, self.ridge))
 
     def too_little(self, tokens: int, width: int, samples: int) -> str | None:
         return too_little_text(tokens, width, continued=False)
@@ -49,14 +49,14 @@ def least_squares(weight: Tensor, second: Tensor, keep: Tensor, ridge: float) ->
     Args:
         weight: (hidden, width), the original weight.
         second: (width, width), float64, E[h h'].
-        keep: (n_kept,), int64.
+        keep: (n_kept,), int64, of the columns.
         ridge: relative regularisation, > 0.
 
     Returns:
         (hidden, n_kept), float64.
     """
     keep = keep.to(second.device)
-    pruned = cut_pieces(keep, second.shape[0])
+    pruned = cut_columns(keep, second.shape[0])
     W = weight.to(second.device).double()
     S_KK = second[keep][:, keep]
     S_KK.diagonal().add_(damping(second, ridge))

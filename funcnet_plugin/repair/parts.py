@@ -13,8 +13,8 @@ _KEPT = frozenset({"moments"})
 
 def _problem(part: type[Repair]) -> str | None:
     unknown = unknown_statistics(part.needs)
-    if unknown is None and part.needs - _KEPT:
-        return f"needs {', '.join(sorted(part.needs - _KEPT))}, and a repair gets moments only"
+    if unknown is None and (more := frozenset(part.needs) - _KEPT):
+        return f"needs {', '.join(sorted(more))}, and a repair gets moments only"
     return unknown
 
 

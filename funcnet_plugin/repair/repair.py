@@ -41,6 +41,11 @@ class Cut:
     statistics: Mapping[str, Any]
 
     @property
+    def columns(self) -> Tensor:
+        """Give the columns of the output projection that are kept, ascending, int64."""
+        return self.unit.columns_of(self.keep)
+
+    @property
     def moments(self) -> Moments:
         """Give the moments of what enters the output projection, over the calibration tokens."""
         if "moments" not in self.statistics:
@@ -56,7 +61,7 @@ class Repaired:
     """Says what a cut unit gets.
 
     Attributes:
-        output_weight: (hidden, n_kept), any floating dtype; None for the kept columns as they are.
+        output_weight: (hidden, kept columns), any floating dtype; None for the kept columns as they are.
         bias: (hidden,), of the output projection; None for the one that it has.
     """
 
@@ -116,7 +121,7 @@ class Repair(Part):
         return None
 
 
-def cut_pieces(keep: Tensor, width: int) -> Tensor:
+def cut_columns(keep: Tensor, width: int) -> Tensor:
     """List the pieces that are not kept, ascending, int64."""
     mask = torch.ones(width, dtype=torch.bool, device=keep.device)
     mask[keep] = False

@@ -39,7 +39,7 @@ class Ahead:
     def new_moments(self, unit: Unit) -> Moments:
         """Start the moments of a unit from those on the model's own text. Once per unit."""
         own = self.own_moments.pop(unit.index, None)
-        return Moments(unit.width) if own is None else own
+        return Moments(unit.n_columns) if own is None else own
 
     def of_unit(self, unit: Unit) -> dict[str, Tensor | tuple[Tensor, ...]]:
         """Give the gradients of one unit by the name of the statistic."""

@@ -42,6 +42,17 @@ class Request:
             raise RecipeError("scorer names none; give one, or a list of several.")
         if len(set(names)) < len(names):
             raise RecipeError(f"scorer names one twice: {', '.join(names)}; name each once.")
+        across = [scorer.name for scorer in self.scorers if scorer.across_layers]
+        if len(across) > 1:
+            raise RecipeError(
+                f"{' and '.join(across)} both score across layers, and a run has room for one such "
+                "scorer; take strategy: local in one of them."
+            )
+        if self.max_memory and "samples" not in self.needs:
+            raise RecipeError(
+                "max_memory is for scorers that look at the signals of whole groups of samples, "
+                "such as networks, and the recipe has none; leave it out."
+            )
         if self.own_text and "moments" not in self.needs:
             raise RecipeError(
                 "own_text is for scorers that look at activations and for the repair, and the "
@@ -51,7 +62,7 @@ class Request:
     @property
     def needs(self) -> frozenset[str]:
         """List all statistics that a part declares."""
-        return self.repair.needs.union(*(scorer.needs for scorer in self.scorers))
+        return frozenset(self.repair.needs).union(*(scorer.needs for scorer in self.scorers))
 
     @property
     def waits_for_all_layers(self) -> bool:

@@ -46,7 +46,8 @@ class LossEffect(Scorer):
 
     def score(self, evidence: Evidence) -> Tensor:
         weight = _in_loss_units(evidence)
-        return evidence.moments.second.diagonal().to(weight.device) * weight.square().sum(0)
+        second = evidence.moments.second.diagonal().to(weight.device)
+        return evidence.unit.by_piece(second * weight.square().sum(0))
 
 
 class Surgeon(Scorer):

@@ -27,7 +27,7 @@ class Effect(Scorer):
 
     def score(self, evidence: Evidence) -> Tensor:
         norm = _squares(evidence.unit.output).sum(0)
-        return evidence.moments.variance.to(norm.device) * norm
+        return evidence.unit.by_piece(evidence.moments.variance.to(norm.device) * norm)
 
 
 class Flap(Effect):
@@ -57,7 +57,7 @@ class WandaSP(Scorer):
     def score(self, evidence: Evidence) -> Tensor:
         weight = evidence.unit.output_weight.detach().double()
         norm = (evidence.moments.second.diagonal() * evidence.moments.count).sqrt()
-        return weight.abs().mean(0) * norm.to(weight.device)
+        return evidence.unit.by_piece(weight.abs().mean(0) * norm.to(weight.device))
 
 
 class Taylor(Scorer):
@@ -76,7 +76,7 @@ class Taylor(Scorer):
             (weight.detach().double() * gradient.to(weight).double()).abs()
             for weight, gradient in zip(unit.weights, evidence.weight_gradients, strict=True)
         )
-        return unit.by_piece([product.sum(1) for product in rows]) + columns.sum(0)
+        return unit.by_piece(columns.sum(0), [product.sum(1) for product in rows])
 
 
 class Magnitude(Scorer):
@@ -105,8 +105,8 @@ def funcnet_scorers() -> list[type[Scorer]]:
 
 def _norms(unit: Unit) -> Tensor:
     """Add up the squared weights of each neuron, (width,), float64."""
-    rows = unit.by_piece([_squares(module).sum(1) for module in unit.inputs])
-    return rows + _squares(unit.output).sum(0)
+    rows = [_squares(module).sum(1) for module in unit.inputs]
+    return unit.by_piece(_squares(unit.output).sum(0), rows)
 
 
 def _squares(module: nn.Module) -> Tensor:

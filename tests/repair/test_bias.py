@@ -6,7 +6,7 @@ import torch
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.measure.moments import Moments
 from funcnet_plugin.repair.bias import Bias, mean_of_cut
-from funcnet_plugin.repair.repair import Cut, cut_pieces
+from funcnet_plugin.repair.repair import Cut, cut_columns
 from tests.conftest import make_llama
 from tests.repair.data import WIDTH, correlated
 
@@ -22,9 +22,9 @@ def test_cutting_nothing_changes_nothing(data):
     assert mean_of_cut(W, h.double().mean(0), everything).abs().max() == 0
 
 
-def test_cut_pieces_are_the_complement(data):
+def test_cut_columns_are_the_complement(data):
     keep = data[2]
-    pruned = cut_pieces(keep, WIDTH)
+    pruned = cut_columns(keep, WIDTH)
     assert sorted([*keep.tolist(), *pruned.tolist()]) == list(range(WIDTH))
 
 
