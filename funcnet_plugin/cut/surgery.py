@@ -27,8 +27,8 @@ def cut(unit: Unit, keep: Tensor, output_weight: Tensor | None = None) -> None:
     Args:
         unit: its modules are changed in place; dtype, device, offloading and requires_grad stay.
         keep: (n_kept,), int64, ascending.
-        output_weight: (hidden, columns of the kept pieces), any floating dtype; a repaired output projection, instead
-            of the kept columns of the old one.
+        output_weight: (hidden, columns of the kept pieces), any floating dtype; a repaired output
+            projection, instead of the kept columns of the old one.
     """
     if output_weight is None:
         weight = unit.output_weight

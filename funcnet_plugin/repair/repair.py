@@ -61,7 +61,8 @@ class Repaired:
     """Says what a cut unit gets.
 
     Attributes:
-        output_weight: (hidden, kept columns), any floating dtype; None for the kept columns as they are.
+        output_weight: (hidden, kept columns), any floating dtype; None for these columns as they
+            are.
         bias: (hidden,), of the output projection; None for the one that it has.
     """
 
