@@ -21,7 +21,7 @@ from funcnet_plugin.hosts.lm_eval import FuncnetLM
 from funcnet_plugin.inspection import inspect_model
 from funcnet_plugin.perplexity import perplexities
 from funcnet_plugin.pruning import prune
-from funcnet_plugin.text.writing import write_windows
+from funcnet_plugin.text import own
 from tests.conftest import make_llama, make_tokenizer
 from tests.hosting import logged, recipe, run
 
@@ -54,9 +54,6 @@ def doors(checkpoint, texts, tmp_path):
         "inspect": lambda: inspect_model(checkpoint),
         "lm_eval": lambda: FuncnetLM(pretrained=str(checkpoint)),
         "perplexity": lambda: perplexities(checkpoint, tokens),
-        "own text": lambda: write_windows(
-            checkpoint, make_tokenizer(), window=4, samples=1, seed=0
-        ),
         "export": lambda: export_model(checkpoint, tmp_path / "e", "padded"),
     }
 
@@ -342,19 +339,26 @@ def test_code_of_a_tokenizer_is_refused_without_asking(checkpoint, monkeypatch):
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_said_and_writes_none_of_them(
-    checkpoint, texts, tmp_path
+    checkpoint, texts, tmp_path, monkeypatch
 ):
+    written = []
+
+    def kept(*args, **options):
+        written.extend(write(*args, **options))
+        return written
+
+    write = own.write
+    monkeypatch.setattr(own, "write", kept)
     tokenizer = make_tokenizer()
     tokenizer.add_tokens([f"<more{i}>" for i in range(400)])
     tokenizer.save_pretrained(checkpoint)
     with logged() as lines:
         prune(
-            checkpoint, texts, tmp_path / "o", recipe=recipe("WidthPruningModifier"), samples=8,
-            window=32,
+            checkpoint, texts, tmp_path / "o", recipe=recipe("WidthPruningModifier", own_text=0.3),
+            samples=8, window=32,
         )  # fmt: skip
     assert any("432 tokens and the model 32" in line for line in lines)
-    windows = write_windows(checkpoint, tokenizer, window=4, samples=8, seed=0)
-    assert max(map(max, windows)) < 32
+    assert written and max(map(max, written)) < 32
 
 
 def test_lm_eval_names_a_token_that_the_model_has_not(checkpoint):
