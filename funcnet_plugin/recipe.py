@@ -1,4 +1,4 @@
-"""Reading a recipe before llm-compressor does.
+"""Reads a recipe before llm-compressor does.
 
 llm-compressor reads several mistakes as an *empty* recipe: the run ends without an error and
 nothing is pruned. Others end in an AttributeError. Here each is one sentence.
@@ -30,12 +30,12 @@ _SHAPE = "<name>_stage: -> <name>_modifiers: -> ModifierName: {fields}"
 
 
 def recipe_path(name: str) -> Path:
-    """A recipe that comes with the package, "ica_prune" for instance."""
+    """Find a recipe that comes with the package, "ica_prune" for instance."""
     return _FOLDER / f"{name}.yaml"
 
 
 def packaged_recipes() -> list[str]:
-    """The names that `recipe_path` takes."""
+    """List the names that `recipe_path` takes."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
@@ -163,7 +163,7 @@ def _name_of(part: Any) -> Any:
 
 
 def pruning_modifier(recipe: Recipe) -> tuple[str, dict[str, Any]]:
-    """Name and fields of the one pruning modifier of a recipe.
+    """Find name and fields of the one pruning modifier of a recipe.
 
     Raises:
         RecipeError: the recipe has no pruning modifier, or more than one.
@@ -186,5 +186,5 @@ def pruning_modifier(recipe: Recipe) -> tuple[str, dict[str, Any]]:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML text, which oneshot takes like a file."""
+    """Write the recipe as YAML text, which oneshot takes like a file."""
     return yaml.safe_dump(recipe, sort_keys=False)

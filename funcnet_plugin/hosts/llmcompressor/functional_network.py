@@ -1,4 +1,4 @@
-"""Functional-network pruning as a modifier."""
+"""Prunes by functional networks, as a modifier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must be true of the model that a run is given, and of what it is to be saved as.
+"""Checks what must be true of the model that a run is given, and of what it is saved as.
 
 Every modifier of ours asks first: a model that something is wrapped around, that has another head
 than a language model's, that is not what its config says or that could not be saved is refused
@@ -182,7 +182,7 @@ def _check_run(model: nn.Module) -> None:
 
 
 def _rehearse_recipe(model: nn.Module) -> None:
-    """llm-compressor writes this run's recipe after the one beside the model.
+    """Write this run's recipe after the one beside the model, as llm-compressor will.
 
     Raises:
         CheckpointError: that one cannot be read.
