@@ -49,6 +49,11 @@ MOVED = {
         {"compensation": "reconstruction", "reconstruction_epochs": 3},
         {"repair": fitted(epochs=3)},
     ),
+    "reconstruction_epochs beside a new repair": (
+        WIDTH,
+        {"repair": "reconstruction", "reconstruction_epochs": 3},
+        {"repair": fitted(epochs=3)},
+    ),
     "continuations": (
         WIDTH,
         {"compensation": "reconstruction", "continuations": 4},
