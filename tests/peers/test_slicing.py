@@ -63,7 +63,7 @@ def test_the_axes_are_those_of_the_normed_inputs(double, texts):
 def test_rotating_without_cutting_changes_nothing(double, texts):
     expected = logits(double)
     fuse_norms(double)
-    slice_hidden(double, principal_axes(double, padded(texts)), 24)
+    slice_hidden(double, principal_axes(double, Text.read(padded(texts))), 24)
     # LlamaRMSNorm computes in float32
     assert torch.allclose(logits(double), expected, atol=1e-5)
 
@@ -89,7 +89,7 @@ def projected(model, axes, size):
 
 def test_slicing_is_projecting_the_hidden_states(double, texts):
     fuse_norms(double)
-    axes = principal_axes(double, padded(texts))
+    axes = principal_axes(double, Text.read(padded(texts)))
     expected = projected(copy.deepcopy(double), axes, 16)
     assert parameters_after(double, 16) == _count(slice_in_place(double, axes, 16))
     assert torch.allclose(logits(double), expected, atol=1e-5)
