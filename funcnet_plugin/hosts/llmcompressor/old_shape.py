@@ -58,10 +58,13 @@ def refuse_old_shape(modifier: str, fields: Mapping[str, Any]) -> None:
     why = [f"{name} is gone: {gone[name]}" for name in old if name in gone]
     if fields.get("ridge") == "auto":
         why.append("ridge: auto is gone: it gained nothing")
-    are, them = ("is a field", "it") if len(old) == 1 else ("are fields", "them")
+    said = [f"scorer: {_OLD_NAME}" if name == "scorer" else name for name in old]
+    are, them = ("is", "it") if len(old) == 1 else ("are", "them")
     reasons = "".join(f"; {reason}" for reason in why)
     mend = f"it is written now: {_written(new)}" if new else f"leave {them} out"
-    raise RecipeError(f"{modifier}: {', '.join(old)} {are} of an earlier version{reasons}; {mend}.")
+    raise RecipeError(
+        f"{modifier}: {', '.join(said)} {are} of an earlier version{reasons}; {mend}."
+    )
 
 
 def _written(new: Mapping[str, Any]) -> str:
