@@ -30,7 +30,7 @@ _SHAPE = "<name>_stage: -> <name>_modifiers: -> ModifierName: {fields}"
 
 
 def recipe_path(name: str) -> Path:
-    """Find a recipe that comes with the package, "ica_prune" for instance."""
+    """Give the file of a recipe that comes with the package, "ica_prune" for instance."""
     return _FOLDER / f"{name}.yaml"
 
 
@@ -186,5 +186,5 @@ def pruning_modifier(recipe: Recipe) -> tuple[str, dict[str, Any]]:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """Write the recipe as YAML text, which oneshot takes like a file."""
+    """Write a recipe as YAML text, which oneshot takes like a file."""
     return yaml.safe_dump(recipe, sort_keys=False)
