@@ -1,4 +1,4 @@
-"""Functional-network pruning of large language models, inside the tools people already use.
+"""Prunes large language models by functional networks, inside the tools people already use.
 
     import funcnet_plugin
     from llmcompressor import oneshot

@@ -1,4 +1,4 @@
-"""Progress bars for whatever takes more than some seconds, with the time that is left.
+"""Shows bars for whatever takes more than some seconds, with the time that is left.
 
 They look and are switched off (TQDM_DISABLE=1) like those of llm-compressor and transformers.
 """
@@ -16,7 +16,7 @@ T = TypeVar("T")
 def bar(
     items: Iterable[T], title: str, unit: str = "batch", *, within: bool = False
 ) -> Iterable[T]:
-    """The items, while a bar says how many of them are done.
+    """Pass items on, while a bar says how many of them are done.
 
     Args:
         title: what is done with them; without one there is no bar.
@@ -30,7 +30,7 @@ def bar(
 
 
 def counter(total: int, title: str, unit: str) -> tqdm:
-    """A bar to `update` by hand, as a context."""
+    """Make a bar to `update` by hand, as a context."""
     return tqdm(total=total, desc=title, unit=unit, dynamic_ncols=True)
 
 

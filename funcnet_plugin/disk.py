@@ -1,4 +1,4 @@
-"""Room on a disk: looked at before the work, and called what it is where it runs out."""
+"""Looks for room on a disk before the work, and says in words where it runs out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SAID = ("no space left on device", "disk quota exceeded", f"os error {errno.ENO
 
 
 def check_room(out: Path, needed: int) -> None:
-    """A model must fit on the disk.
+    """Refuse to begin what does not fit on the disk.
 
     Args:
         out: directory to write, there or not.
@@ -55,7 +55,7 @@ def saying_full(place: Path | None = None) -> Iterator[None]:
 
 
 def refuse_full_disk(error: BaseException, place: Path | None = None) -> None:
-    """Of any error, also one that a library has wrapped (safetensors, pyarrow, zipfile).
+    """Refuse to go on if an error is of a full disk, also one that a library has wrapped.
 
     Raises:
         CheckpointError: the disk was full.

@@ -1,33 +1,33 @@
-"""The errors a user can mend: one sentence each, saying what, where and what to do."""
+"""Names the errors a user can mend: one sentence each, saying what, where and what to do."""
 
 
 class FuncnetError(ValueError):
-    """A request that cannot be met. The message is one sentence; the command line exits with 2."""
+    """Says in one sentence why a request cannot be met; the command line exits with 2."""
 
 
 class RecipeError(FuncnetError):
-    """A recipe, or one field of it, is wrong."""
+    """Says that a recipe, or one field of it, is wrong."""
 
 
 class AdapterError(FuncnetError):
-    """The model has no adapter, or its modules are not what the adapter says."""
+    """Says that a model has no adapter, or that its modules are not what the adapter says."""
 
 
 class BudgetError(FuncnetError):
-    """The requested ratio cannot be reached."""
+    """Says that the requested ratio cannot be reached."""
 
 
 class CalibrationError(FuncnetError):
-    """The calibration data is missing, empty or too small."""
+    """Says that the calibration data is missing, empty or too small."""
 
 
 class CheckpointError(FuncnetError):
-    """A model cannot be loaded from, or saved to, the place asked for."""
+    """Says that a model cannot be loaded from, or saved to, the place asked for."""
 
 
 class DecompositionError(FuncnetError):
-    """The ICA cannot be run on these signals, or no start gave finite maps."""
+    """Says that the ICA cannot be run on these signals, or that no start gave finite maps."""
 
 
 class NumbersError(FuncnetError):
-    """A weight, an activation, a gradient or a score is NaN or infinite."""
+    """Says that a weight, an activation, a gradient or a score is NaN or infinite."""

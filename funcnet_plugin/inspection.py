@@ -1,4 +1,4 @@
-"""What a model looks like to the pruning, without loading its weights."""
+"""Finds what a model looks like to the pruning, without loading its weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from funcnet_plugin.errors import BudgetError
 
 @dataclass(frozen=True)
 class Reach:
-    """What one pruning ratio would give with equal widths in all layers."""
+    """Says what one pruning ratio would give with equal widths in all layers."""
 
     ratio: float
     kept_width: int | None  # None: cannot be reached, `reason` says why
@@ -21,13 +21,15 @@ class Reach:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Attributes:
-    source: what was inspected.
-    architecture, adapter: model class name, adapter name.
-    widths: neurons per layer.
-    parameters, mlp_parameters: counts, shared tensors once.
-    max_length: positions the model was made for; None if its config does not say.
-    reaches: one per ratio asked for.
+    """Describes a model as the pruning sees it.
+
+    Attributes:
+        source: what was inspected.
+        architecture, adapter: model class name, adapter name.
+        widths: neurons per layer.
+        parameters, mlp_parameters: counts, shared tensors once.
+        max_length: positions the model was made for; None if its config does not say.
+        reaches: one per ratio asked for.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""Output directories: complete or not there at all."""
+"""Makes output directories appear complete, or not at all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_output(out: Path) -> None:
 
 
 def check_directory(out: Path) -> None:
-    """`out` is a directory to write into, or can become one.
+    """Refuse what is no directory to write into, and cannot become one.
 
     Raises:
         CheckpointError: it, or what it would lie in, is a file or cannot be written.
@@ -49,7 +49,7 @@ def _check_empty(out: Path, but: Path | None = None) -> None:
 
 @contextlib.contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A directory that becomes `out` if the block ends well, and vanishes if not."""
+    """Make a directory that becomes `out` if the block ends well, and vanishes if not."""
     out = out.resolve()
     # An empty directory that is there stays: it may be a mount point, or where the user is, and
     # neither can be replaced. Staging inside it keeps the last step on one file system.

@@ -1,4 +1,4 @@
-"""Token perplexity of a checkpoint on windows of text.
+"""Measures the token perplexity of a checkpoint on windows of text.
 
 Convention: documents are tokenised as the tokenizer does it for the model, joined, and cut into
 windows; the perplexity is exp of the mean negative log-likelihood of all tokens but the first of
@@ -28,9 +28,11 @@ _BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Perplexities:
-    """Attributes:
-    by_text: name -> perplexity.
-    tokens_per_second: of the forward passes that gave them.
+    """Holds perplexities.
+
+    Attributes:
+        by_text: name -> perplexity.
+        tokens_per_second: of the forward passes that gave them.
     """
 
     by_text: dict[str, float]
@@ -40,7 +42,7 @@ class Perplexities:
 def text_windows(
     source: str | Path, column: str, tokenizer: PreTrainedTokenizerBase, length: int, count: int
 ) -> Tensor:
-    """(n, length) int64: the first `count` windows of a text, in order.
+    """Cut the first `count` windows of a text, in order: (n, length), int64.
 
     Raises:
         CalibrationError: the text does not fill one window.

@@ -1,4 +1,4 @@
-"""What can be refused before a model's weights and the calibration text are read."""
+"""Refuses what can be refused before a model's weights and the calibration text are read."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`funcnet prune` as a function: a thin layer over llm-compressor's `oneshot`.
+"""Prunes as `funcnet prune` does: a thin layer over llm-compressor's `oneshot`.
 
-What it adds: every mistake is found before the weights are loaded, calibration text comes in exact,
-reproducible windows, and the output directory appears complete or not at all.
+Every mistake is found before the weights are loaded, calibration text comes in exact, reproducible
+windows, and the output directory appears complete or not at all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading a recipe before llm-compressor does.
+"""Reads a recipe before llm-compressor does.
 
 llm-compressor reads several mistakes as an *empty* recipe: the run ends without an error and
 nothing is pruned. Others end in an AttributeError. Here each is one sentence.

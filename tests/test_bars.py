@@ -11,7 +11,7 @@ from funcnet_plugin import bars
 from funcnet_plugin.perplexity import perplexities, text_windows
 from funcnet_plugin.text.writing import write
 from tests.conftest import make_llama, make_tokenizer
-from tests.hosting import logged, recipe, run
+from tests.hosting import logged, networks, recipe, run
 
 
 def depth(score):
@@ -54,12 +54,12 @@ def test_writing_is_the_same_with_and_without_a_bar(shown):
     ("text", "titles"),
     [
         (
-            recipe("WidthPruningModifier", scorer="surgeon", repair="reconstruction",
-                   own_text=0.25, reconstruction_epochs=1),
+            recipe("WidthPruningModifier", scorer="surgeon", own_text=0.25,
+                   repair={"name": "reconstruction", "epochs": 1}),
             ["the model writes", "gradients", "moments of its own text", "repairing layers",
              "how the layers are called", "reconstructing a layer"],
         ),
-        (recipe(strategy="global"), ["networks across layers"]),
+        (recipe(scorer=networks(strategy="global")), ["networks across layers"]),
         (depth("block_influence"), ["block influence"]),
         (depth("perplexity"), ["perplexity without each layer"]),
     ],

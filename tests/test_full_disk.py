@@ -10,8 +10,8 @@ from funcnet_plugin import tasks
 from funcnet_plugin.cli import main
 from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import CheckpointError
-from funcnet_plugin.measure import store as progress
-from funcnet_plugin.measure.store import Progress
+from funcnet_plugin.measure import store
+from funcnet_plugin.measure.store import Store
 from funcnet_plugin.output import staged
 from funcnet_plugin.text.sources import load_texts
 
@@ -53,13 +53,13 @@ def test_other_errors_stay_what_they_are(tmp_path):
 
 
 def test_a_part_of_a_run_on_a_full_disk(tmp_path, monkeypatch):
-    run = Progress(tmp_path / "run", {"a": 1})
+    run = Store(tmp_path / "run", {"a": 1})
 
     def half(held, part, metadata):
         part.write_bytes(b"half")
         only_said()
 
-    monkeypatch.setattr(progress, "save_file", half)
+    monkeypatch.setattr(store, "save_file", half)
     with pytest.raises(CheckpointError, match="the disk is full"):
         run.save("layer-0", {"x": torch.ones(2)}, {})
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]

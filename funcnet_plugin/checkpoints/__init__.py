@@ -1,1 +1,1 @@
-"""What is written and read: config block, widths of layers, weights, saving."""
+"""Reads and writes checkpoints: config block, widths of layers, weights."""

@@ -1,4 +1,4 @@
-"""What a pruned checkpoint says about itself, and making what is saved loadable.
+"""Keeps what a pruned checkpoint says about itself, so that what is saved can be loaded.
 
 Widths stand in config.json: one for all layers under the architecture's own key, or per layer in
 transformers' schema `per_layer_config`. llm-compressor's `save_pretrained` ends by writing the
@@ -30,7 +30,7 @@ KEPT_FILE = "kept_neurons.json"
 
 
 def by_figure(reports: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """One list per figure instead of one report per layer."""
+    """Turn one report per layer into one list per figure."""
     return {key: [report[key] for report in reports] for key in reports[0]}
 
 
@@ -58,7 +58,7 @@ def set_widths(config: Any, width_key: str, widths: Sequence[int]) -> None:
 
 
 def saved_keys(config: Any, keys: Sequence[str]) -> dict[str, Any]:
-    """The config.json entries of a pruned model; None for a key that must not be there.
+    """List the config.json entries of a pruned model; None for a key that must not be there.
 
     Next to the attributes `keys`, the per-layer widths and our own block, these are the rotary keys
     under the names that transformers 4, vLLM and llama.cpp's converter read: without them an older
@@ -71,7 +71,7 @@ def saved_keys(config: Any, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def rope_for_older_readers(data: dict[str, Any]) -> dict[str, Any]:
-    """See `saved_keys`."""
+    """Give the rotary keys under their older names, see `saved_keys`."""
     rope, entries = data.get("rope_parameters"), {}
     if isinstance(rope, dict) and "rope_theta" in rope:
         entries["rope_theta"] = rope["rope_theta"]
@@ -160,7 +160,7 @@ def write_kept(
     kept: Sequence[list[int] | None],
     layers: Sequence[int] | None = None,
 ) -> None:
-    """kept_neurons.json: which neurons of the source model are still there.
+    """Write kept_neurons.json: which neurons of the source model are still there.
 
     Args:
         directory: an existing checkpoint directory.
@@ -178,7 +178,7 @@ def write_kept(
 
 
 def read_kept(source: str | Path) -> tuple[list[int], list[list[int]]]:
-    """Widths of the source model and kept neurons, of the layers that are still there.
+    """Read widths of the source model and kept neurons, of the layers that are still there.
 
     Args:
         source: a checkpoint directory that was pruned by this package, or its kept_neurons.json.
@@ -202,14 +202,14 @@ def read_kept(source: str | Path) -> tuple[list[int], list[list[int]]]:
 
 
 def read_layers(source: str | Path) -> list[int] | None:
-    """Which layers of the source model `read_kept` speaks of; None for all."""
+    """Read which layers of the source model `read_kept` speaks of; None for all."""
     path = Path(source)
     path = path / KEPT_FILE if path.is_dir() else path
     return json.loads(path.read_text()).get("layers")
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:
-    """config.json of a checkpoint directory.
+    """Read config.json of a checkpoint directory.
 
     Raises:
         CheckpointError: there is none, it is not JSON, or an adapter's lies beside it.
@@ -225,5 +225,5 @@ def read_config(directory: str | Path) -> dict[str, Any]:
 
 
 def read_block(directory: str | Path) -> dict[str, Any] | None:
-    """The `functional_network` block of a checkpoint directory, None for a dense model."""
+    """Read the `functional_network` block of a checkpoint directory, None for a dense model."""
     return read_config(directory).get(BLOCK_KEY)

@@ -1,4 +1,4 @@
-"""Decoder layers of different widths in plain transformers.
+"""Builds decoder layers of different widths in plain transformers.
 
 Transformers has the config schema (`per_layer_config`), but its modelling code reads the width from
 the shared config and refuses when layers differ. Each decoder layer is therefore built from its own
@@ -39,7 +39,7 @@ def enable(base: type) -> None:
 
 
 def prepare(model_class: type, config: Any) -> None:
-    """Called before a model creates its layers; does nothing for uniform widths.
+    """Prepare the classes of a model that is about to create its layers, for per-layer widths.
 
     Raises:
         ValueError: the model class does not tell which class its decoder layers have.

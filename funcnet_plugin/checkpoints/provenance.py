@@ -1,4 +1,4 @@
-"""What several runs on one model, in memory or through checkpoints, did to the first source.
+"""Puts together what several runs on one model did to the first source, also through checkpoints.
 
 The block of config.json and kept_neurons.json always speak of the model that the first run began
 with: its parameters, its layers, its neurons. What each run did to the model that it found stands
@@ -71,7 +71,7 @@ def since_the_first_source(
 
 
 def _kept_before(model: nn.Module, earlier: dict[str, Any]) -> Kept | None:
-    """The neurons of the first source that earlier runs left; None where they cut none.
+    """Find the neurons of the first source that earlier runs left; None where they cut none.
 
     Raises:
         CheckpointError: the file that says so is not there.

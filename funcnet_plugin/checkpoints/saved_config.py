@@ -1,4 +1,4 @@
-"""Making config.json say what the model in memory says.
+"""Makes config.json say what the model in memory says.
 
 llm-compressor writes the file at the model's `name_or_path` back, with a few keys patched. Whatever
 else was changed in memory (an embedding resized, layers dropped, a rotary base) is lost so, and the
@@ -21,7 +21,7 @@ _ROTARY = ("rope_parameters", "rope_theta", "rope_scaling")
 
 
 def settle(written: Entries, config: PreTrainedConfig, older: Entries) -> Entries:
-    """The entries of config.json that give `config` when they are read.
+    """Find the entries of config.json that give `config` when they are read.
 
     Args:
         written: what the host wrote. Keys that agree with `config` stay as they are.
@@ -40,7 +40,7 @@ def settle(written: Entries, config: PreTrainedConfig, older: Entries) -> Entrie
 
 
 def settle_file(path: Path, config: PreTrainedConfig, older: Entries) -> Entries | None:
-    """`settle`, of a file; None if nothing has to be written."""
+    """Do the same with a file; None if nothing has to be written."""
     written = json.loads(path.read_text())
     settled = settle(written, config, older)
     return None if settled == written else settled
@@ -52,7 +52,7 @@ def _entries(config: PreTrainedConfig) -> Entries:
 
 
 def _differences(written: Entries, config: PreTrainedConfig, wanted: Entries) -> set[str]:
-    """The keys of which the file gives something else than the config in memory has."""
+    """Find the keys of which the file gives something else than the config in memory has."""
     try:
         read = _entries(type(config).from_dict({k: v for k, v in written.items()}))
     except Exception:  # a contradiction, such as more layer types than layers: all is to be written

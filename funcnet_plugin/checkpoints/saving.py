@@ -1,4 +1,4 @@
-"""What can fail when a model is saved, tried before the hours of work that come first.
+"""Tries what can fail when a model is saved, before the hours of work that come first.
 
 Transformers checks more when it saves than when it loads: a generation config that it loads with a
 warning it refuses to write. Such a one is written as it came in.
@@ -49,7 +49,7 @@ def rehearse(model: PreTrainedModel) -> None:
 
 
 def check_generation_file(source: str | Path) -> None:
-    """A generation config that cannot even be loaded stops the whole load.
+    """Refuse a generation config that cannot even be loaded: it stops the whole load.
 
     Raises:
         CheckpointError: a checkpoint directory has such a one.
@@ -98,7 +98,7 @@ def attempt(what: str, save: Callable, *arguments: Any, holder: Any = None) -> N
 
 
 def smallest_size(model: nn.Module, modifiers: Sequence[Any]) -> int:
-    """Bytes that a pruned model takes at least.
+    """Count the bytes that a pruned model takes at least.
 
     Args:
         model: before pruning; may be on the meta device.
@@ -119,7 +119,7 @@ def smallest_size(model: nn.Module, modifiers: Sequence[Any]) -> int:
 
 @contextmanager
 def generation_config_as_it_came(model: PreTrainedModel, directory: str | Path) -> Iterator[None]:
-    """While a model is saved: write a generation config that transformers would not.
+    """Write a generation config that transformers would not, while a model is saved.
 
     Args:
         directory: where the model is saved meanwhile.
@@ -147,7 +147,7 @@ def generation_config_as_it_came(model: PreTrainedModel, directory: str | Path) 
 
 
 def _problem(habits: GenerationConfig) -> str | None:
-    """Why transformers would not save it."""
+    """Say why transformers would not save it; None if it would."""
     try:
         habits.validate(strict=True)
     except Exception as error:  # also of values of a wrong type
@@ -164,13 +164,13 @@ def _as_text(habits: GenerationConfig) -> str:
 
 
 def _misplaced(config: PretrainedConfig) -> dict[str, Any]:
-    """Generation settings in the model's config, as older versions had them."""
+    """Find generation settings in the model's config, where older versions had them."""
     find = getattr(config, "_get_generation_parameters", None)
     return {} if find is None else find()
 
 
 def _movable(config: PretrainedConfig) -> PretrainedConfig:
-    """A copy without generation settings, which saving moves to where they belong."""
+    """Copy a config without generation settings, which saving moves to where they belong."""
     config = copy.deepcopy(config)
     for key in _misplaced(config):
         setattr(config, key, None)
@@ -188,7 +188,7 @@ def _with_misplaced(habits: GenerationConfig, config: PretrainedConfig) -> Gener
 
 
 def _unwritable(holder: Any) -> list[str]:
-    """The keys whose values JSON has no form for."""
+    """List the keys whose values JSON has no form for."""
     found = []
     for key, value in (vars(holder) if holder is not None else {}).items():
         try:
@@ -199,7 +199,7 @@ def _unwritable(holder: Any) -> list[str]:
 
 
 def _known(value: Any) -> Any:
-    """What configs write in a way of their own."""
+    """Let through what configs write in a way of their own."""
     import torch
 
     if isinstance(value, torch.dtype) or hasattr(value, "to_dict"):

@@ -1,4 +1,4 @@
-"""What a checkpoint's files hold, read from their headers, against what its config says.
+"""Compares what a checkpoint's files hold, by their headers, with what its config says.
 
 Transformers makes up at random what the files lack, and drops what the model has no place for, with
 no more than a log line. The comparison is its own: it loads the checkpoint with tensors that have a
@@ -37,14 +37,14 @@ _COMPUTED = ("inv_freq", "masked_bias", "attn.bias", "attention.bias", "position
 
 @dataclass(frozen=True)
 class _Header:
-    """A tensor without its content, and the file it is in."""
+    """Holds a tensor without its content, and the file it is in."""
 
     tensor: Tensor
     file: Path
 
 
 def has_weights(directory: Path) -> bool:
-    """Whether transformers finds weights in a directory."""
+    """Tell whether transformers finds weights in a directory."""
     return any((directory / name).exists() for name in _NAMES)
 
 
@@ -93,7 +93,7 @@ def _is_native(config: PreTrainedConfig) -> bool:
 
 
 def _headers(source: str | Path) -> dict[str, _Header]:
-    """Name -> header of every tensor that transformers would load.
+    """Read the header of every tensor that transformers would load, by name.
 
     Raises:
         CheckpointError: there is none, or a file is missing or damaged.
@@ -140,7 +140,7 @@ def _file(source: str | Path, name: str) -> Path | None:
 
 
 def _loading_info(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> dict[str, set]:
-    """Transformers' own report of a load; nothing is allocated."""
+    """Get transformers' own report of a load; nothing is allocated."""
     with _quiet():
         _, info = type(model).from_pretrained(
             None,
@@ -155,7 +155,7 @@ def _loading_info(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> dict
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' table of the same, and without a progress bar for no progress."""
+    """Keep out transformers' table of the same, and a progress bar for no progress."""
     verbosity = transformers_logging.get_verbosity()
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)
@@ -169,7 +169,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _check_packed(source: str | Path, model: PreTrainedModel, found: Mapping[str, _Header]) -> None:
-    """Quantized: a module's tensors have other names, but something of each must be there.
+    """Check a quantized checkpoint: tensors have other names, but each module must have some.
 
     Raises:
         CheckpointError: of some there is nothing.
@@ -184,12 +184,12 @@ def _check_packed(source: str | Path, model: PreTrainedModel, found: Mapping[str
 
 
 def _parameters(model: PreTrainedModel) -> list[tuple[str, str]]:
-    """(name, name of the module it is in) of every parameter."""
+    """List every parameter: its name, and the name of the module it is in."""
     return [(name, name.rpartition(".")[0]) for name, _ in model.named_parameters()]
 
 
 def _matters(name: str, model: PreTrainedModel, header: _Header | None) -> bool:
-    """Whether the model would compute something else with a tensor that it drops.
+    """Tell whether the model would compute something else with a tensor that it drops.
 
     A part beside the decoder (a value head, layers that predict several tokens) does not matter,
     one inside it does; neither do buffers that are computed, nor a bias of zeros.

@@ -1,4 +1,4 @@
-"""Models that are wrapped in something else: adapters, compilers, parametrizations.
+"""Refuses models that are wrapped in something else: adapters, compilers, parametrizations.
 
 Their weights are not those that a checkpoint of the plain model would hold, so what is saved of
 them is something else. They are refused by name, with what gives the plain model back.
@@ -21,7 +21,7 @@ _LOW_RANK = ("lora_", "lokr_", "loha_", "hada_", "oft_", "ia3_")
 
 
 def refuse_adapter_files(source: str | Path) -> None:
-    """An adapter is no model, and transformers loads one that lies beside a model into it.
+    """Refuse an adapter: it is no model, and transformers loads it into one that it lies beside.
 
     Raises:
         CheckpointError: a checkpoint directory that holds an adapter.
@@ -34,7 +34,7 @@ def refuse_adapter_files(source: str | Path) -> None:
 
 
 def refuse_wrapped(model: nn.Module) -> None:
-    """Only a model whose modules hold their own weights can be cut and saved.
+    """Refuse a model whose modules do not hold their own weights: it cannot be cut and saved.
 
     Raises:
         CheckpointError: an adapter, a compiled model, a parametrized weight.
@@ -58,7 +58,7 @@ def _is_peft(module: nn.Module) -> bool:
 
 
 def _wrapper(module: nn.Module) -> tuple[str, str] | None:
-    """What wraps a module's weights, and what gives the plain module back."""
+    """Find what wraps a module's weights, and what gives the plain module back."""
     own = [*module._parameters, *module._modules]
     if _is_peft(module) or any(name.lower().startswith(_LOW_RANK) for name in own):
         return "an adapter such as LoRA", f"{_MERGE} and give the merged model"

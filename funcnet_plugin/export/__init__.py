@@ -1,4 +1,4 @@
-"""A pruned checkpoint in other forms, for people and programs without this package."""
+"""Writes a pruned checkpoint in other forms, for people and programs without this package."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMATS = {"padded": "padded", "remote-code": "remote_code", "onnx": "onnx", "gl
 
 
 def exporter(name: str) -> Callable[[Path, Path], None]:
-    """The function (checkpoint directory, new directory) -> None that writes a format.
+    """Find the function (checkpoint directory, new directory) -> None that writes a format.
 
     Raises:
         FuncnetError: no such format.
@@ -67,7 +67,7 @@ def check_form(form: str, model: PreTrainedModel, modifiers: Sequence[Modifier])
 
 
 def export_model(source: str | Path, out: str | Path, form: str) -> None:
-    """`funcnet export` as a function.
+    """Write a checkpoint in another form, as `funcnet export` does.
 
     Args:
         source: checkpoint directory.

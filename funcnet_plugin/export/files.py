@@ -1,4 +1,4 @@
-"""The parts that all formats share."""
+"""Does what all formats share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json"
 
 
 def load_full_precision(source: Path) -> PreTrainedModel:
-    """The model of a checkpoint, in its own dtype.
+    """Load the model of a checkpoint, in its own dtype.
 
     Raises:
         CheckpointError: not a checkpoint, or quantized.
@@ -40,7 +40,7 @@ def save(model: PreTrainedModel, out: Path) -> None:
 
 
 def copy_side_files(source: Path, out: Path) -> None:
-    """Everything but weights and what is in `out` already: tokenizer, generation config, card."""
+    """Copy everything but weights and what `out` has: tokenizer, generation config, card."""
     for path in source.iterdir():
         if path.is_file() and not path.name.endswith(_WEIGHTS) and not (out / path.name).exists():
             shutil.copy2(path, out / path.name)

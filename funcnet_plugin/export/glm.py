@@ -1,4 +1,4 @@
-"""A ChatGLM in the format of transformers' own `glm`: stock transformers reads it."""
+"""Writes a ChatGLM in the format of transformers' own `glm`: stock transformers reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX through transformers' own exporter."""
+"""Writes ONNX through transformers' own exporter."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _inputs(vocabulary: int, rows: int, length: int) -> dict[str, torch.Tensor]:
 
 
 def _check(model: torch.nn.Module, path: Path) -> None:
-    """Another batch size and length than those of the export."""
+    """Compare logits at another batch size and length than those of the export."""
     import onnxruntime
 
     inputs = _inputs(model.config.vocab_size, rows=3, length=17)

@@ -1,4 +1,4 @@
-"""Layers filled up with neurons that do nothing: any program can read it, and nothing is saved."""
+"""Fills layers up with neurons that do nothing: any program reads that, and nothing is saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint that brings the code for its per-layer widths along (`trust_remote_code=True`)."""
+"""Puts the code for per-layer widths beside a checkpoint (`trust_remote_code=True`)."""
 
 from __future__ import annotations
 

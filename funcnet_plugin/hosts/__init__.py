@@ -1,1 +1,1 @@
-"""Thin faces to the programs we plug into. Nothing in the package depends on this folder."""
+"""Speaks to the programs that we plug into; `run` and what it stands on know none of them."""

@@ -1,9 +1,9 @@
-"""What is done to each host when it has been imported. Nothing heavy: only names are registered."""
+"""Does what each host needs when it has been imported. Nothing heavy: only names are registered."""
 
 from __future__ import annotations
 
 import warnings
-from functools import cache, wraps
+from functools import cache
 from importlib.metadata import version
 from types import ModuleType
 
@@ -54,48 +54,14 @@ def teach_recipes(factory_module: ModuleType) -> None:
 
 
 def surround_oneshot(entry: ModuleType) -> None:
-    """Let `oneshot` say in words what it cannot load or calibrate on, in runs with our modifiers,
-    and give back what they borrowed.
+    """Let `oneshot` say in words what it cannot prune, and tell our modifiers of its run."""
+    from funcnet_plugin.hosts.llmcompressor.oneshot import surround
 
-    What the first takes is imported when `oneshot` is called.
-    """
-    from funcnet_plugin.hosts.llmcompressor.borrowed import watch_runs
-
-    watch_runs(entry)
-    oneshot = entry.Oneshot
-    make, call = oneshot.__init__, oneshot.__call__
-    if getattr(call, "_funcnet", False):
-        return
-
-    @wraps(make)
-    def make_checked(self, *args, **kwargs):
-        from funcnet_plugin.hosts.llmcompressor.given_model import check_given_model
-        from funcnet_plugin.hosts.llmcompressor.oneshot_data import names_ours, say_no_tokenizer
-
-        ours = names_ours(kwargs.get("recipe"))
-        if ours:
-            trusted = bool(kwargs.get("trust_remote_code_model", False))
-            check_given_model(kwargs.get("model"), trusted)
-        try:
-            make(self, *args, **kwargs)
-        except RuntimeError as error:
-            if ours:
-                say_no_tokenizer(error)
-            raise
-
-    def call_checked(self, *args, **kwargs):
-        from funcnet_plugin.hosts.llmcompressor.oneshot_data import check_given, names_ours
-
-        if names_ours(self.recipe):
-            check_given(self.dataset_args, self.processor)
-        return call(self, *args, **kwargs)
-
-    call_checked._funcnet = True
-    oneshot.__init__, oneshot.__call__ = make_checked, call_checked
+    surround(entry)
 
 
 def add_lm_eval_model(models_module: ModuleType) -> None:
-    """`--model funcnet`. The string is resolved when the model is asked for.
+    """Let lm-eval know `--model funcnet`. The string is resolved when the model is asked for.
 
     lm-eval's next release finds the same class through the entry-point group `lm_eval.models`.
     """

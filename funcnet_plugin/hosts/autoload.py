@@ -42,7 +42,7 @@ def install() -> None:
 
 
 def _arrived(module: ModuleType) -> None:
-    """A failure of ours must not become one of the host's."""
+    """Act on a host that is there; a failure of ours must not become one of the host's."""
     try:
         arrivals = import_module("funcnet_plugin.hosts.arrivals")
         getattr(arrivals, WATCHED[module.__name__])(module)
@@ -55,7 +55,7 @@ def _arrived(module: ModuleType) -> None:
 
 
 class _AnnouncingSpec(ModuleSpec):
-    """The spec of a module that was in the middle of its own import when we came.
+    """Announces the end of an import that a module was in the middle of when we came.
 
     Hosts import torch, and torch imports us; no finder or loader is asked any more then. But the
     import system marks the end of an import in the spec, and that is where we act.
@@ -96,6 +96,8 @@ class _Watcher(MetaPathFinder):
 
 
 class _ReportingLoader(Loader):
+    """Loads a module as its own loader does, and acts then."""
+
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
 

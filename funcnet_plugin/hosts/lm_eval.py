@@ -1,4 +1,4 @@
-"""`lm_eval --model funcnet`: lm-eval's own `hf` model, for every checkpoint that we write.
+"""Adds `lm_eval --model funcnet`: lm-eval's own `hf`, for every checkpoint that we write.
 
 Numbers are those of `--model hf` on the same checkpoint. What it adds: checkpoints whose config and
 weights disagree are refused in one sentence, unknown arguments too, and `mask=` asks what a set of
@@ -59,7 +59,7 @@ _RESERVED = ("atlas", "lesion")
 
 
 class FuncnetLM(HFLM):
-    """A pruned, masked, quantized or dense checkpoint as lm-eval model.
+    """Scores a pruned, masked, quantized or dense checkpoint, as lm-eval model.
 
     Args:
         pretrained: checkpoint directory or hub name.
@@ -95,7 +95,7 @@ class FuncnetLM(HFLM):
 
 
 def _check_files(directory: str, kwargs: dict[str, Any]) -> None:
-    """Config and weights agree, nothing is made up, and the tokenizer can be loaded."""
+    """Refuse a checkpoint whose config and weights disagree, or whose tokenizer cannot load."""
     if any(kwargs.get(name) for name in _OTHER_FILES):
         return  # not those that a checkpoint directory is read from
     trusted = bool(kwargs.get("trust_remote_code"))

@@ -1,4 +1,4 @@
-"""`optimum-cli funcnet ...`: the same command as `funcnet ...`."""
+"""Adds `optimum-cli funcnet ...`, the same command as `funcnet ...`."""
 
 from __future__ import annotations
 

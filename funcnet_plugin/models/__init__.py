@@ -1,1 +1,1 @@
-"""Modelling code that transformers does not have."""
+"""Brings modelling code that transformers does not have."""

@@ -1,1 +1,1 @@
-"""Methods that cut something else than neurons."""
+"""Cuts something else than neurons, by methods that others have published."""

@@ -1,4 +1,4 @@
-"""Whole decoder layers: how much each is needed, and taking some out.
+"""Measures how much each decoder layer is needed, and takes some out.
 
 Block influence is ShortGPT's (arXiv 2403.03853), perplexity Shortened LLaMA's (arXiv 2402.02834).
 Both papers drop the layers of the lowest scores at once and repair nothing.
@@ -26,7 +26,7 @@ PER_LAYER_KEYS = ("layer_types", "no_rope_layers", "attention_layers", "attentio
 
 @torch.no_grad()
 def block_influence(model: nn.Module, layers: Sequence[nn.Module], text: Text) -> list[float]:
-    """``1 - E[x_i' x_{i+1} / (|x_i| |x_{i+1}|)]`` of every layer, over all tokens but padding.
+    """Measure ``1 - E[x_i' x_{i+1} / (|x_i| |x_{i+1}|)]`` of every layer; padding is left out.
 
     Args:
         model: whole, in memory.
@@ -64,7 +64,7 @@ def block_influence(model: nn.Module, layers: Sequence[nn.Module], text: Text) -
 
 @torch.no_grad()
 def perplexity_without(model: nn.Module, layers: Sequence[nn.Module], text: Text) -> list[float]:
-    """Perplexity of the calibration data when one layer at a time is left out.
+    """Measure the perplexity of the calibration data when one layer at a time is left out.
 
     Args as `block_influence`; one pass over the data per layer.
     """
@@ -150,7 +150,7 @@ def _drop_from_config(config: Any, n: int, keep: Sequence[int]) -> None:
 
 
 def check_layers_may_move(model: nn.Module, path: str) -> None:
-    """A layer with another number must be the same layer when the checkpoint is loaded.
+    """Refuse layers that are other ones under another number when the checkpoint is loaded.
 
     Seen on two copies without weights: one of the model, one without its first layer, so that every
     other one moves by one.
@@ -187,7 +187,7 @@ def check_layers_may_move(model: nn.Module, path: str) -> None:
 
 
 def _difference(old: nn.Module, new: nn.Module) -> str | None:
-    """The name of a setting in which two layers differ, but for their numbers."""
+    """Find a setting in which two layers differ, but for their numbers."""
     others = dict(new.named_modules())
     for name, module in old.named_modules():
         theirs = _settings(others.get(name))
@@ -199,7 +199,7 @@ def _difference(old: nn.Module, new: nn.Module) -> str | None:
 
 
 def _settings(module: nn.Module | None) -> dict[str, Any]:
-    """What a module was made with: plain values and the shapes of its parameters."""
+    """Find what a module was made with: plain values and the shapes of its parameters."""
     if module is None:
         return {}
     plain = {

@@ -1,5 +1,6 @@
-"""SliceGPT (Ashkboos et al. 2024, arXiv 2401.15024) for LLaMA: rotate the hidden states to their
-principal axes and delete the last ones.
+"""Rotates the hidden states of a LLaMA to their principal axes and deletes the last ones.
+
+This is SliceGPT (Ashkboos et al. 2024, arXiv 2401.15024).
 
 RMSNorm without weights commutes with rotations, so the hidden states may have other axes in front
 of every block: Q_p, the eigenvectors of ``C_p = sum x x'`` over calibration tokens, x the normed
@@ -38,13 +39,13 @@ def fuse_norms(model: nn.Module) -> None:
 
 
 def norms(model: nn.Module) -> list[nn.Module]:
-    """The norms in front of all blocks, in order: attention and MLP of each layer, the last one."""
+    """List the norms in front of all blocks: attention and MLP of each layer, the last one."""
     inner = [n for x in model.model.layers for n in (x.input_layernorm, x.post_attention_layernorm)]
     return [*inner, model.model.norm]
 
 
 def _readers(model: nn.Module) -> list[tuple[nn.Module, ...]]:
-    """What reads the hidden states behind each of `norms`."""
+    """List what reads the hidden states behind each of `norms`."""
     found: list[tuple[nn.Module, ...]] = []
     for layer in model.model.layers:
         attention, mlp = layer.self_attn, layer.mlp
@@ -55,7 +56,7 @@ def _readers(model: nn.Module) -> list[tuple[nn.Module, ...]]:
 
 @torch.no_grad()
 def principal_axes(model: nn.Module, text: Text) -> list[Tensor]:
-    """Eigenvectors of the second moment behind each of `norms`, the largest eigenvalue first.
+    """Find the eigenvectors of the second moment behind each of `norms`, the largest first.
 
     Args:
         model: with fused norms, whole, in memory.
@@ -89,8 +90,10 @@ def principal_axes(model: nn.Module, text: Text) -> list[Tensor]:
 
 
 def parameters_after(model: nn.Module, size: int) -> int:
-    """Parameters of the model when its hidden states are cut to `size`, shortcuts and the head of
-    its own included."""
+    """Count the parameters of a model whose hidden states are cut to `size`.
+
+    Shortcuts and a head of its own are included.
+    """
     config = model.config
     hidden, n_layers = config.hidden_size, len(model.model.layers)
     linear = sum(

@@ -1,5 +1,5 @@
-"""Nothing is made up or dropped when a model is loaded; other classes and wrapped models are not
-taken for language models."""
+"""Nothing is made up or dropped when a model is loaded; other classes are not taken for language
+models."""
 
 import json
 import shutil
@@ -9,21 +9,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from torch.nn.utils.prune import l1_unstructured
 from transformers import AutoModelForCausalLM, LlamaForSequenceClassification, LlamaModel
 
-from funcnet_plugin.checkpoints.loading import load_tokenizer
-from funcnet_plugin.compare.plan import Comparison
-from funcnet_plugin.compare.run import compare
-from funcnet_plugin.errors import CalibrationError, CheckpointError
-from funcnet_plugin.export import export_model
-from funcnet_plugin.hosts.lm_eval import FuncnetLM
+from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.inspection import inspect_model
-from funcnet_plugin.perplexity import perplexities
-from funcnet_plugin.pruning import prune
-from funcnet_plugin.text.writing import write_windows
+from tests.checkpoints.doors import refused_everywhere
 from tests.conftest import make_llama, make_tokenizer
-from tests.hosting import logged, recipe, run
+from tests.hosting import recipe, run
 
 UP = "model.layers.1.mlp.up_proj.weight"
 
@@ -40,32 +32,6 @@ def without(name, weights):
 
 def prefixed(weights):
     return {f"module.{key}": value for key, value in weights.items()}
-
-
-def doors(checkpoint, texts, tmp_path):
-    """Everything of ours that loads a checkpoint."""
-    (tmp_path / "t.txt").write_text("\n".join(texts))
-    text = str(tmp_path / "t.txt")
-    plan = Comparison(str(checkpoint), {text: 1.0}, {"t": text}, ["effect"])
-    tokens = {"t": torch.randint(3, 30, (1, 20))}
-    return {
-        "prune": lambda: prune(checkpoint, texts, tmp_path / "o", recipe=recipe()),
-        "compare": lambda: compare(plan, tmp_path / "c"),
-        "inspect": lambda: inspect_model(checkpoint),
-        "lm_eval": lambda: FuncnetLM(pretrained=str(checkpoint)),
-        "perplexity": lambda: perplexities(checkpoint, tokens),
-        "own text": lambda: write_windows(
-            checkpoint, make_tokenizer(), window=4, samples=1, seed=0
-        ),
-        "export": lambda: export_model(checkpoint, tmp_path / "e", "padded"),
-    }
-
-
-def refused_everywhere(match, checkpoint, texts, tmp_path):
-    for name, door in doors(checkpoint, texts, tmp_path).items():
-        with pytest.raises(CheckpointError, match=match):
-            door()
-            pytest.fail(f"{name} took it")
 
 
 @pytest.mark.parametrize("change", [partial(without, UP), prefixed], ids=["one", "all"])
@@ -206,165 +172,3 @@ def test_objects_of_other_classes_are_refused(texts, checkpoint, kind):
     model = type(OTHERS[kind]()).from_pretrained(checkpoint)
     with pytest.raises(CheckpointError, match="no causal language model"):
         run(model, texts, recipe("WidthPruningModifier"))
-
-
-# -- wrapped models ---------------------------------------------------------------------------
-
-
-def lora(targets=("q_proj",)):
-    peft = pytest.importorskip("peft")
-    return peft.LoraConfig(r=2, target_modules=list(targets), task_type="CAUSAL_LM")
-
-
-def adapted(model):
-    model.add_adapter(lora())
-    return model
-
-
-def adapted_mlp(model):
-    model.add_adapter(lora(["gate_proj"]))
-    return model
-
-
-def peft_model(model):
-    config = lora()
-    import peft
-
-    return peft.get_peft_model(model, config)
-
-
-def injected(model):
-    return peft_model(model).base_model.model
-
-
-class OwnLowRank(torch.nn.Module):
-    def __init__(self, base):
-        super().__init__()
-        self.base = base
-        self.lora_down = torch.nn.Linear(base.in_features, 2, bias=False)
-        self.lora_up = torch.nn.Linear(2, base.out_features, bias=False)
-
-    def forward(self, x):
-        return self.base(x) + self.lora_up(self.lora_down(x))
-
-
-def own_low_rank(model):
-    attention = model.model.layers[0].self_attn
-    attention.q_proj = OwnLowRank(attention.q_proj)
-    return model
-
-
-def compiled_layer(model):
-    model.model.layers[1] = torch.compile(model.model.layers[1], backend="eager")
-    return model
-
-
-def compiled(model):
-    return torch.compile(model, backend="eager")
-
-
-def parallel(model):
-    return torch.nn.DataParallel(model)
-
-
-def weight_norm(model):
-    torch.nn.utils.parametrizations.weight_norm(model.model.layers[0].self_attn.q_proj)
-    return model
-
-
-def older_pruning(model):
-    l1_unstructured(model.model.layers[0].self_attn.q_proj, "weight", 0.5)
-    return model
-
-
-def with_a_bias(model):
-    model.lm_head.bias = torch.nn.Parameter(torch.ones(32))
-    return model
-
-
-WRAPPED = [adapted, adapted_mlp, peft_model, injected, own_low_rank, compiled, compiled_layer,
-           parallel, weight_norm, older_pruning, with_a_bias]  # fmt: skip
-
-
-@pytest.mark.parametrize("wrap", WRAPPED, ids=lambda f: f.__name__)
-def test_wrapped_models_are_refused_with_what_to_do(fresh, texts, tmp_path, wrap):
-    model = wrap(fresh())
-    mend = r"merge it|before torch\.compile|model inside it|plain one|take it out"
-    with pytest.raises(CheckpointError, match=mend):
-        run(model, texts, recipe("WidthPruningModifier"), output_dir=str(tmp_path / "o"))
-    assert not (tmp_path / "o").exists()
-
-
-@pytest.mark.parametrize("alone", [False, True], ids=["beside", "alone"])
-def test_adapter_files_are_refused(checkpoint, texts, tmp_path, alone):
-    (checkpoint / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    if alone:
-        (checkpoint / "config.json").unlink()
-    refused_everywhere("merge it into its base model", checkpoint, texts, tmp_path)
-
-
-def test_a_merged_model_is_taken(fresh, texts, tmp_path):
-    merged = peft_model(fresh()).merge_and_unload()
-    run(merged, texts, recipe("WidthPruningModifier"), output_dir=str(tmp_path / "o"))
-    AutoModelForCausalLM.from_pretrained(tmp_path / "o")
-
-
-# -- other people's code, other tokenizers ----------------------------------------------------
-
-
-def no_prompt(monkeypatch):
-    monkeypatch.setattr("builtins.input", lambda *a: pytest.fail("asked at a prompt"))
-    monkeypatch.setattr(
-        "transformers.dynamic_module_utils.signal.alarm", lambda *a: pytest.fail("asked")
-    )
-
-
-def test_code_of_a_checkpoint_is_refused_without_asking(checkpoint, texts, tmp_path, monkeypatch):
-    no_prompt(monkeypatch)
-    config = json.loads((checkpoint / "config.json").read_text())
-    config |= {"model_type": "nobodys", "auto_map": {
-        "AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}}  # fmt: skip
-    (checkpoint / "config.json").write_text(json.dumps(config))
-    (checkpoint / "mine.py").write_text("raise SystemExit('ran')\n")
-    refused_everywhere("code of its own", checkpoint, texts, tmp_path)
-
-
-def test_code_of_a_tokenizer_is_refused_without_asking(checkpoint, monkeypatch):
-    no_prompt(monkeypatch)
-    path = checkpoint / "tokenizer_config.json"
-    config = json.loads(path.read_text()) | {
-        "tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.Mine", None]}}  # fmt: skip
-    path.write_text(json.dumps(config))
-    (checkpoint / "tokenizer.json").unlink()
-    for load in (load_tokenizer, lambda path: FuncnetLM(str(path))):
-        with pytest.raises(CheckpointError, match=r"the tokenizer of .* code of its own"):
-            load(checkpoint)
-
-
-def test_a_tokenizer_with_more_tokens_than_the_model_is_said_and_writes_none_of_them(
-    checkpoint, texts, tmp_path
-):
-    tokenizer = make_tokenizer()
-    tokenizer.add_tokens([f"<more{i}>" for i in range(400)])
-    tokenizer.save_pretrained(checkpoint)
-    with logged() as lines:
-        prune(
-            checkpoint, texts, tmp_path / "o", recipe=recipe("WidthPruningModifier"), samples=8,
-            window=32,
-        )  # fmt: skip
-    assert any("432 tokens and the model 32" in line for line in lines)
-    windows = write_windows(checkpoint, tokenizer, window=4, samples=8, seed=0)
-    assert max(map(max, windows)) < 32
-
-
-def test_lm_eval_names_a_token_that_the_model_has_not(checkpoint):
-    model = FuncnetLM(str(checkpoint))
-    with pytest.raises(CalibrationError, match="gives token 32 and the model has 32"):
-        model._model_call(torch.tensor([[3, 32]]))
-    with pytest.raises(CalibrationError, match="gives token 40 and the model has 32"):
-        model._model_generate(torch.tensor([[40, 3]]), 8, ["."])
-
-
-def test_test_text_with_tokens_that_the_model_has_not_is_refused(checkpoint):
-    with pytest.raises(ValueError, match="token 32 and the model has 32"):
-        perplexities(checkpoint, {"t": torch.full((1, 8), 32)})

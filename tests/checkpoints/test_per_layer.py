@@ -10,12 +10,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.checkpoints.block import read_kept
-from tests.hosting import IDS, WITHOUT_US, logits, recipe, run
+from tests.hosting import IDS, WITHOUT_US, logits, networks, recipe, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 
 KINDS = {
-    "threshold": {"allocation": "threshold", "align": 1, "score": "union"},
+    "threshold": {"allocation": "threshold", "align": 1, "scorer": [networks(), "effect"]},
     "skipped": {"skip_first": 1},
     "ignored": {"ignore": ["re:.*layers.1.mlp"]},
 }

@@ -13,7 +13,7 @@ from funcnet_plugin.checkpoints.loading import model_without_weights
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.export import check_form, export_model
 from funcnet_plugin.hosts.llmcompressor.modifiers import FunctionalNetworkModifier
-from tests.hosting import IDS, WITHOUT_US, logits, recipe, reload_without_us, run
+from tests.hosting import IDS, WITHOUT_US, logits, networks, recipe, reload_without_us, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 
@@ -56,7 +56,7 @@ def test_remote_code_brings_its_own_loader(sources, tmp_path):
 
 def test_a_form_that_the_recipe_will_not_leave_is_refused_before_it_runs(sources):
     def planned(model, **fields):
-        small = {"pruning_ratio": 0.2, "align": 4, "n_components": 6}
+        small = {"pruning_ratio": 0.2, "align": 4, "scorer": networks()}
         modifier = FunctionalNetworkModifier(**small | fields)
         modifier.plan(model, None)
         return modifier

@@ -133,3 +133,13 @@ def test_optimum_cli_passes_on_to_our_command_line():
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2 and "no model can be loaded from nowhere/at-all" in done.stderr
+
+
+def test_nothing_heavy_is_imported_where_hosts_arrive():
+    """A host may be in the middle of its own import then."""
+    done = python(
+        "import sys\n"
+        "import funcnet_plugin.hosts.arrivals, funcnet_plugin.hosts.llmcompressor.oneshot\n"
+        f"assert not set(sys.modules) & ({HEAVY} - {{'yaml'}} | {{'torch'}})\n"
+    )
+    assert done.returncode == 0, done.stderr

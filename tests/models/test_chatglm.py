@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.checkpoints.block import set_widths
-from funcnet_plugin.cut.surgery import cut_neurons
+from funcnet_plugin.cut.surgery import cut
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.export import export_model
 from funcnet_plugin.inspection import inspect_model
@@ -222,7 +222,7 @@ def test_a_pruned_model_leaves_for_stock_glm_on_request(pruned, original, tmp_pa
 def test_per_layer_widths_leave_for_glm_too(original, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(original)
     for block, width in zip(bind(model).blocks, (16, 24, 40), strict=True):
-        cut_neurons(block, torch.arange(width))
+        cut(block, torch.arange(width))
     set_widths(model.config, "intermediate_size", [16, 24, 40])
     model.config.functional_network = {"kept_widths": [16, 24, 40]}
     model.save_pretrained(tmp_path / "widths")

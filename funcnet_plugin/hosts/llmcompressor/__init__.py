@@ -1,1 +1,1 @@
-"""Events of llm-compressor, translated into calls of `run`."""
+"""Translates events of llm-compressor into calls of `run`."""

@@ -1,9 +1,9 @@
-"""What a run borrows from its user, given back when it ends, however it ends.
+"""Gives back what a run borrows from its user when it ends, however it ends.
 
 A run fixes the order of a loader that is the user's, draws random numbers, leaves hooks on modules
-while it calibrates, and llm-compressor's passes set one mode for all modules. When a run fails
-between two of our events nobody tells us, so the end of llm-compressor's own `Oneshot` is watched;
-where a session is driven by hand, the last of our modifiers to finish, or one that fails, ends it.
+while it calibrates, and llm-compressor's passes set one mode for all modules. The end of `oneshot`
+is the end of its run, also of one that failed in another's code; where a session is driven by hand,
+the last of our modifiers to finish, or one that fails, ends it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import wraps
-from types import ModuleType
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,51 +21,73 @@ from llmcompressor.modifiers import Modifier
 from torch import nn
 from torch.utils.data import DataLoader
 
+from funcnet_plugin.hosts.llmcompressor.oneshot import Call, running
 from funcnet_plugin.text.order import restore_order
 
 
-class _Run:
-    """Attributes:
-    watched: inside `oneshot`, whose end is the end of the run: it puts things back itself first.
-    borrowers: our modifiers that have not finished, by id.
+class _Debts:
+    """Keeps what the modifiers of one run have to give back.
+
+    Attributes:
+        borrowers: our modifiers that have not finished, by id.
     """
 
     def __init__(self) -> None:
-        self.watched = False
         self.borrowers: dict[int, Modifier] = {}
-        self._debts = ExitStack()
+        self._call: Call | None = None
+        self._restores = ExitStack()
 
     def borrow(self, modifier: Modifier, model: Any, calibration: Any) -> None:
+        """Remember what a run starts with, once."""
+        if self._call is not running():
+            self.give_back()  # a run that was begun by hand and left
         if not self.borrowers:
-            self._debts.callback(_remember_randomness(calibration))
-            self._debts.callback(restore_order, calibration)
+            self._call = running()
+            if self._call is not None:
+                self._call.when_it_ends(self.give_back)
+            self.owe(_remember_randomness(calibration))
+            self.owe(partial(restore_order, calibration))
             if isinstance(model, nn.Module):
-                self._debts.callback(_remember_modes(model))
+                self.owe(_remember_modes(model))
         self.borrowers[id(modifier)] = modifier
 
     def owe(self, restore: Callable[[], None]) -> None:
-        self._debts.callback(restore)
+        """Have something restored when the run ends."""
+        self._restores.callback(restore)
+
+    def finished(self, modifier: Modifier) -> None:
+        """Take a modifier off the list; the last one ends the run."""
+        self.borrowers.pop(id(modifier), None)
+        if not self.borrowers:
+            self.ended()
+
+    def ended(self) -> None:
+        """Give back now, unless `oneshot` will tell the end of its run."""
+        if running() is None:
+            self.give_back()
 
     def give_back(self) -> None:
+        """Restore everything, the last first."""
         for modifier in self.borrowers.values():
             modifier.remove_hooks()
         self.borrowers.clear()
-        self._debts.close()
+        self._call = None
+        self._restores.close()
 
 
-_run = _Run()  # llm-compressor's session is global as well
+_debts = _Debts()  # llm-compressor's session is global as well
 
 
 class GivesBack:
-    """For modifiers: borrows when initialized, gives back when all have finished or one fails."""
+    """Lets a modifier borrow when it is initialized, and give back what is said above."""
 
     def _when_the_run_ends(self, restore: Callable[[], None]) -> None:
-        _run.owe(restore)
+        _debts.owe(restore)
 
     def initialize(self, state: State, **kwargs: Any) -> None:
         # the state holds a copy of the loader; the one that will be read comes as an argument
         calibration = kwargs.get("calib_data", state.data.calib)
-        _run.borrow(self, state.model, calibration)
+        _debts.borrow(self, state.model, calibration)
         with _given_back_on_failure():
             super().initialize(state=state, **kwargs)
 
@@ -77,9 +98,7 @@ class GivesBack:
     def finalize(self, state: State, **kwargs: Any) -> None:
         with _given_back_on_failure():
             super().finalize(state=state, **kwargs)
-        _run.borrowers.pop(id(self), None)
-        if not _run.borrowers and not _run.watched:
-            _run.give_back()
+        _debts.finished(self)
 
 
 @contextmanager
@@ -87,38 +106,15 @@ def _given_back_on_failure() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not _run.watched:
-            _run.give_back()
+        _debts.ended()
         raise
 
 
-def watch_runs(oneshot_module: ModuleType) -> None:
-    """Give back at the end of every `oneshot`, also one that failed in another's code.
-
-    Args:
-        oneshot_module: `llmcompressor.entrypoints.oneshot`.
-    """
-    cls = oneshot_module.Oneshot
-    inner = cls.apply_recipe_modifiers
-    if getattr(inner, "_funcnet", False):
-        return
-
-    @wraps(inner)
-    def apply_recipe_modifiers(self, *args: Any, **kwargs: Any) -> Any:
-        _run.watched = True
-        try:
-            return inner(self, *args, **kwargs)
-        finally:
-            _run.watched = False
-            _run.give_back()
-
-    apply_recipe_modifiers._funcnet = True
-    cls.apply_recipe_modifiers = apply_recipe_modifiers
-
-
 def _remember_modes(model: nn.Module) -> Callable[[], None]:
-    """llm-compressor restores the model's own mode in every module, also in those that had another
-    (a frozen part in evaluation mode)."""
+    """Remember the mode of every module.
+
+    llm-compressor restores the model's own in all of them, also in a frozen part that had another.
+    """
     before = [(module, module.training) for module in model.modules()]
 
     def restore() -> None:
@@ -146,7 +142,7 @@ def _remember_randomness(calibration: Any) -> Callable[[], None]:
 
 
 def _generators(calibration: Any) -> list[torch.Generator]:
-    """The user's own generators that reading a loader draws from."""
+    """List the user's own generators that reading a loader draws from."""
     if not isinstance(calibration, DataLoader):
         return []
     batches = calibration.batch_sampler

@@ -1,4 +1,4 @@
-"""Requests that cannot be met, refused before calibration starts."""
+"""Refuses requests that cannot be met, before calibration starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from funcnet_plugin.errors import CalibrationError, CheckpointError, RecipeError
 
 
 def refuse_quantized(model: nn.Module) -> None:
-    """Pruning comes before quantization: scales and packed weights cannot be cut.
+    """Refuse to prune after quantization: scales and packed weights cannot be cut.
 
     Raises:
         RecipeError: a quantization modifier stands before ours in the recipe.
@@ -42,7 +42,7 @@ def refuse_quantized(model: nn.Module) -> None:
 
 
 def refuse_width_pruning_before(modifier: Modifier) -> None:
-    """Modifiers of the whole model act before anything is calibrated, width pruning after it.
+    """Refuse width pruning before a modifier of the whole model, which acts before it can.
 
     Raises:
         RecipeError: the recipe names them the other way round.
@@ -56,14 +56,14 @@ def refuse_width_pruning_before(modifier: Modifier) -> None:
 
 
 def neighbours(modifier: Modifier) -> tuple[list[Modifier], list[Modifier]]:
-    """The modifiers before and behind one in the active recipe."""
+    """Find the modifiers before and behind one in the active recipe."""
     modifiers = active_session().lifecycle.recipe.modifiers
     position = next((i for i, m in enumerate(modifiers) if m is modifier), None)
     return ([], []) if position is None else (modifiers[:position], modifiers[position + 1 :])
 
 
 def count_samples(calibration: Any) -> int | None:
-    """How much data there is; None where that shows only in the first layer.
+    """Count the calibration samples; None where that shows only in the first layer.
 
     Args:
         calibration: the DataLoader of the run, or None.

@@ -1,4 +1,4 @@
-"""Dropping decoder layers: ShortGPT and Shortened LLaMA as a modifier."""
+"""Drops decoder layers: ShortGPT and Shortened LLaMA as a modifier."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class DepthPruningModifier(WholeModelModifier):
         check_layers_may_move(model, path)
 
     def _target(self, model: nn.Module, path: str) -> float:
-        """Parameters to remove.
+        """Count the parameters to remove.
 
         Raises:
             BudgetError: so many, or so few, cannot be.

@@ -1,4 +1,4 @@
-"""What a pruned model says about itself, in memory and where it is saved."""
+"""Writes what a pruned model says about itself, in memory and where it is saved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from funcnet_plugin.checkpoints.provenance import since_the_first_source
 
 
 def settings_of(modifier: Modifier) -> dict[str, Any]:
-    """The recipe fields that describe a run: not llm-compressor's own, nor where it keeps files."""
+    """Give the fields that describe a run: not llm-compressor's own, nor where it keeps files."""
     left_out = {*Modifier.model_fields, "resume_dir"}
     return {key: value for key, value in modifier.model_dump().items() if key not in left_out}
 
@@ -23,7 +23,7 @@ def settings_of(modifier: Modifier) -> dict[str, Any]:
 def pruning_block(
     modifier: Modifier, model: nn.Module, before: int, after: int, counted: int, **found: Any
 ) -> dict[str, Any]:
-    """The content of the block `functional_network` of config.json.
+    """Make the block `functional_network` of config.json.
 
     Args:
         modifier: with a field `pruning_ratio`.
@@ -77,7 +77,7 @@ def describe_widths(
     *,
     biased: bool,
 ) -> None:
-    """`describe`, of a model whose MLPs have other widths now.
+    """Describe a model whose MLPs have other widths now.
 
     Args:
         layout: of the pruned model.

@@ -1,4 +1,4 @@
-"""Mistakes in the fields of a modifier, in words."""
+"""Says mistakes in the fields of a modifier in words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from funcnet_plugin.plugins import one_sentence
 
 
 class PlainErrors:
-    """For modifiers: a wrong field is one sentence."""
+    """Makes a modifier say a wrong field in one sentence."""
 
     def __init__(self, **fields: Any) -> None:
         try:

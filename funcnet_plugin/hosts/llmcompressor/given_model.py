@@ -1,4 +1,4 @@
-"""What must be true of the model that a run is given, and of what it is to be saved as.
+"""Checks what must be true of the model that a run is given, and of what it is saved as.
 
 Every modifier of ours asks first: a model that something is wrapped around, that has another head
 than a language model's, that is not what its config says or that could not be saved is refused
@@ -8,7 +8,6 @@ before any calibration.
 from __future__ import annotations
 
 import copy
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from funcnet_plugin.checkpoints.wrapped import refuse_adapter_files, refuse_wrap
 from funcnet_plugin.disk import check_room
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.hosts.llmcompressor import checks
+from funcnet_plugin.hosts.llmcompressor.oneshot import running
 from funcnet_plugin.output import check_directory
 
 
@@ -166,36 +166,23 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _check_run(model: nn.Module) -> None:
-    """What `oneshot` was called with: where the model goes.
+    """Look at where the model goes, as `oneshot` was told.
 
     Raises:
         CheckpointError: tokenizer or directory are none to save.
     """
-    run = _oneshot()
-    if run is None or run.output_dir is None:
+    call = running()
+    if call is None or call.output_dir is None:
         return
-    out = Path(run.output_dir)
-    check_directory(out)
-    check_room(out, saving.smallest_size(model, active_session().lifecycle.recipe.modifiers))
-    if run.processor is not None:
-        saving.check_tokenizer(run.processor)
-
-
-def _oneshot() -> Any:
-    """llm-compressor's object of the run that we are called by; modifiers are not told."""
-    from llmcompressor.entrypoints.oneshot import Oneshot
-
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, Oneshot):
-            return caller
-        frame = frame.f_back
-    return None
+    check_directory(call.output_dir)
+    size = saving.smallest_size(model, active_session().lifecycle.recipe.modifiers)
+    check_room(call.output_dir, size)
+    if call.tokenizer is not None:
+        saving.check_tokenizer(call.tokenizer)
 
 
 def _rehearse_recipe(model: nn.Module) -> None:
-    """llm-compressor writes this run's recipe after the one beside the model.
+    """Write this run's recipe after the one beside the model, as llm-compressor will.
 
     Raises:
         CheckpointError: that one cannot be read.

@@ -1,4 +1,4 @@
-"""Deleting principal axes of the hidden states: SliceGPT as a modifier."""
+"""Deletes principal axes of the hidden states: SliceGPT as a modifier."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from funcnet_plugin.peers.slicing import (
 
 
 class HiddenSlicingModifier(WholeModelModifier):
-    """SliceGPT (arXiv 2401.15024) for LLaMA: hidden states rotated to their principal axes, the
-    last of which are deleted.
+    """Rotates the hidden states of a LLaMA to their principal axes and deletes the last ones.
 
+    This is SliceGPT (arXiv 2401.15024).
     Needs the whole model in memory. Shortcuts in the residual connections and a head of its own
     come in addition and are counted, so small ratios cost many axes. The checkpoint is of model
     type `sliced_llama`, which loads where this package is installed and is refused elsewhere.
@@ -63,7 +63,7 @@ class HiddenSlicingModifier(WholeModelModifier):
         check_inputs(after, _inputs(model, size))
 
     def _size(self, model: nn.Module) -> int:
-        """The hidden size that comes nearest to the ratio.
+        """Find the hidden size that comes nearest to the ratio.
 
         Raises:
             AdapterError: not a LLaMA.
@@ -108,7 +108,7 @@ class HiddenSlicingModifier(WholeModelModifier):
 
 
 def _inputs(model: nn.Module, size: int) -> dict[str, tuple[nn.Module, int]]:
-    """The projections that read hidden states, and how many numbers they will read."""
+    """Find the projections that read hidden states, and how many numbers they will read."""
     return {
         path: (module, size)
         for path, module in model.named_modules()

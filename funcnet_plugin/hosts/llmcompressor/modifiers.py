@@ -1,4 +1,4 @@
-"""Our modifiers under their names in llm-compressor's recipes."""
+"""Lists our modifiers under their names in llm-compressor's recipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Norms that llm-compressor replaced before layers were dropped find their way back.
+"""Lets norms that llm-compressor replaced find back after layers were dropped.
 
 For models whose norms multiply by ``1 + weight`` (Gemma) it puts others in their place during a
 run, and at its end puts the old ones back by the names that they had. Where layers were dropped in
@@ -15,7 +15,7 @@ from torch import nn
 
 
 def follow_moved_layers(model: nn.Module, path: str, keep: Sequence[int]) -> Callable[[], None]:
-    """Call before layers are dropped.
+    """Make a model follow its layers to their new places; call it before layers are dropped.
 
     Args:
         model: what llm-compressor calls `set_submodule` of when the run ends.

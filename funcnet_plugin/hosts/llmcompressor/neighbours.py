@@ -1,7 +1,7 @@
-"""The other modifiers of a recipe, checked against the cut: what stands before it must leave the
-neurons alone, what follows it must be able to work on the widths to come.
+"""Checks the other modifiers of a recipe against the cut.
 
-Otherwise they fail when the whole pruning pass is over, or not at all.
+What stands before it must leave the neurons alone, what follows it must be able to work on the
+widths to come. Otherwise they fail when the whole pruning pass is over, or not at all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SPARSE = ("sparsity", "mask_structure")  # fields of modifiers that set weights 
 
 @dataclass(frozen=True)
 class _Demand:
-    """What a modifier asks of the number of neurons of an MLP.
+    """Says what a modifier asks of the number of neurons of an MLP.
 
     Attributes:
         path: of the projection that it works on.
@@ -173,7 +173,7 @@ def check_inputs(
 
 
 def _divisors(modifier: Modifier, unit: Unit) -> Iterator[tuple[str, str, int]]:
-    """Path, kind and size of what must divide the width, by a quantization modifier."""
+    """Find path, kind and size of what must divide the width, by a quantization modifier."""
     for module in unit.projections:
         path = unit.path_of(module)
         found = _of_columns if module is unit.output else _of_rows
@@ -199,7 +199,7 @@ def _of_rows(modifier: Modifier, path: str, module: nn.Module) -> Iterator[tuple
 
 
 def _schemes(modifier: Modifier, path: str, module: nn.Module) -> Iterator[Any]:
-    """How a quantization modifier quantizes a module."""
+    """Find how a quantization modifier quantizes a module."""
     resolved = getattr(modifier, "resolved_config", None)
     for group in getattr(resolved, "config_groups", {}).values():
         if is_match(path, module, group.targets, modifier.ignore or ()):
@@ -207,7 +207,7 @@ def _schemes(modifier: Modifier, path: str, module: nn.Module) -> Iterator[Any]:
 
 
 def _patterns(modifier: Modifier, path: str, module: nn.Module) -> Iterator[tuple[str, int]]:
-    """The pattern, and its length, where a modifier zeroes n of every m inputs of a module."""
+    """Find the pattern, and its length, by which a modifier zeroes n of every m inputs."""
     structure = str(getattr(modifier, "mask_structure", None) or "")
     found = re.fullmatch(r"\d+:(\d+)", structure)
     targets = getattr(modifier, "targets", None) or ["Linear"]
@@ -223,8 +223,11 @@ def _group(args: Any) -> int | None:
 def _rotations(
     modifier: Modifier, unit: Unit, model: nn.Module
 ) -> Iterator[tuple[str, str, tuple[int | None, int]]]:
-    """Path of a projection whose neurons are rotated, kind of the matrix, its block size if it has
-    blocks, and how many rows a neuron has there."""
+    """Find the projections whose neurons are rotated.
+
+    Yields:
+        path, kind of the matrix, its block size if it has blocks and how many rows a neuron has.
+    """
     config = _transforms(modifier, model)
     for scheme in getattr(config, "config_groups", {}).values():
         for args in scheme.apply:
@@ -238,7 +241,7 @@ def _rotations(
 
 
 def _transforms(modifier: Modifier, model: nn.Module) -> Any | None:
-    """The transforms of a modifier, also before it is initialized; None where it has none."""
+    """Find the transforms of a modifier, also before it is initialized; None if it has none."""
     if "transform_config" not in type(modifier).model_fields:
         return None
     if modifier.transform_config is not None:
@@ -261,7 +264,7 @@ def _rotatable(kind: str, width: int, block_size: int | None) -> bool:
 
 
 def _has_hadamard(size: int) -> bool:
-    """Whether compressed-tensors knows a Hadamard matrix of the size: one of its own, doubled."""
+    """Tell whether compressed-tensors knows a Hadamard matrix of the size: one it has, doubled."""
     import torch
     from compressed_tensors.transform.utils.hadamard import _fetch_hadamard_divisor
 

@@ -65,7 +65,7 @@ def trust_no_trace() -> None:
 
 @contextmanager
 def _masks_as_steps(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """While this is open, mask functions called with traced values become steps of the graph.
+    """Make mask functions called with traced values steps of the graph, while this is open.
 
     The host does so where the code calls them by their own names. Called by another name
     (`mask_function = create_causal_mask if ... else ...`) they are run while the model is traced,
@@ -155,7 +155,7 @@ def _first_samples(value: Any, device: torch.device) -> Any:
 
 @contextmanager
 def _outputs(layers: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """What each layer gives while this is open, by name, in the order of the calls."""
+    """Keep what each layer gives while this is open, by name, in the order of the calls."""
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -181,7 +181,7 @@ def _run(model: nn.Module, subgraphs: Iterable[Any], inputs: dict[str, Any]) -> 
 
 
 def _apart(own: Tensor, traced: Tensor | None, real: Any) -> float:
-    """Mean over real tokens of the distance, as a share of the size; inf where none is there."""
+    """Average the distance over real tokens, as a share of the size; inf where none is there."""
     if traced is None or traced.shape != own.shape:
         return float("inf")
     a, b = (t.float().flatten(0, -2) for t in (own, traced))

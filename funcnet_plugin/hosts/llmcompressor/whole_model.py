@@ -1,4 +1,4 @@
-"""What modifiers share that look at the whole model at once: depth and hidden-size pruning.
+"""Does what modifiers share that look at the whole model at once: depth and hidden-size pruning.
 
 They need the model in memory and work when the recipe is initialized, so modifiers that follow
 (width pruning, quantization) see what is left. Nothing remains to be done in the calibration.
@@ -33,7 +33,7 @@ from funcnet_plugin.text.order import fix_order
 
 
 class WholeModelModifier(PlainErrors, GivesBack, Modifier):
-    """A peer of functional networks that does not cut neurons.
+    """Prunes something else than neurons: base of the peers of functional networks.
 
     :param pruning_ratio: share of all parameters to remove, in (0, 1); the nearest that the method
         can reach is taken, logged, and written into config.json (block `functional_network`).
@@ -96,4 +96,4 @@ class WholeModelModifier(PlainErrors, GivesBack, Modifier):
 
     @abstractmethod
     def _changed_keys(self) -> list[str]:
-        """Attributes of the config that pruning changed."""
+        """List the attributes of the config that pruning changed."""

@@ -1,4 +1,4 @@
-"""The pruning of MLPs as a modifier: events of llm-compressor, translated into calls of `run`.
+"""Prunes MLPs as a modifier: translates events of llm-compressor into calls of `run`.
 
 | event | what happens |
 |---|---|
@@ -131,7 +131,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
 
     @property
     def request(self) -> Request:
-        """What the recipe asks for.
+        """Read what the recipe asks for.
 
         Raises:
             RecipeError: its parts do not go together.
@@ -178,7 +178,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
         check_after(behind, plan.prunable, model, plan.possible_widths)
 
     def leaves_one_width(self) -> bool:
-        """Whether all layers of the planned run will have one width."""
+        """Tell whether all layers of the planned run will have one width."""
         return self._run.leaves_one_width
 
     # -- lifecycle ---------------------------------------------------------------------------
@@ -248,7 +248,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
         return self.register_hook(module, guarded, *args, **kwargs)
 
     def _describe(self, model: torch.nn.Module) -> Mapping[str, Any]:
-        """The `functional_network` block of config.json."""
+        """Make the `functional_network` block of config.json."""
         plan = self._run.plan
         return pruning_block(
             self,

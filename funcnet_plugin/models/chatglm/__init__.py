@@ -1,4 +1,4 @@
-"""ChatGLM3 (and 2, which has the same layout) in its original format, natively in transformers.
+"""Reads ChatGLM3 (and 2, of the same layout) in its original format, natively in transformers.
 
 Their remote code does not run under transformers 5. It does not need to: the network is
 transformers' own `Glm` under other names. Reading gives the original names their meaning, and

@@ -1,4 +1,4 @@
-"""The config of the original format, and what makes transformers know it."""
+"""Makes transformers know the config of the original format."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CARRIED_OVER = ("functional_network", "per_layer_config", "quantization_config"
 
 @strict
 class ChatGLMConfig(PreTrainedConfig):
-    """config.json of ChatGLM3 and ChatGLM2 as published (`model_type: chatglm`).
+    """Holds config.json of ChatGLM3 and ChatGLM2 as published (`model_type: chatglm`).
 
     Fields have the original names; the standard ones (`intermediate_size`, ...) lead to them.
     Keys that are not listed are kept and written back.
@@ -87,8 +87,11 @@ class ChatGLMConfig(PreTrainedConfig):
         register_classes()
 
     def to_dict(self) -> dict[str, Any]:
-        """The original keys. Rotary parameters follow from `rope_ratio`, and the class name is the
-        one by which readers of this format know it."""
+        """Give the original keys.
+
+        Rotary parameters follow from `rope_ratio`, and the class name is the one by which readers
+        of this format know it.
+        """
         entries = super().to_dict()
         entries.pop("rope_parameters", None)
         if entries.get("dtype") is not None:
@@ -98,7 +101,7 @@ class ChatGLMConfig(PreTrainedConfig):
         return entries
 
     def to_glm(self) -> GlmConfig:
-        """The same model as a config of transformers' own `glm`."""
+        """Describe the same model in a config of transformers' own `glm`."""
         from transformers import GlmConfig
 
         standard = {original: name for name, original in self.attribute_map.items()}

@@ -1,4 +1,4 @@
-"""The network: transformers' `GlmForCausalLM`, reading and writing the original tensor names."""
+"""Lets transformers' `GlmForCausalLM` read and write the original tensor names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SPLIT = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
 class SplitQueryKeyValue(ConversionOps):
-    """query_key_value, rows `[heads * d, groups * d, groups * d]`, to three projections."""
+    """Splits query_key_value, rows `[heads * d, groups * d, groups * d]`, in three projections."""
 
     def convert(self, input_dict: dict[str, Any], config: ChatGLMConfig, **_: Any) -> dict:
         (fused,) = input_dict.values()
@@ -40,7 +40,7 @@ class SplitQueryKeyValue(ConversionOps):
 
 
 class JoinQueryKeyValue(ConversionOps):
-    """The reverse."""
+    """Joins the three projections again."""
 
     def convert(self, input_dict: dict[str, Any], **_: Any) -> dict[str, Tensor]:
         return {_FUSED: torch.cat([_tensor(input_dict[name]) for name in _SPLIT])}
@@ -59,7 +59,7 @@ def _tensor(value: Tensor | list[Tensor]) -> Tensor:
 
 
 def register_conversion() -> None:
-    """Both directions: transformers reverses the mapping when it saves."""
+    """Register both directions: transformers reverses the mapping when it saves."""
     register_checkpoint_conversion_mapping(
         ChatGLMConfig.model_type,
         [
@@ -71,7 +71,7 @@ def register_conversion() -> None:
 
 
 class ChatGLMForCausalLM(GlmForCausalLM):
-    """`GlmForCausalLM` with a config and checkpoints in the original format."""
+    """Is `GlmForCausalLM` with a config and checkpoints in the original format."""
 
     config_class = ChatGLMConfig
     _keys_to_ignore_on_load_unexpected = (r"rotary_pos_emb\.inv_freq",)
@@ -82,8 +82,10 @@ class ChatGLMForCausalLM(GlmForCausalLM):
     _weight_conversions = property(lambda self: None, lambda self, value: None)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """In the original format; a quantized model as `glm`, because scales and packed weights of
-        three projections cannot be joined into one."""
+        """Save in the original format, but a quantized model as `glm`.
+
+        Scales and packed weights of three projections cannot be joined into one.
+        """
         if any(hasattr(module, "quantization_scheme") for module in self.modules()):
             become_glm(self)
         GlmForCausalLM.save_pretrained(self, save_directory, *args, **kwargs)

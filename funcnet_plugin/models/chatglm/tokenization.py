@@ -1,4 +1,4 @@
-"""ChatGLM3's SentencePiece tokenizer as a fast one."""
+"""Makes a fast tokenizer of ChatGLM3's SentencePiece one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPECIAL_TOKENS = (
 
 
 class ChatGLMTokenizer(TokenizersBackend):
-    """BPE with byte fallback from `tokenizer.model`, or from the `tokenizer.json` it was saved as.
+    """Reads BPE with byte fallback from `tokenizer.model`, or the `tokenizer.json` it was saved as.
 
     Every text starts with `[gMASK] sop`; padding is on the left. Special tokens are not looked for
     in the text, as in the original: `split_special_tokens=False` does.
@@ -79,7 +79,7 @@ class ChatGLMTokenizer(TokenizersBackend):
     def save_pretrained(
         self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any
     ) -> tuple[str, ...]:
-        """tokenizer.json for any transformers, tokenizer.model for readers of the original.
+        """Save tokenizer.json for any transformers, tokenizer.model for readers of the original.
 
         What is saved names a class that every transformers has, and no remote code: that runs
         under none that reads the rest.
@@ -94,7 +94,7 @@ class ChatGLMTokenizer(TokenizersBackend):
         return (*files, *self.save_vocabulary(str(save_directory)))
 
     def update_post_processor(self) -> None:
-        """`[gMASK] sop` before every text; `</s>` ends a pair."""
+        """Put `[gMASK] sop` before every text, and `</s>` behind a pair."""
         special = ("[gMASK]", "sop", str(self.eos_token))
         self._tokenizer.post_processor = processors.TemplateProcessing(
             single="[gMASK] sop $A",

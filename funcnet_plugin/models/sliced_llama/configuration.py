@@ -1,4 +1,4 @@
-"""The config of a sliced LLaMA, and what makes transformers know it."""
+"""Makes transformers know the config of a sliced LLaMA."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from transformers.configuration_utils import PreTrainedConfig
 
 @strict
 class SlicedLlamaConfig(PreTrainedConfig):
-    """LlamaConfig's fields; `hidden_size` is what slicing left and divides by nothing, so
-    `head_dim` stands beside it.
+    """Holds LlamaConfig's fields.
+
+    `hidden_size` is what slicing left and divides by nothing, so `head_dim` stands beside it.
 
     Not derived from LlamaConfig: this file runs while transformers' auto classes are being
     imported, and LlamaConfig needs them.

@@ -1,4 +1,4 @@
-"""The network of a sliced LLaMA: transformers' own, with shortcuts in the residual connections."""
+"""Adds shortcuts in the residual connections to transformers' own LLaMA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from funcnet_plugin.models.sliced_llama.configuration import SlicedLlamaConfig
 
 
 class SlicedLlamaDecoderLayer(LlamaDecoderLayer):
-    """Each of its two blocks has axes of its own; residuals are turned from one to the next."""
+    """Gives each of its two blocks axes of its own; residuals are turned from one to the next."""
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
@@ -29,6 +29,8 @@ class SlicedLlamaDecoderLayer(LlamaDecoderLayer):
 
 
 class SlicedLlamaForCausalLM(LlamaForCausalLM):
+    """Is a LLaMA of sliced layers."""
+
     config_class = SlicedLlamaConfig
     config: SlicedLlamaConfig
     _no_split_modules = ["SlicedLlamaDecoderLayer"]  # noqa: RUF012, the form transformers has it in

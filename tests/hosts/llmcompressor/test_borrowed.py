@@ -17,6 +17,8 @@ from transformers import default_data_collator
 
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.hosts.llmcompressor import width_pruning
+from funcnet_plugin.measure import gradients
+from funcnet_plugin.peers import depth
 from tests.hosting import recipe, run
 from tests.hosts.llmcompressor.test_quantization import w4a16
 from tests.peers.test_whole_model_peers import peer
@@ -69,17 +71,36 @@ def break_finalize(monkeypatch):
     monkeypatch.setattr(width_pruning, "describe_widths", fail)
 
 
+def break_pass(module):
+    """Let a pass of ours over the text fail at its fourth batch."""
+
+    def prepare(monkeypatch):
+        inputs = module.model_inputs
+
+        def failing(*args):
+            for n, batch in enumerate(inputs(*args)):
+                if n == 3:
+                    raise OSError("the disk is gone")
+                yield batch
+
+        monkeypatch.setattr(module, "model_inputs", failing)
+
+    return prepare
+
+
+# The loader is read by us, for one batch and then whole by the host, and again for what follows.
 ENDS = {
     "well": (EFFECT, N * 100, None),
     "well, the whole model read": (TAYLOR, N * 100, None),
     "well, layers dropped": (peer("DepthPruningModifier", pruning_ratio=0.3), N * 100, None),
     "in initialize": (recipe(then=w4a16(), pruning_ratio=0.42, ratio_scope="mlp"), N * 100, None),
-    "in initialize, over gradients": (TAYLOR, 3, None),
-    "in initialize, over layers": (peer("DepthPruningModifier"), 3, None),
-    "in the pipeline": (EFFECT, 5, None),
+    "in initialize, reading": (EFFECT, 3, None),
+    "in initialize, over gradients": (TAYLOR, N * 100, break_pass(gradients)),
+    "in initialize, over layers": (peer("DepthPruningModifier"), N * 100, break_pass(depth)),
+    "in the pipeline": (EFFECT, N + 5, None),
     "in the pipeline after a pass of ours": (TAYLOR, N + 5, None),
     "in what follows": (
-        recipe("WidthPruningModifier", then=w4a16(), scorer="effect", align=8), N + 5, None
+        recipe("WidthPruningModifier", then=w4a16(), scorer="effect", align=8), 2 * N + 5, None
     ),
     "in finalize": (EFFECT, N * 100, break_finalize),
 }  # fmt: skip
@@ -165,13 +186,14 @@ def test_gradients_of_the_user_stay_and_do_not_count(fresh, texts):
     assert not model.model.norm.weight.requires_grad and model.lm_head.weight.requires_grad
 
 
-@pytest.mark.parametrize("n", [3, N + 3])
-def test_gradients_of_the_user_survive_a_failure(fresh, texts, n):
+@pytest.mark.parametrize(
+    "case", ["in initialize, over gradients", "in the pipeline after a pass of ours"]
+)
+def test_gradients_of_the_user_survive_a_failure(fresh, texts, monkeypatch, case):
     model = fresh()
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 7.0)
-    with pytest.raises(OSError):
-        run(model, texts, TAYLOR, dataset=shuffled(failing_after(n)))
+    end(case, monkeypatch, model, texts)
     assert all(torch.equal(p.grad, torch.full_like(p, 7.0)) for p in model.parameters())
     assert all(p.requires_grad for p in model.parameters())
 
@@ -189,7 +211,7 @@ SAMPLERS = {
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_all_passes_of_one_run_read_the_same_order(fresh, texts, name):
-    """Three passes of ours, the first to look at the batches, and one of the host."""
+    """One pass of ours, which is kept for all that are to come, and one of the host."""
     seen = []
 
     def collate(batch):
@@ -201,7 +223,7 @@ def test_all_passes_of_one_run_read_the_same_order(fresh, texts, name):
     # the host reads one batch to trace the model before its own pass
     size = loader.batch_sampler.batch_size
     first, last = seen[:N], seen[-N:]
-    assert first == last and len(seen) == 3 * N + size
+    assert first == last and len(seen) == 2 * N + size
     loader.collate_fn = default_data_collator
     assert len(set(orders(loader))) == 5
 

@@ -5,15 +5,12 @@ import json
 import pytest
 import torch
 from llmcompressor import oneshot
-from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from funcnet_plugin.adapters import bind
-from funcnet_plugin.checkpoints.block import read_block
 from funcnet_plugin.cut.budget import select
 from funcnet_plugin.errors import FuncnetError
-from funcnet_plugin.repair.compensation import RIDGES
 from tests.conftest import make_tokenizer
 from tests.hosting import (
     kept_by_effect,
@@ -21,6 +18,7 @@ from tests.hosting import (
     loader,
     logged,
     logits,
+    networks,
     offload_layers,
     recipe,
     reload_without_us,
@@ -30,13 +28,13 @@ from tests.hosting import (
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 
 
-@pytest.mark.parametrize("score", ["networks", "union"])
+@pytest.mark.parametrize("scorer", [networks(), [networks(), "effect"]], ids=["one", "union"])
 def test_from_a_saved_directory_to_one_that_stock_transformers_loads(
-    checkpoint, tmp_path, texts, score
+    checkpoint, tmp_path, texts, scorer
 ):
     """The trap: llm-compressor writes the original config.json back, only when there is one."""
     out = tmp_path / "out"
-    model = run(str(checkpoint), texts, recipe(score=score), output_dir=str(out))
+    model = run(str(checkpoint), texts, recipe(scorer=scorer), output_dir=str(out))
     assert torch.equal(reload_without_us(out), logits(model))
     config = json.loads((out / "config.json").read_text())
     block = config["functional_network"]
@@ -51,13 +49,13 @@ def test_from_a_saved_directory_to_one_that_stock_transformers_loads(
     assert block["measured"]["leftover_samples"] == [4, 4, 4]
 
 
-@pytest.mark.parametrize("compensation", ["none", "bias", "least_squares"])
-def test_what_is_saved_is_what_was_in_memory(checkpoint, tmp_path, texts, compensation):
-    model = run(str(checkpoint), texts, recipe(repair=compensation))
+@pytest.mark.parametrize("repair", ["none", "bias", "least_squares"])
+def test_what_is_saved_is_what_was_in_memory(checkpoint, tmp_path, texts, repair):
+    model = run(str(checkpoint), texts, recipe(repair=repair))
     model.save_pretrained(tmp_path / "out")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert torch.equal(logits(again), logits(model))
-    assert again.config.mlp_bias is (compensation == "bias")
+    assert again.config.mlp_bias is (repair == "bias")
     again.save_pretrained(tmp_path / "twice")
     assert torch.equal(
         logits(AutoModelForCausalLM.from_pretrained(tmp_path / "twice")), logits(model)
@@ -85,7 +83,7 @@ def test_padding_does_not_change_what_is_kept(fresh, texts):
     weights = []
     for batch_size in (1, 5):
         data = DataLoader(samples, batch_size=batch_size, collate_fn=collate)
-        model = run(fresh(), texts, recipe(samples_per_group=4), dataset=data)
+        model = run(fresh(), texts, recipe(scorer=networks(samples_per_group=4)), dataset=data)
         weights.append(bind(model).blocks[2].gate.weight)
     assert torch.equal(*weights)
 
@@ -102,7 +100,7 @@ def test_a_shuffled_dataset_is_drawn_by_the_recipes_seed(fresh, texts):
         )
         model = fresh()
         torch.manual_seed(global_seed)
-        run(model, texts, recipe(seed=seed, aggregate="max"), dataset=data)
+        run(model, texts, recipe(seed=seed, scorer=networks(aggregate="max")), dataset=data)
         kept.append(bind(model).blocks[0].gate.weight)
     assert torch.equal(kept[0], kept[1])
     assert not torch.equal(kept[0], kept[2])
@@ -110,7 +108,7 @@ def test_a_shuffled_dataset_is_drawn_by_the_recipes_seed(fresh, texts):
 
 def test_each_layer_is_measured_on_the_model_already_pruned(fresh, texts):
     """Least squares of layer 1 must see the inner activations that follow the cut layer 0."""
-    model = run(fresh(), texts, recipe(repair="least_squares", ridge=1e-9))
+    model = run(fresh(), texts, recipe(repair={"name": "least_squares", "ridge": 1e-9}))
     reference, blocks = fresh(), None
     blocks = bind(reference).blocks
     # Prune the reference by hand, layer by layer, with the neurons that the run kept.
@@ -144,21 +142,21 @@ def test_every_scorer_of_the_base_modifier(fresh, texts):
 
 
 def test_nilearns_canica_can_be_chosen(fresh, texts):
-    model = run(fresh(), texts, recipe(decomposer="nilearn", n_init=2))
+    model = run(
+        fresh(), texts, recipe(scorer=networks(decomposer={"name": "nilearn", "n_init": 2}))
+    )
     assert set(bind(model).widths) == {model.config.intermediate_size} != {48}
 
 
-@pytest.mark.parametrize("compensation", ["least_squares", "reconstruction"])
+@pytest.mark.parametrize("repair", ["least_squares", "reconstruction"])
 @pytest.mark.parametrize("device", ["cpu", "disk"])
-def test_an_offloaded_model_is_pruned_like_one_in_memory(
-    fresh, texts, tmp_path, device, compensation
-):
-    expected = run(fresh(), texts, recipe(repair=compensation))
+def test_an_offloaded_model_is_pruned_like_one_in_memory(fresh, texts, tmp_path, device, repair):
+    expected = run(fresh(), texts, recipe(repair=repair))
     model = fresh()
     options = {"offload_dir": str(tmp_path / "cache")} if device == "disk" else {}
     (tmp_path / "cache").mkdir()
     offload_layers(model, device, **options)
-    run(model, texts, recipe(repair=compensation))
+    run(model, texts, recipe(repair=repair))
     assert torch.equal(logits(model), logits(expected))
     model.save_pretrained(tmp_path / "out")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -166,7 +164,9 @@ def test_an_offloaded_model_is_pruned_like_one_in_memory(
 
 
 def test_threshold_allocation_cuts_all_layers_at_once(fresh, texts, tmp_path):
-    model = run(fresh(), texts, recipe(allocation="threshold", align=1, score="union"))
+    model = run(
+        fresh(), texts, recipe(allocation="threshold", align=1, scorer=[networks(), "effect"])
+    )
     widths = bind(model).widths
     assert len(set(widths)) > 1
     before = fresh().num_parameters()
@@ -175,23 +175,28 @@ def test_threshold_allocation_cuts_all_layers_at_once(fresh, texts, tmp_path):
 
 def test_progress_and_non_convergence_are_visible(fresh, texts):
     with logged() as lines:
-        run(fresh(), texts, recipe(max_iter=1))
+        run(fresh(), texts, recipe(scorer=networks(canica={"max_iter": 1})))
     text = "".join(lines)
-    assert "layer 2: 2 of 2 ICA runs did not reach tol=0.0001 in 1 iterations (worst" in text
+    assert (
+        "layer 2: 2 of 2 ICA runs did not reach the tolerance in max_iter iterations (worst" in text
+    )
     assert "layer 0: kept" in text
 
 
 BAD = {
     "ratio above the reachable maximum": (recipe(pruning_ratio=0.9), "at most"),
     "ratio outside (0, 1)": (recipe(pruning_ratio=1.2), "between 0 and 1"),
-    "more components than neurons": (recipe(n_components=96), "n_components=96 needs more than 96"),
+    "more components than neurons": (
+        recipe(scorer=networks(n_components=96)),
+        "n_components=96 needs more than 96",
+    ),
     "more components than tokens": (
-        recipe(n_components=60, samples_per_group=1),
+        recipe(scorer=networks(n_components=60, samples_per_group=1)),
         "n_components=60 does not fit signals of 40 tokens x 96 neurons",
     ),
-    "too few samples for one group": (recipe(samples_per_group=50), "data has 20"),
+    "too few samples for one group": (recipe(scorer=networks(samples_per_group=50)), "data has 20"),
     "nothing left to prune": (recipe(skip_first=3), "none of the 3 layers"),
-    "a signal twice": (recipe(signals=["act", "act"]), "one signal twice"),
+    "a signal twice": (recipe(scorer=networks(signals=["act", "act"])), "one signal twice"),
 }
 
 
@@ -252,26 +257,3 @@ def test_a_second_run_on_the_same_model_prunes_what_the_first_left(fresh, texts,
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(logits(again), logits(model))
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"name": "WidthPruningModifier", "allocation": "threshold"},
-        {"name": "FunctionalNetworkModifier"},
-        {"name": "FunctionalNetworkModifier", "strategy": "global", "allocation": "threshold"},
-    ],
-)
-def test_the_ridge_may_be_chosen_per_layer(fresh, texts, tmp_path, fields):
-    text = recipe(**fields, repair="least_squares", ridge="auto")
-    run(fresh(), texts, text, output_dir=str(tmp_path / "auto"))
-    chosen = read_block(tmp_path / "auto")["measured"]["ridge"]
-    assert len(chosen) == 3 and set(chosen) <= {None, *RIDGES}
-    first = next(r for r in chosen if r is not None)
-    # a layer with that ridge by hand is the same layer
-    text = recipe(**fields, repair="least_squares", ridge=first)
-    run(fresh(), texts, text, output_dir=str(tmp_path / "fixed"))
-    i = chosen.index(first)
-    name = f"model.layers.{i}.mlp.down_proj.weight"
-    weights = [load_file(tmp_path / d / "model.safetensors")[name] for d in ("auto", "fixed")]
-    assert torch.equal(*weights)

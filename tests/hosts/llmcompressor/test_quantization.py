@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.hosts.llmcompressor.checks import refuse_quantized
-from tests.hosting import FIELDS, IDS, logits, recipe, run
+from tests.hosting import FIELDS, IDS, logits, networks, recipe, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 
@@ -35,7 +35,7 @@ def test_quantization_after_pruning_is_that_of_the_pruned_model(
     checkpoint, texts, tmp_path, then, allocation
 ):
     """One recipe gives the same checkpoint as pruning, saving, reloading and quantizing."""
-    fields = {"align": 8, "allocation": allocation, "score": "union"}
+    fields = {"align": 8, "allocation": allocation, "scorer": [networks(), "effect"]}
     together = run(
         str(checkpoint), texts, recipe(then=then, **fields), output_dir=str(tmp_path / "together")
     )
@@ -88,7 +88,7 @@ def test_smoothquant_before_pruning(checkpoint, texts, tmp_path):
             ],
         }
     }
-    pruning = {"FunctionalNetworkModifier": FIELDS}
+    pruning = {"FunctionalNetworkModifier": FIELDS | {"scorer": networks()}}
     text = yaml.safe_dump(
         {"t_stage": {"s_modifiers": smooth, "p_modifiers": pruning, "q_modifiers": W8A8}},
         sort_keys=False,
@@ -103,10 +103,9 @@ def test_smoothquant_before_pruning(checkpoint, texts, tmp_path):
 
 
 def test_quantization_before_pruning_is_refused(fresh, texts):
-    text = yaml.safe_dump(
-        {"t_stage": {"q_modifiers": FP8, "p_modifiers": {"FunctionalNetworkModifier": FIELDS}}},
-        sort_keys=False,
-    )
+    pruning = {"FunctionalNetworkModifier": FIELDS | {"scorer": networks()}}
+    stage = {"q_modifiers": FP8, "p_modifiers": pruning}
+    text = yaml.safe_dump({"t_stage": stage}, sort_keys=False)
     with pytest.raises(FuncnetError, match="put pruning first"):
         run(fresh(), texts, text)
 

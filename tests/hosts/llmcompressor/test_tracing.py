@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.hosts.llmcompressor.tracing import check_trace, trust_no_trace
-from funcnet_plugin.measure.recorder import MLPRecorder
+from funcnet_plugin.measure.recorder import Recorder
 from funcnet_plugin.text.windows import make_loader
 from tests.conftest import make_llama
 from tests.families import FAMILIES
@@ -56,7 +56,7 @@ def recorded(model, given):
 
     subgraphs = trace(model, given[0])
     for block in bind(model).blocks:
-        MLPRecorder(block, register, samples[block.index].append)
+        Recorder(block, register, samples[block.index].append)
     with calibration_forward_context(model):
         for batch in given:
             values = dict(batch)
@@ -65,7 +65,7 @@ def recorded(model, given):
                 values |= subgraph.forward(model, **needed)
     for handle in handles:
         handle.remove()
-    return {i: torch.cat([sample.hidden for sample in found]) for i, found in samples.items()}
+    return {i: torch.cat([sample.inner for sample in found]) for i, found in samples.items()}
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What `oneshot` is given as calibration data, looked at before llm-compressor reads it.
+"""Looks at what `oneshot` is given as calibration data, before llm-compressor reads it.
 
 It makes the loader before any modifier is asked, and what it cannot read ends in an AttributeError
 of its own code. Only runs with one of our modifiers are looked at.
@@ -11,41 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from funcnet_plugin.errors import CalibrationError
-from funcnet_plugin.recipe import MODIFIER_NAMES
 from funcnet_plugin.text.batches import check_repeatable
 
 _NO_LIMIT = 10**9  # what tokenizers without a maximal length say is more than fits an integer
 
 
-def names_ours(recipe: Any) -> bool:
-    """Whether a recipe, in any form that `oneshot` takes, has one of our modifiers."""
-    if isinstance(recipe, str | Path):
-        text = str(recipe)
-        if "\n" not in text and Path(text).is_file():
-            text = Path(text).read_text(encoding="utf-8")
-        return any(name in text for name in MODIFIER_NAMES)
-    if isinstance(recipe, list | tuple):
-        return any(map(names_ours, recipe))
-    inner = getattr(recipe, "modifiers", None)
-    return type(recipe).__name__ in MODIFIER_NAMES or (
-        isinstance(inner, list) and names_ours(inner)
-    )
-
-
-def say_no_tokenizer(error: RuntimeError) -> None:
-    """Say what llm-compressor lacks when it cannot load the tokenizer of a model.
-
-    Raises:
-        CalibrationError: the error is of that.
-    """
-    if "initialize model processor" in str(error):
-        raise CalibrationError(
-            "the model comes without a tokenizer that can be loaded, and oneshot asks for one with "
-            "its calibration data, tokenized or not; give tokenizer=."
-        ) from error
-
-
-def check_given(given: Any, processor: Any) -> None:
+def check_given_data(given: Any, processor: Any) -> None:
     """Refuse what llm-compressor cannot make a loader of.
 
     Args:

@@ -1,0 +1,125 @@
+"""Surrounds llm-compressor's `oneshot`: what a run is given, where it goes, and its end.
+
+Modifiers are told neither where their model will be saved nor that a run has failed between two of
+their events, so llm-compressor's `Oneshot` is wrapped. A run with one of our modifiers is refused
+in words where its model or its data cannot be used.
+
+Nothing heavy is imported before `oneshot` is called: this comes in while hosts are being imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from funcnet_plugin.errors import CalibrationError
+from funcnet_plugin.recipe import MODIFIER_NAMES
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """Holds what a call of `oneshot` says beside its recipe, and what is to be done at its end.
+
+    Attributes:
+        output_dir: where the model will be saved; None where it will not.
+        tokenizer: saved beside the model; None where there is none.
+    """
+
+    output_dir: Path | None
+    tokenizer: Any
+    _ends: ExitStack = field(default_factory=ExitStack)
+
+    def when_it_ends(self, restore: Callable[[], None]) -> None:
+        """Have something called when the modifiers are through, or one of them has failed."""
+        self._ends.callback(restore)
+
+
+_running: list[Call] = []  # the last is the innermost; llm-compressor's session is global as well
+
+
+def running() -> Call | None:
+    """Give the call of `oneshot` that is going on; None where a session is driven by hand."""
+    return _running[-1] if _running else None
+
+
+def surround(entry: ModuleType) -> None:
+    """Wrap `Oneshot`; calling twice is harmless.
+
+    Args:
+        entry: `llmcompressor.entrypoints.oneshot`.
+    """
+    oneshot = entry.Oneshot
+    make, call, apply = oneshot.__init__, oneshot.__call__, oneshot.apply_recipe_modifiers
+    if getattr(make, "_funcnet", False):
+        return
+
+    @wraps(make)
+    def make_checked(self, *args: Any, **kwargs: Any) -> None:
+        if not names_ours(kwargs.get("recipe")):
+            make(self, *args, **kwargs)
+            return
+        from funcnet_plugin.hosts.llmcompressor.given_model import check_given_model
+
+        trusted = bool(kwargs.get("trust_remote_code_model", False))
+        check_given_model(kwargs.get("model"), trusted)
+        try:
+            make(self, *args, **kwargs)
+        except RuntimeError as error:
+            _say_no_tokenizer(error)
+            raise
+
+    @wraps(call)
+    def call_checked(self, *args: Any, **kwargs: Any) -> Any:
+        if names_ours(self.recipe):
+            from funcnet_plugin.hosts.llmcompressor.given_data import check_given_data
+
+            check_given_data(self.dataset_args, self.processor)
+        return call(self, *args, **kwargs)
+
+    @wraps(apply)
+    def apply_to_the_end(self, *args: Any, **kwargs: Any) -> Any:
+        out = None if self.output_dir is None else Path(self.output_dir)
+        this = Call(out, self.processor)
+        _running.append(this)
+        try:
+            return apply(self, *args, **kwargs)
+        finally:
+            _running.pop()
+            this._ends.close()
+
+    make_checked._funcnet = True
+    oneshot.__init__, oneshot.__call__ = make_checked, call_checked
+    oneshot.apply_recipe_modifiers = apply_to_the_end
+
+
+def names_ours(recipe: Any) -> bool:
+    """Tell whether a recipe, in any form that `oneshot` takes, has one of our modifiers."""
+    if isinstance(recipe, str | Path):
+        text = str(recipe)
+        if "\n" not in text and Path(text).is_file():
+            text = Path(text).read_text(encoding="utf-8")
+        return any(name in text for name in MODIFIER_NAMES)
+    if isinstance(recipe, list | tuple):
+        return any(map(names_ours, recipe))
+    inner = getattr(recipe, "modifiers", None)
+    return type(recipe).__name__ in MODIFIER_NAMES or (
+        isinstance(inner, list) and names_ours(inner)
+    )
+
+
+def _say_no_tokenizer(error: RuntimeError) -> None:
+    """Say what llm-compressor lacks when it cannot load the tokenizer of a model.
+
+    Raises:
+        CalibrationError: the error is of that.
+    """
+    if "initialize model processor" in str(error):
+        raise CalibrationError(
+            "the model comes without a tokenizer that can be loaded, and oneshot asks for one with "
+            "its calibration data, tokenized or not; give tokenizer=."
+        ) from error
