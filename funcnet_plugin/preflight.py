@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from funcnet_plugin.checkpoints.saving import check_generation_file, smallest_size
+from funcnet_plugin.checkpoints.saving import check_generation_file
 from funcnet_plugin.disk import check_room
 from funcnet_plugin.errors import FuncnetError, RecipeError
 from funcnet_plugin.export import check_form
@@ -38,6 +38,7 @@ def check_request(
     from funcnet_plugin.checkpoints.loading import load_config, model_without_weights
     from funcnet_plugin.checkpoints.weights import check_weights
     from funcnet_plugin.hosts.llmcompressor.modifiers import WidthPruningModifier
+    from funcnet_plugin.hosts.llmcompressor.size import smallest_size
     from funcnet_plugin.hosts.llmcompressor.whole_model import WholeModelModifier
 
     modifiers = _modifiers(plan)

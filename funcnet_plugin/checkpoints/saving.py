@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from funcnet_plugin.disk import refuse_full_disk
 from funcnet_plugin.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 _GENERATION = "generation_config.json"
@@ -95,26 +94,6 @@ def attempt(what: str, save: Callable, *arguments: Any, holder: Any = None) -> N
             f"the model could not be saved when it is pruned: {what} cannot be used{where} "
             f"({_plain(error)}); mend that first."
         ) from error
-
-
-def smallest_size(model: nn.Module, modifiers: Sequence[Any]) -> int:
-    """Count the bytes that a pruned model takes at least.
-
-    Args:
-        model: before pruning; may be on the meta device.
-        modifiers: of the recipe; quantization makes an eighth of float32 at best.
-    """
-    from llmcompressor.modifiers.quantization import QuantizationMixin
-
-    from funcnet_plugin.adapters import count_parameters
-
-    declared = getattr(model.config, "dtype", None)  # a name, once transformers has saved it
-    dtype = declared if hasattr(declared, "itemsize") else model.dtype
-    size = count_parameters(model) * dtype.itemsize
-    ratios = [getattr(modifier, "pruning_ratio", 0.0) for modifier in modifiers]
-    if any(isinstance(modifier, QuantizationMixin) for modifier in modifiers):
-        return size // 8
-    return round(size * (1.0 - max(ratios, default=0.0)))
 
 
 @contextmanager

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import yaml
 
 from funcnet_plugin import __version__
+from funcnet_plugin.compare.digest import digest
+from funcnet_plugin.compare.plan import Comparison
 from funcnet_plugin.text.sources import load_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from funcnet_plugin.compare.plan import Comparison
 
 
 def fingerprint(
@@ -81,11 +81,6 @@ def _digest_of_file(path: Path) -> str:
 
 def _digest_of(source: str, column: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
     return digest(json.dumps(load_texts(source, column, tokenizer)))
-
-
-def digest(text: str) -> str:
-    """Shorten a text to a name that no other text has."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def warn_of_overlap(plan: Comparison, tokenizer: PreTrainedTokenizerBase) -> None:

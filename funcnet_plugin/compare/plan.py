@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from funcnet_plugin.compare.fingerprint import digest
+from funcnet_plugin.compare.digest import digest
 from funcnet_plugin.compare.methods import method
 from funcnet_plugin.errors import BudgetError, RecipeError
 from funcnet_plugin.recipe import Recipe, dump_recipe, override, pruning_modifier

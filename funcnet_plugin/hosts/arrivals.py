@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from functools import cache, partial
+from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
 
@@ -83,7 +84,14 @@ def build_layers_of_their_own_width(modeling_utils: ModuleType) -> None:
 def know_our_architectures(configuration_auto: ModuleType) -> None:
     """Let transformers load ChatGLM in its original format, and LLaMA after SliceGPT."""
     from funcnet_plugin.models.chatglm.configuration import ChatGLMConfig
+    from funcnet_plugin.models.first_use import when_first_used
     from funcnet_plugin.models.sliced_llama.configuration import SlicedLlamaConfig
 
-    for config in (ChatGLMConfig, SlicedLlamaConfig):
+    for config, package in ((ChatGLMConfig, "chatglm"), (SlicedLlamaConfig, "sliced_llama")):
         configuration_auto.AutoConfig.register(config.model_type, config, exist_ok=True)
+        when_first_used(config.model_type, partial(_register, package))
+
+
+def _register(package: str) -> None:
+    """Import the modelling code of one of our model packages, and register it."""
+    import_module(f"funcnet_plugin.models.{package}.registration").register_classes()

@@ -24,6 +24,7 @@ from funcnet_plugin.disk import check_room
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.hosts.llmcompressor import checks
 from funcnet_plugin.hosts.llmcompressor.oneshot import running
+from funcnet_plugin.hosts.llmcompressor.size import smallest_size
 from funcnet_plugin.output import check_directory
 
 
@@ -175,7 +176,7 @@ def _check_run(model: nn.Module) -> None:
     if call is None or call.output_dir is None:
         return
     check_directory(call.output_dir)
-    size = saving.smallest_size(model, active_session().lifecycle.recipe.modifiers)
+    size = smallest_size(model, active_session().lifecycle.recipe.modifiers)
     check_room(call.output_dir, size)
     if call.tokenizer is not None:
         saving.check_tokenizer(call.tokenizer)

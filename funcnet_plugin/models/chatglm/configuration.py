@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from funcnet_plugin.errors import CheckpointError
+from funcnet_plugin.models.first_use import used
 
 if TYPE_CHECKING:
     from transformers import GlmConfig
@@ -84,7 +84,7 @@ class ChatGLMConfig(PreTrainedConfig):
             "partial_rotary_factor": 0.5,
         }
         super().__post_init__(**kwargs)
-        register_classes()
+        used(self.model_type)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the original keys.
@@ -126,27 +126,3 @@ def _check(entries: dict[str, Any]) -> None:
                 f"a ChatGLM with {key}={entries[key]!r} is not supported, only {value!r}, which is "
                 "what ChatGLM2 and ChatGLM3 were published with."
             )
-
-
-@cache
-def register_classes() -> None:
-    """Tell the auto classes about model and tokenizer.
-
-    Done with the first config: importing the modelling code is for those who have such a model.
-    """
-    # Here and not above: this file runs while transformers' auto classes are being imported.
-    from transformers import AutoModel, AutoModelForCausalLM, GlmConfig
-    from transformers.models.auto import tokenization_auto
-
-    from funcnet_plugin.models.chatglm.modeling import ChatGLMForCausalLM, register_conversion
-    from funcnet_plugin.models.chatglm.tokenization import ChatGLMTokenizer
-
-    ChatGLMConfig.base_model_tp_plan = GlmConfig.base_model_tp_plan
-    ChatGLMConfig.base_model_pp_plan = GlmConfig.base_model_pp_plan
-    register_conversion()
-    # `AutoModel` gives the language model, as the original's auto_map does.
-    for auto_class in (AutoModel, AutoModelForCausalLM):
-        auto_class.register(ChatGLMConfig, ChatGLMForCausalLM, exist_ok=True)
-    # By name only: were the config registered, trust_remote_code=True, which users of ChatGLM are
-    # used to pass, would still load the original tokenizer, and that does not run.
-    tokenization_auto.REGISTERED_TOKENIZER_CLASSES["ChatGLMTokenizer"] = ChatGLMTokenizer

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
+
+from funcnet_plugin.models.first_use import used
 
 
 @strict
@@ -46,14 +47,4 @@ class SlicedLlamaConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        register_classes()
-
-
-@cache
-def register_classes() -> None:
-    """Tell the auto classes about the model, with the first config (see `chatglm`)."""
-    from transformers import AutoModelForCausalLM
-
-    from funcnet_plugin.models.sliced_llama.modeling import SlicedLlamaForCausalLM
-
-    AutoModelForCausalLM.register(SlicedLlamaConfig, SlicedLlamaForCausalLM, exist_ok=True)
+        used(self.model_type)
