@@ -27,9 +27,11 @@ from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
 print(json.dumps([layer.mlp.down_proj.in_features for layer in model.model.layers]))
 """
-PRUNING = {
-    "pruning_ratio": 0.2, "n_components": 16, "samples_per_group": 20, "n_init": 1, "align": 32,
+NETWORKS = {
+    "name": "networks", "n_components": 16, "samples_per_group": 20,
+    "decomposer": {"name": "canica", "n_init": 1},
 }  # fmt: skip
+PRUNING = {"pruning_ratio": 0.2, "scorer": NETWORKS, "align": 32}
 GPTQ = {
     "GPTQModifier": {
         "ignore": ["lm_head"],
@@ -136,7 +138,7 @@ def test_the_wheel_brings_recipes_tasks_and_the_demo(wheel, tmp_path):
     done = subprocess.run(
         [wheel / "python", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
     )
-    kinds = ("", "_best", "_fp8", "_gptq", "_paper", "_w8a8")
+    kinds = ("", "_fp8", "_gptq", "_paper", "_w8a8")
     recipes = [*(f"ica_prune{kind}" for kind in kinds), "prune_best"]
     assert done.stdout == f"{recipes}\nfuncnet_paper.yaml\n"
     listed = subprocess.run(

@@ -34,10 +34,13 @@ def recipe(tmp_path):
 
     def copy(ratio: float, **fields):
         path = tmp_path / f"ica_prune_{ratio}.yaml"
-        changed = override(
-            load_recipe(recipe_path("ica_prune")),
-            {"align": ALIGN, "pruning_ratio": ratio, "n_components": 64, "n_init": 2} | fields,
-        )
+        changes = {
+            "align": ALIGN,
+            "pruning_ratio": ratio,
+            "scorer.networks.n_components": 64,
+            "scorer.networks.decomposer.n_init": 2,
+        }
+        changed = override(load_recipe(recipe_path("ica_prune")), changes | fields)
         path.write_text(dump_recipe(changed))
         return str(path)
 

@@ -1,6 +1,12 @@
 """Finds networks in neuron signals by spatial ICA: tensors only, no model and no host."""
 
-from funcnet_plugin.ica.canica import SOLVERS, Decomposition, canica, stability
+from funcnet_plugin.ica.canica import (
+    SOLVERS,
+    Decomposition,
+    canica,
+    stability,
+    standardise_maps,
+)
 from funcnet_plugin.ica.fastica import fastica
 from funcnet_plugin.ica.layers import LayeredSignals
 from funcnet_plugin.ica.nilearn_canica import nilearn_canica
@@ -24,6 +30,7 @@ __all__ = [
     "reduce_time",
     "stability",
     "standardise",
+    "standardise_maps",
     "whiten",
     "zscore",
 ]

@@ -14,6 +14,7 @@ from funcnet_plugin.cut.plan import WidthPlan
 from funcnet_plugin.cut.surgery import cut, set_output_bias
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.statistics import LayerStatistics
+from funcnet_plugin.repair.checks import checked_repair
 from funcnet_plugin.repair.repair import Cut, Repair
 from funcnet_plugin.run.record import Record
 
@@ -67,9 +68,8 @@ class LayerCuts:
                 self._warn_of_little_text(statistics, width)
             known = {"moments": statistics.moments} if statistics.moments is not None else {}
             keep = keep.to(unit.device)
-            repaired = self._repair.repaired(
-                Cut(unit, keep, {n: known[n] for n in self._repair.needs})
-            )
+            told = Cut(unit, keep, {n: known[n] for n in self._repair.needs})
+            repaired = checked_repair(self._repair, told, self._repair.repaired(told))
             cut(unit, keep, repaired.output_weight)
             if repaired.bias is not None:
                 set_output_bias(unit, repaired.bias)
