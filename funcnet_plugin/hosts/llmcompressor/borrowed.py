@@ -21,7 +21,7 @@ from llmcompressor.modifiers import Modifier
 from torch import nn
 from torch.utils.data import DataLoader
 
-from funcnet_plugin.hosts.llmcompressor.oneshot import Call, running
+from funcnet_plugin.hosts.llmcompressor.call import Call, running
 from funcnet_plugin.text.order import restore_order
 
 

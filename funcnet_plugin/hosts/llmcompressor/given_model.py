@@ -23,7 +23,7 @@ from funcnet_plugin.checkpoints.wrapped import refuse_adapter_files, refuse_wrap
 from funcnet_plugin.disk import check_room
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.hosts.llmcompressor import checks
-from funcnet_plugin.hosts.llmcompressor.oneshot import running
+from funcnet_plugin.hosts.llmcompressor.call import running
 from funcnet_plugin.hosts.llmcompressor.size import smallest_size
 from funcnet_plugin.output import check_directory
 

@@ -9,42 +9,14 @@ Nothing heavy is imported before `oneshot` is called: this comes in while hosts 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from funcnet_plugin.errors import CalibrationError
+from funcnet_plugin.hosts.llmcompressor.call import Call, going_on
 from funcnet_plugin.recipe import MODIFIER_NAMES
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """Holds what a call of `oneshot` says beside its recipe, and what is to be done at its end.
-
-    Attributes:
-        output_dir: where the model will be saved; None where it will not.
-        tokenizer: saved beside the model; None where there is none.
-    """
-
-    output_dir: Path | None
-    tokenizer: Any
-    _ends: ExitStack = field(default_factory=ExitStack)
-
-    def when_it_ends(self, restore: Callable[[], None]) -> None:
-        """Have something called when the modifiers are through, or one of them has failed."""
-        self._ends.callback(restore)
-
-
-_running: list[Call] = []  # the last is the innermost; llm-compressor's session is global as well
-
-
-def running() -> Call | None:
-    """Give the call of `oneshot` that is going on; None where a session is driven by hand."""
-    return _running[-1] if _running else None
 
 
 def surround(entry: ModuleType) -> None:
@@ -84,13 +56,8 @@ def surround(entry: ModuleType) -> None:
     @wraps(apply)
     def apply_to_the_end(self, *args: Any, **kwargs: Any) -> Any:
         out = None if self.output_dir is None else Path(self.output_dir)
-        this = Call(out, self.processor)
-        _running.append(this)
-        try:
+        with going_on(Call(out, self.processor)):
             return apply(self, *args, **kwargs)
-        finally:
-            _running.pop()
-            this._ends.close()
 
     make_checked._funcnet = True
     oneshot.__init__, oneshot.__call__ = make_checked, call_checked

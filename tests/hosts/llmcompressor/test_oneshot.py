@@ -6,7 +6,8 @@ import pytest
 from llmcompressor.core import active_session
 from transformers import default_data_collator
 
-from funcnet_plugin.hosts.llmcompressor.oneshot import running, surround
+from funcnet_plugin.hosts.llmcompressor.call import running
+from funcnet_plugin.hosts.llmcompressor.oneshot import surround
 from tests.hosting import recipe, run
 from tests.hosts.llmcompressor.test_borrowed import shuffled
 
