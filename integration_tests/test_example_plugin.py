@@ -147,8 +147,12 @@ def test_parts_of_a_plugin_prune_together(parts, llama, tmp_path):
 def test_what_is_kept_and_how_it_is_repaired_are_what_the_formulas_give(parts, llama, tmp_path):
     """Layer by layer, each behind those that are pruned already."""
     out = tmp_path / "out"
+    recipe = llama / "parts.yaml"
+    alone = tmp_path / "alone.yaml"
+    # that of networks asks for networks
+    alone.write_text(recipe.read_text().replace("FunctionalNetwork", "WidthPruning"))
     settings = ("scorer={name: peak, deviations: 2.0}", "repair.limit=1.03")
-    prune(llama, out, *settings, recipe=llama / "parts.yaml", path=parts)
+    prune(llama, out, *settings, recipe=alone, path=parts)
     dense, pruned = map(AutoModelForCausalLM.from_pretrained, (llama, out))
     lines = (llama / "texts.jsonl").read_text().splitlines()
     texts = [json.loads(line)["text"] for line in lines]

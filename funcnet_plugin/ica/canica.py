@@ -6,15 +6,16 @@ matrix is one group, so the group step of CanICA reduces to one decomposition, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from funcnet_plugin.ica.fastica import fastica
 from funcnet_plugin.ica.picard import picard
-from funcnet_plugin.ica.runs import RunReport
+from funcnet_plugin.ica.runs import ICAResult, RunReport
 from funcnet_plugin.ica.signals import Signals, reduce_time, standardise, whiten
 from funcnet_plugin.ica.stream import TruncatedSignals
 
@@ -64,11 +65,30 @@ def canica(
         DecompositionError: as `standardise`, `reduce_time` and the solver.
     """
     signals = X if isinstance(X, (Signals, TruncatedSignals)) else standardise(X)
+    solve = partial(
+        SOLVERS[solver], contrast=contrast, tol=tol, max_iter=max_iter, n_init=n_init, seed=seed
+    )
+    return decompose_by(solve, signals, n_components)
+
+
+def decompose_by(
+    rotate: Callable[[Tensor], ICAResult],
+    signals: Signals | TruncatedSignals,
+    n_components: int,
+) -> Decomposition:
+    """Reduce and whiten signals, rotate them, and standardise the maps.
+
+    Args:
+        rotate: whitened signals (k, n_signals) -> rotations, one for each start.
+        signals: standardised.
+        n_components: see `canica`.
+
+    Raises:
+        DecompositionError: as `reduce_time` and `rotate`.
+    """
     reduced, explained = reduce_time(signals, n_components)
     white = whiten(reduced)
-    result = SOLVERS[solver](
-        white, contrast=contrast, tol=tol, max_iter=max_iter, n_init=n_init, seed=seed
-    )
+    result = rotate(white)
     maps = torch.stack([standardise_maps(W @ white) for W in result.W])
     return Decomposition(maps, result.runs, explained, stability(result.W))
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from functools import partial
 
 from torch import Tensor
 
-from funcnet_plugin.ica.canica import Decomposition
+from funcnet_plugin.ica.canica import Decomposition, decompose_by
 from funcnet_plugin.ica.runs import ICAResult
 from funcnet_plugin.ica.signals import Signals
 from funcnet_plugin.ica.stream import TruncatedSignals
@@ -25,16 +25,38 @@ def funcnet_decomposers() -> Iterable[type[Decomposer]]:
 
 
 class Decomposer(Part):
-    """Serves as the base of all decomposers. One has a `name` and implements `decompose`.
+    """Stands at the base of all decomposers.
 
-    Attributes:
-        takes_truncated: whether `decompose` also takes `TruncatedSignals`, which a recipe's
-            `max_memory` makes.
-        rotates: whether it implements `rotate`, which networks across layers need.
+    One has a `name` and implements `rotate`: signals are reduced and whitened before it, and maps
+    standardised after it. One that does all of this itself implements `decompose` instead; it is
+    then for networks within layers, and for signals that fit into memory.
     """
 
-    takes_truncated: ClassVar[bool] = False
-    rotates: ClassVar[bool] = False
+    @property
+    def rotates(self) -> bool:
+        """Whether it implements `rotate`, which networks across layers need."""
+        return type(self).rotate is not Decomposer.rotate
+
+    @property
+    def takes_truncated(self) -> bool:
+        """Whether it takes `TruncatedSignals`, which a recipe's `max_memory` makes."""
+        return type(self).decompose is Decomposer.decompose
+
+    def rotate(self, white: Tensor, seed: int) -> ICAResult:
+        """Rotate whitened signals into independent components.
+
+        Args:
+            white: (k, n_signals), floating, of unit covariance over the signals.
+            seed: of random starts.
+
+        Returns:
+            for each start a rotation W, (n_starts, k, k) orthonormal: ``W @ white`` are the maps,
+            of either sign; and a `RunReport` for each start.
+
+        Raises:
+            DecompositionError: no start gave finite maps.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no rotate.")
 
     def decompose(
         self, signals: Signals | TruncatedSignals, n_components: int, seed: int
@@ -49,12 +71,4 @@ class Decomposer(Part):
         Raises:
             DecompositionError: the signals cannot be decomposed.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no decompose.")
-
-    def rotate(self, white: Tensor, seed: int) -> ICAResult:
-        """Rotate whitened signals, (k, n_signals), into independent components.
-
-        Raises:
-            DecompositionError: no start gave finite maps.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no rotate.")
+        return decompose_by(partial(self.rotate, seed=seed), signals, n_components)

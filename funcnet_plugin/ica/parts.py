@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from funcnet_plugin.ica import decomposer
-from funcnet_plugin.ica.canica import SOLVERS, Decomposition, canica
+from funcnet_plugin.ica.canica import SOLVERS, Decomposition
 from funcnet_plugin.ica.decomposer import Decomposer
 from funcnet_plugin.ica.nilearn_canica import nilearn_canica
 from funcnet_plugin.ica.runs import ICAResult
@@ -30,19 +30,12 @@ class CanICA(Decomposer):
 
     name = "canica"
     source = "Varoquaux et al. 2010, doi:10.1016/j.neuroimage.2010.02.010"
-    takes_truncated: ClassVar[bool] = True
-    rotates: ClassVar[bool] = True
 
     solver: Literal[tuple(SOLVERS)] = "picard"
     contrast: Literal["cube", "logcosh", "exp"] = "cube"
     max_iter: int = Field(default=300, ge=1)
     tol: float = Field(default=1.0e-4, gt=0.0)
     n_init: int = Field(default=16, ge=1)
-
-    def decompose(
-        self, signals: Signals | TruncatedSignals, n_components: int, seed: int
-    ) -> Decomposition:
-        return canica(signals, n_components, seed=seed, **self.model_dump())
 
     def rotate(self, white: Tensor, seed: int) -> ICAResult:
         return SOLVERS[self.solver](white, seed=seed, **self.model_dump(exclude={"solver"}))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor
 
-from funcnet_plugin.adapters import MLPAdapter, Unit
-from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.plugins import hookimpl
 from funcnet_plugin.repair.repair import Cut, Repair, Repaired, cut_columns
 
@@ -20,14 +17,6 @@ class Bias(Repair):
     source = "An et al. 2024, arXiv 2312.11983"
     needs: ClassVar[frozenset[str]] = frozenset({"moments"})
     adds_bias: ClassVar[bool] = True
-
-    def check(self, adapter: MLPAdapter, units: Sequence[Unit]) -> None:
-        if adapter.bias_key is None and any(unit.output.bias is None for unit in units):
-            raise RecipeError(
-                f"repair: bias cannot be saved for {adapter.name}: its modelling code has no bias "
-                "on the down projection, and a stock reload would drop it; use repair: "
-                "least_squares (needs no bias) or none."
-            )
 
     def repaired(self, cut: Cut) -> Repaired:
         bias = mean_of_cut(cut.unit.output_weight, cut.moments.mean, cut.columns)

@@ -23,7 +23,7 @@ def checked_repair(repair: Repair, cut: Cut, repaired: Repaired) -> Repaired:
     unit = cut.unit
     where = f"layer {unit.index}: the repair {repair.name}"
     expected: Mapping[str, tuple[Tensor | None, tuple[int, ...]]] = {
-        "an output_weight": (repaired.output_weight, (unit.hidden_size, len(cut.keep))),
+        "an output_weight": (repaired.output_weight, (unit.hidden_size, len(cut.columns))),
         "a bias": (repaired.bias, (unit.hidden_size,)),
     }
     for what, (given, shape) in expected.items():

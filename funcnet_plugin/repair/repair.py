@@ -47,7 +47,11 @@ class Cut:
 
     @property
     def moments(self) -> Moments:
-        """Give the moments of what enters the output projection, over the calibration tokens."""
+        """Give the moments of what enters the output projection.
+
+        They are over the calibration tokens, and over the model's own text where a recipe has
+        `own_text`; they may be on another device than the weights.
+        """
         if "moments" not in self.statistics:
             raise RecipeError(
                 "a repair reads moments and does not declare them; its class must name them in "
@@ -77,7 +81,7 @@ class Repair(Part):
     behind pruned layers also implements `refit`.
 
     Attributes:
-        needs: names of `measure.statistics.STATISTICS`: "moments", or nothing.
+        needs: ``{"moments"}``, or nothing: the other statistics are let go before a cut.
         behind_pruned_layers: whether `refit` is called for every layer once it is cut, with what
             the pruned layers before it made of the text. All layers are measured before any is cut
             then, and hidden states of all text wait in memory, twice.
@@ -94,11 +98,18 @@ class Repair(Part):
         return 0
 
     def check(self, adapter: MLPAdapter, units: Sequence[Unit]) -> None:
-        """Refuse what the architecture does not allow.
+        """Refuse what the architecture does not allow: here a bias that it has no place for.
 
         Raises:
             RecipeError: one sentence on what cannot be done.
         """
+        biased = adapter.bias_key is not None or all(u.output.bias is not None for u in units)
+        if self.adds_bias and not biased:
+            raise RecipeError(
+                f"repair: {self.name} cannot be saved for {adapter.name}: its modelling code has "
+                "no bias on the down projection, and a stock reload would drop it; use repair: "
+                "least_squares (needs no bias) or none."
+            )
 
     def repaired(self, cut: Cut) -> Repaired:
         """Make up for the cut of one unit, by its own statistics."""

@@ -42,7 +42,11 @@ class Evidence:
 
     @property
     def moments(self) -> Moments:
-        """Give the moments of what enters the output projection, over the calibration tokens."""
+        """Give the moments of what enters the output projection.
+
+        They are over the calibration tokens, and over the model's own text where a recipe has
+        `own_text`; they may be on another device than the weights.
+        """
         return self._declared("moments")
 
     @property

@@ -11,20 +11,11 @@ The fields of a class are its parameters. A recipe writes them beside the name::
 import torch
 from pydantic import Field
 
-from funcnet_plugin import hookimpl
+from funcnet_plugin import Decomposer, Repair, Scorer, hookimpl
 from funcnet_plugin.errors import DecompositionError
-from funcnet_plugin.ica import (
-    Decomposition,
-    ICAResult,
-    RunReport,
-    reduce_time,
-    stability,
-    standardise_maps,
-    whiten,
-)
-from funcnet_plugin.ica.decomposer import Decomposer
-from funcnet_plugin.repair.repair import Cut, Repair, Repaired
-from funcnet_plugin.score.scorer import Evidence, Scorer
+from funcnet_plugin.ica import ICAResult, RunReport
+from funcnet_plugin.repair.repair import Cut, Repaired
+from funcnet_plugin.score.scorer import Evidence
 
 
 class Peak(Scorer):
@@ -59,7 +50,7 @@ class Rescale(Repair):
     def repaired(self, cut: Cut) -> Repaired:
         weight = cut.unit.output_weight.detach().double()
         second = cut.moments.second.to(weight.device)
-        keep = cut.keep.to(weight.device)
+        keep = cut.columns
         kept = weight[:, keep]
         before = ((weight @ second) * weight).sum(1)
         after = ((kept @ second[keep][:, keep]) * kept).sum(1)
@@ -76,17 +67,7 @@ class Varimax(Decomposer):
 
     name = "varimax"
     source = "doi:10.1007/BF02289233"
-    takes_truncated = True
-    rotates = True
-
     max_iter: int = Field(default=200, ge=1)
-
-    def decompose(self, signals, n_components: int, seed: int) -> Decomposition:
-        reduced, explained = reduce_time(signals, n_components)
-        white = whiten(reduced)
-        found = self.rotate(white, seed)
-        maps = torch.stack([standardise_maps(W @ white) for W in found.W])
-        return Decomposition(maps, found.runs, explained, stability(found.W))
 
     def rotate(self, white: torch.Tensor, seed: int) -> ICAResult:
         # It begins at the principal components, so the seed decides nothing.

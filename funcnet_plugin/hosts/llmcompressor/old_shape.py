@@ -14,7 +14,7 @@ _CANICA = ("solver", "contrast", "max_iter", "tol", "n_init")
 _SCORER = ("union_with",)
 _REPAIR = ("compensation", "ridge", "continuations", "reconstruction_epochs")
 _GONE = {
-    "token_share": "it gained nothing where the model writes own_text",
+    "token_share": "it gained half a percent at most where the model writes own_text",
     "fisher_labels": "it is always what `model` was",
 }
 # What only FunctionalNetworkModifier had.
@@ -57,7 +57,7 @@ def refuse_old_shape(modifier: str, fields: Mapping[str, Any]) -> None:
         new["repair"] = _repair(fields)
     why = [f"{name} is gone: {gone[name]}" for name in old if name in gone]
     if fields.get("ridge") == "auto":
-        why.append("ridge: auto is gone: it gained nothing")
+        why.append("ridge: auto is gone: it gained a tenth of a percent")
     said = [f"scorer: {_OLD_NAME}" if name == "scorer" else name for name in old]
     are, them = ("is", "it") if len(old) == 1 else ("are", "them")
     reasons = "".join(f"; {reason}" for reason in why)
