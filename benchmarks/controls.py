@@ -23,6 +23,13 @@ def _like(method: str, **fields: Any) -> Recipe:
     return override(METHODS[method], fields)
 
 
+def _scored_by(recipe: Recipe, *scorers: str) -> Recipe:
+    """Put other scorers into a recipe of networks; all else stays."""
+    _, fields = pruning_modifier(recipe)
+    modifier = {"WidthPruningModifier": fields | {"scorer": list(scorers)}}
+    return {"prune_stage": {"pruning_modifiers": modifier}}
+
+
 _networks_or_effect = _like("deployable", own_text=0.0, repair="least_squares")
 
 CONTROLS: dict[str, Recipe] = {
@@ -32,8 +39,8 @@ CONTROLS: dict[str, Recipe] = {
     # the union of deployable with nothing but the data, each MLP's output repaired
     "networks-or-effect-uniform": _networks_or_effect,
     # random numbers in place of the networks, or beside the score of single neurons
-    "random-or-effect-uniform": override(_networks_or_effect, {"scorer": ["random", "effect"]}),
-    "random-or-deployable": _like("deployable", scorer=["random", "effect"]),
+    "random-or-effect-uniform": _scored_by(_networks_or_effect, "random", "effect"),
+    "random-or-deployable": _scored_by(METHODS["deployable"], "random", "effect"),
     "random-or-best": _like("best", scorer=["random", "surgeon"]),
     "random-or-effect": _like("effect", scorer=["random", "effect"]),
     "random-or-loss_effect": _like("loss_effect", scorer=["random", "loss_effect"]),

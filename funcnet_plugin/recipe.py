@@ -25,6 +25,7 @@ MODIFIER_NAMES = frozenset(
         "HiddenSlicingModifier",
     }
 )
+PART_FIELDS = ("scorer", "repair")  # whose values are parts with parameters
 _FOLDER = Path(__file__).parent / "recipes"
 _SHAPE = "<name>_stage: -> <name>_modifiers: -> ModifierName: {fields}"
 
@@ -124,6 +125,11 @@ def override(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
     given = pruning_modifier(recipe)[1]
     for name, value in fields.items():
         field, *path = name.split(".")
+        if path and field not in PART_FIELDS:
+            raise RecipeError(
+                f"{name} cannot be set: of the fields only {' and '.join(PART_FIELDS)} have "
+                "parameters."
+            )
         if len(path) == 1 and field not in given:
             raise RecipeError(
                 f"{name} cannot be set: the recipe leaves {field!r} to its default; say of which "

@@ -189,7 +189,7 @@ def test_dotted_names_lead_to_parameters_of_parts(fields, name, value, expected)
         ({"scorer": ["a", "b"]}, "scorer.n", r"several there; say of which, as in scorer\.a\.n"),
         ({"scorer": ["a", "b"]}, "scorer.c.n", r"several there; say of which, as in scorer\.a\.n"),
         ({"scorer": []}, "scorer.n", "several there; say of which"),
-        ({"seed": 3}, "seed.n", "3 has no parameters"),
+        ({"seed": 3}, "seed.n", "only scorer and repair have parameters"),
     ],
 )
 def test_dotted_names_that_lead_nowhere_are_refused(fields, name, message):

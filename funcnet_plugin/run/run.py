@@ -32,7 +32,7 @@ from funcnet_plugin.run.record import Record
 from funcnet_plugin.run.request import Request
 from funcnet_plugin.score.checks import checked_scores
 from funcnet_plugin.score.scorer import Evidence, Scoring
-from funcnet_plugin.score.union import union_of_ranks
+from funcnet_plugin.score.union import combined
 
 Scores = dict[str, Tensor]  # name of the scorer -> (width,)
 
@@ -192,7 +192,7 @@ class Run:
             measured.check_finite(unit)
             scores = checked_scores(unit, self._scored(unit, measured))
             if not self.request.waits_for_all_layers:
-                self._prune(unit, self._combined([scores])[0])
+                self._prune(unit, combined([scores])[0])
                 continue
             self._scores[unit.index] = scores
             measured.wait()
@@ -207,13 +207,13 @@ class Run:
             self._complete_scores()
             layers = [self._scores[unit.index] for unit in units]
             if self.plan.kept is None:
-                combined = self._combined(layers)
-                self.plan.decide_by_threshold(combined)
+                together = combined(layers)
+                self.plan.decide_by_threshold(together)
             else:
-                combined = [self._combined([layer])[0] for layer in layers]
+                together = [combined([layer])[0] for layer in layers]
             cuts = {
                 unit.index: partial(self._prune, unit, score)
-                for unit, score in zip(units, combined, strict=True)
+                for unit, score in zip(units, together, strict=True)
             }
             self._cut_all(cuts)
         self._scores.clear()
@@ -274,13 +274,6 @@ class Run:
             self._scores[unit.index] = found | self._scores[unit.index]
         if self._record is not None:
             self._record.save_networks(across)
-
-    def _combined(self, layers: list[Scores]) -> list[Tensor]:
-        """Put the scores of each layer together; ranks are taken over the layers given."""
-        names = list(layers[0])
-        if len(names) == 1:
-            return [layer[names[0]] for layer in layers]
-        return union_of_ranks([[layer[name] for layer in layers] for name in names])
 
     def _cut_all(self, cuts: dict[int, Callable[[], None]]) -> None:
         if not self._ahead.repair_texts:

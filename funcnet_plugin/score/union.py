@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
 from funcnet_plugin.score.checks import all_alike
+
+
+def combined(layers: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
+    """Make one score of all that each layer has.
+
+    Args:
+        layers: scorer -> (width,), for each layer, the same scorers in all. Ranks are taken over
+            all layers given, so pass one layer for a decision per layer, all of them for one cut.
+
+    Returns:
+        per layer (width,): the score itself where there is one scorer, else the better rank.
+    """
+    names = list(layers[0])
+    if len(names) == 1:
+        return [layer[names[0]] for layer in layers]
+    return union_of_ranks([[layer[name] for layer in layers] for name in names])
 
 
 def union_of_ranks(scores: list[list[Tensor]]) -> list[Tensor]:

@@ -115,7 +115,10 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(tmp_path):
         (["--set", "scorer.networks.components=5"], "networks has no parameter 'components'"),
         (["--set", "scorer.n_components=5"], "say of which, as in scorer.networks.n_components"),
         (["--set", "repair.epoch=5"], "reconstruction has no parameter 'epoch'"),
-        (["--set", "n_components=5"], "n_components is a field of an earlier version"),
+        (
+            ["--set", "n_components=5"],
+            "is of an earlier version; it is written now: scorer: ",
+        ),
         (["--set", "ignore=[model.layers.7.mlp]"], "'model.layers.7.mlp' matches no MLP"),
         (["--samples", "4"], "samples_per_group=8"),
         (["--window", "100000", "--samples", "8", "--data", "{tmp}/small.txt"], "one sample needs"),

@@ -388,7 +388,7 @@ def test_parameters_of_a_repair_are_for_the_runs_that_have_it(checkpoint, files)
         ("repair.epochs", 2, "the repair bias has no parameter 'epochs'.*to reconstruction"),
         ("epochs", 2, "WidthPruningModifier: unknown field 'epochs'"),
         ("align", 0, "align=0"),
-        ("seed.x", 1, "no field 'seed'"),
+        ("seed.x", 1, "only scorer and repair have parameters"),
     ],
 )
 def test_a_name_that_no_method_knows_is_refused_for_the_first_reason(
