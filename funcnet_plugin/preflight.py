@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from funcnet_plugin.checkpoints.saving import check_generation_file
 from funcnet_plugin.disk import check_room
 from funcnet_plugin.errors import FuncnetError, RecipeError
-from funcnet_plugin.export import check_form
 from funcnet_plugin.recipe import Recipe, dump_recipe
 
 if TYPE_CHECKING:
@@ -58,6 +58,40 @@ def check_request(
     check_generation_file(model)
     check_weights(model, load_config(model))
     return shapes
+
+
+def check_form(form: str, model: PreTrainedModel, modifiers: Sequence[Modifier]) -> None:
+    """Refuse to export what a recipe will not leave in a shape for it, before the recipe runs.
+
+    Args:
+        form: see `export.FORMATS`.
+        model: before pruning; may be on the meta device.
+        modifiers: of the recipe, those of ours planned.
+
+    Raises:
+        FuncnetError: the form is for other models.
+    """
+    from llmcompressor.modifiers.quantization import QuantizationMixin
+
+    from funcnet_plugin.hosts.llmcompressor.modifiers import WidthPruningModifier
+    from funcnet_plugin.models.chatglm.modeling import ChatGLMForCausalLM
+
+    for modifier in modifiers:
+        if isinstance(modifier, QuantizationMixin):
+            raise FuncnetError(
+                f"{form} takes no quantized model, and the recipe has a {type(modifier).__name__}; "
+                "leave one of the two out."
+            )
+    if form == "glm" and not isinstance(model, ChatGLMForCausalLM):
+        raise FuncnetError(
+            f"glm is for ChatGLM, and this is a {type(model).__name__}; leave --export out."
+        )
+    one_width = (m.leaves_one_width() for m in modifiers if isinstance(m, WidthPruningModifier))
+    if form == "remote-code" and any(one_width):
+        raise FuncnetError(
+            "the recipe leaves one width in all layers, which stock transformers loads as it is; "
+            "leave --export remote-code out."
+        )
 
 
 def _modifiers(plan: Recipe) -> list[Modifier]:

@@ -23,8 +23,8 @@ LAYERS = (
     ("checkpoints", "recipe"),
     ("models", "inspection"),
     ("peers",),
-    ("hosts.llmcompressor",),
-    ("export", "hosts.lm_eval", "hosts.autoload", "hosts.arrivals"),
+    ("hosts.llmcompressor", "export"),
+    ("hosts.lm_eval", "hosts.autoload", "hosts.arrivals"),
     ("preflight", "perplexity", "tasks"),
     ("pruning",),
     ("compare", "demo"),
@@ -34,7 +34,7 @@ LAYERS = (
 CORE = {name for line in LAYERS[: LAYERS.index(("run",)) + 1] for name in line}
 HOSTS = {"llmcompressor", "lm_eval", "optimum"}
 # Where a host's own modules are imported besides: to call it, not to be called.
-CALLERS = {"pruning", "preflight", "compare", "demo", "export"}
+CALLERS = {"pruning", "preflight", "compare", "demo"}
 
 
 @cache

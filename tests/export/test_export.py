@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.checkpoints.loading import model_without_weights
 from funcnet_plugin.errors import FuncnetError
-from funcnet_plugin.export import check_form, export_model
+from funcnet_plugin.export import export_model
 from funcnet_plugin.hosts.llmcompressor.modifiers import FunctionalNetworkModifier
+from funcnet_plugin.preflight import check_form
 from tests.hosting import IDS, WITHOUT_US, logits, networks, recipe, reload_without_us, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
