@@ -87,8 +87,7 @@ class Run:
     @property
     def leaves_one_width(self) -> bool:
         """Tell whether all layers will have one width."""
-        uniform = self.request.allocation == "uniform"
-        return uniform and len(set(self.plan.budget.uniform())) == 1
+        return self.request.allocation == "uniform" and len(set(self.plan.kept)) == 1
 
     @property
     def kept(self) -> dict[int, list[int]]:
@@ -217,8 +216,6 @@ class Run:
             }
             self._cut_all(cuts)
         self._scores.clear()
-
-    # -- steps -------------------------------------------------------------------------------
 
     @property
     def _across(self) -> Scoring | None:
