@@ -42,6 +42,12 @@ class Decomposer(Part):
         """Whether it takes `TruncatedSignals`, which a recipe's `max_memory` makes."""
         return type(self).decompose is Decomposer.decompose
 
+    @classmethod
+    def lacks(cls) -> str | None:
+        base = Decomposer
+        finds = cls.rotate is not base.rotate or cls.decompose is not base.decompose
+        return None if finds else "implements neither rotate nor decompose"
+
     def rotate(self, white: Tensor, seed: int) -> ICAResult:
         """Rotate whitened signals into independent components.
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
-from funcnet_plugin.measure.hooks import hooked
 
 
 @dataclass
@@ -47,6 +47,9 @@ def layer_calls(
 ) -> tuple[list[LayerCall], Tensor]:
     """Find out how the model calls each of its layers, and what enters the first.
 
+    The layers themselves are not run, but for the first: what they are called with besides hidden
+    states does not depend on these.
+
     Args:
         units: of all layers, in order.
         ids, mask: (batch, length), int64.
@@ -56,21 +59,43 @@ def layer_calls(
     """
     calls: list[LayerCall] = []
     first: list[Tensor] = []
+    rest: list[Any] = []  # what the first layer gives besides hidden states, in a tuple
 
-    def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def see(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         by_name = not args
         hidden = kwargs["hidden_states"] if by_name else args[0]
-        if not calls:
-            first.append(hidden.detach().cpu())
         others = {key: value for key, value in kwargs.items() if key != "hidden_states"}
         calls.append(LayerCall(args[1:], others, by_name))
+        if not first:
+            first.append(hidden.detach().cpu())
         if len(calls) == len(units):
             raise _AllSeenError
+        if not rest:
+            output = forward(*args, **kwargs)  # how outputs look; the others only pass on
+            rest.append(output[1:] if isinstance(output, tuple) else None)
+            return output
+        return hidden if rest[0] is None else (hidden, *rest[0])
 
-    hooks = (unit.decoder_layer.register_forward_pre_hook(see, with_kwargs=True) for unit in units)
-    with hooked(hooks), suppress(_AllSeenError):
+    with _through(see, units), suppress(_AllSeenError):
         model(input_ids=ids, attention_mask=mask, use_cache=False)
     return calls, first[0]
+
+
+@contextmanager
+def _through(see: Callable[..., Any], units: Sequence[Unit]) -> Iterator[None]:
+    """Have `see` called in place of the layers' forward, with that and its arguments."""
+    layers = [unit.decoder_layer for unit in units]
+    before = [vars(layer).get("forward") for layer in layers]  # offloading may have put one there
+    for layer in layers:
+        layer.forward = partial(see, layer.forward)
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, before, strict=True):
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward
 
 
 def _same(value: Any, other: Any) -> Any:

@@ -44,6 +44,11 @@ class Part(BaseModel):
         """List the names of its parameters."""
         return list(cls.model_fields)
 
+    @classmethod
+    def lacks(cls) -> str | None:
+        """Say which method the class should have and has not; None if it can work."""
+        return None
+
 
 def one_sentence(error: ValidationError, title: str, known: Collection[str] = ()) -> str:
     """Say pydantic's report as one sentence: of each mistake field, value, what it should be.

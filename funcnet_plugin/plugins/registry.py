@@ -97,7 +97,7 @@ class Registry(Generic[P]):
                         f"{found[part.name].package} and {source} both bring a {self._kind} called "
                         f"{part.name!r}; uninstall one of them, or give one another name."
                     )
-                problem = self._problem(part)
+                problem = part.lacks() or self._problem(part)
                 if problem is not None:
                     raise RecipeError(f"{source}: the {self._kind} {part.name} {problem}.")
                 found[part.name] = FoundPart(part, package)

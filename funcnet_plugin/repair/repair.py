@@ -97,6 +97,14 @@ class Repair(Part):
         """Count the windows that the model writes for every calibration sample, for this only."""
         return 0
 
+    @classmethod
+    def lacks(cls) -> str | None:
+        if cls.repaired is Repair.repaired:
+            return "does not implement repaired"
+        if cls.behind_pruned_layers and cls.refit is Repair.refit:
+            return "works behind pruned layers and does not implement refit"
+        return None
+
     def check(self, adapter: MLPAdapter, units: Sequence[Unit]) -> None:
         """Refuse what the architecture does not allow: here a bias that it has no place for.
 

@@ -164,6 +164,11 @@ class Scorer(Part):
             FuncnetError: one sentence on what cannot be done.
         """
 
+    @classmethod
+    def lacks(cls) -> str | None:
+        scores = cls.score is not Scorer.score or cls.begin is not Scorer.begin
+        return None if scores else "implements neither score nor begin"
+
     def begin(self, setting: Setting) -> Scoring:
         """Start to work in one run."""
         return Scoring(self, setting)

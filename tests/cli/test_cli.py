@@ -24,8 +24,8 @@ from funcnet_plugin.ica.parts import DECOMPOSERS
 from funcnet_plugin.plugins import hookimpl
 from funcnet_plugin.repair.parts import REPAIRS
 from funcnet_plugin.score.parts import SCORERS
-from funcnet_plugin.score.scorer import Scorer
 from tests.conftest import make_llama
+from tests.parts import Early
 
 FAST = ["--set", "align=4", "--set", "scorer.networks.n_components=6",
         "--set", "scorer.networks.samples_per_group=8",
@@ -289,7 +289,7 @@ def test_inspect_lists_the_parts_with_their_defaults():
 
 
 def test_a_part_of_another_package_is_listed_with_what_it_requires():
-    class Mine(Scorer):
+    class Mine(Early):
         """Scores as I like."""
 
         name = "mine"

@@ -14,7 +14,10 @@ from pydantic import Field
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.ica.decomposer import Decomposer
+from funcnet_plugin.ica.parts import DECOMPOSERS
 from funcnet_plugin.plugins import hookimpl, hooks
+from funcnet_plugin.repair.least_squares import LeastSquares
 from funcnet_plugin.repair.parts import REPAIRS
 from funcnet_plugin.repair.repair import Cut, Repair
 from funcnet_plugin.score.parts import SCORERS
@@ -26,7 +29,7 @@ from tests.parts import Early, module_with
 NAMES = "effect, flap, wanda_sp, taylor, magnitude, random, obs, loss_effect, surgeon, networks"
 
 
-class Steep(Scorer):
+class Steep(Early):
     """Has a parameter of its own."""
 
     name = "steep"
@@ -59,7 +62,7 @@ def install(monkeypatch):
         registry.__dict__.pop("manager", None)
 
     yield installed
-    for registry in (SCORERS, REPAIRS):
+    for registry in (SCORERS, REPAIRS, DECOMPOSERS):
         registry.__dict__.pop("manager", None)
 
 
@@ -141,7 +144,7 @@ def test_two_parts_of_one_name_are_refused_with_both_packages(install):
 
 
 def test_a_name_of_ours_is_not_taken(install):
-    class Effect(Scorer):
+    class Effect(Early):
         name = "effect"
 
     install(theirs=module_with(SCORERS, Effect))
@@ -151,7 +154,7 @@ def test_a_name_of_ours_is_not_taken(install):
 
 
 def test_a_statistic_that_does_not_exist_is_named_with_those_that_do(install):
-    class Wishful(Scorer):
+    class Wishful(Early):
         name = "wishful"
         needs: ClassVar[frozenset[str]] = frozenset({"moments", "hessian"})
 
@@ -163,13 +166,44 @@ def test_a_statistic_that_does_not_exist_is_named_with_those_that_do(install):
 
 
 def test_a_repair_may_not_need_what_is_let_go_before_the_cut(install):
-    class Wishful(Repair):
+    class Wishful(LeastSquares):
         name = "wishful"
         needs: ClassVar[frozenset[str]] = frozenset({"moments", "samples"})
 
     install(REPAIRS, theirs=module_with(REPAIRS, Wishful))
     message = refused("wishful", REPAIRS)
     assert "the repair wishful needs samples, and a repair gets moments only" in message
+
+
+class Idle(Scorer):
+    name = "idle"
+
+
+class Careless(Repair):
+    name = "careless"
+
+
+class Shortsighted(LeastSquares):
+    name = "shortsighted"
+    behind_pruned_layers: ClassVar[bool] = True
+
+
+class Aimless(Decomposer):
+    name = "aimless"
+
+
+@pytest.mark.parametrize(
+    ("registry", "part", "message"),
+    [
+        (SCORERS, Idle, "the scorer idle implements neither score nor begin"),
+        (REPAIRS, Careless, "the repair careless does not implement repaired"),
+        (REPAIRS, Shortsighted, "works behind pruned layers and does not implement refit"),
+        (DECOMPOSERS, Aimless, "the decomposer aimless implements neither rotate nor decompose"),
+    ],
+)
+def test_a_part_without_its_method_is_refused_before_a_run(install, registry, part, message):
+    install(registry, theirs=module_with(registry, part))
+    assert message in refused(part.name, registry)
 
 
 class Nameless(Scorer):
