@@ -3,11 +3,9 @@
 import json
 import subprocess
 import sys
-import types
 
 import pytest
 import torch
-from pydantic import Field
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -20,12 +18,7 @@ from funcnet_plugin.errors import (
     FuncnetError,
     RecipeError,
 )
-from funcnet_plugin.ica.parts import DECOMPOSERS
-from funcnet_plugin.plugins import hookimpl
-from funcnet_plugin.repair.parts import REPAIRS
-from funcnet_plugin.score.parts import SCORERS
 from tests.conftest import make_llama
-from tests.parts import Early
 
 FAST = ["--set", "align=4", "--set", "scorer.networks.n_components=6",
         "--set", "scorer.networks.samples_per_group=8",
@@ -247,71 +240,6 @@ def test_a_quantized_model_is_refused_before_its_weights_are_read(checkpoint, te
     (checkpoint / "model.safetensors").unlink()
     result = call("prune", checkpoint, "--data", text, "--out", tmp_path / "out", "--ratio", 0.2)
     assert "already quantized" in str(result.exception)
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_inspect_needs_no_weights_and_counts_like_the_model(tmp_path, tied):
-    model = make_llama(tie_word_embeddings=tied)
-    model.config.architectures = ["LlamaForCausalLM"]
-    model.config.save_pretrained(tmp_path)
-    shape = json.loads(
-        call("inspect", tmp_path, "--json", "--align", 8, "--ratio", 0.2, "--ratio", 0.9).stdout
-    )
-    assert shape["parameters"] == model.num_parameters()
-    assert shape["widths"] == [48] * 3 and shape["adapter"] == "llama"
-    within, beyond = shape["reaches"]
-    kept = within["kept_width"]
-    assert within["parameters"] == shape["parameters"] - (48 - kept) * 72 * 3
-    assert beyond["kept_width"] is None and "at most" in beyond["reason"]
-
-
-def test_inspect_names_an_unknown_architecture(tmp_path):
-    config = {"model_type": "rwkv", "hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 32}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    result = call("inspect", tmp_path)
-    assert "no adapter for the architecture 'RwkvForCausalLM'" in str(result.exception)
-
-
-def test_inspect_lists_the_parts_with_their_defaults():
-    rows = json.loads(call("inspect", "--parts", "--json").stdout)
-    found = {(row["kind"], row["name"]): row for row in rows}
-    registries = {"scorer": SCORERS, "repair": REPAIRS, "decomposer": DECOMPOSERS}
-    for kind, registry in registries.items():
-        assert [name for of, name in found if of == kind] == list(registry.all())
-    assert all(row["source"] == "funcnet_plugin" and not row["required"] for row in rows)
-    assert all(row["about"] for row in rows)
-    networks = found["scorer", "networks"]["parameters"]
-    assert networks["n_components"] == 128 and networks["decomposer"] == "canica"
-    assert found["repair", "reconstruction"]["parameters"]["epochs"] == 5
-    assert found["repair", "none"]["parameters"] == {}
-    printed = call("inspect", "--parts").output
-    assert "reconstruction (funcnet_plugin)" in printed and "epochs: 5" in printed
-
-
-def test_a_part_of_another_package_is_listed_with_what_it_requires():
-    class Mine(Early):
-        """Scores as I like."""
-
-        name = "mine"
-        strength: float
-        where: list[str] = Field(default_factory=lambda: ["[here]"])
-
-    parts = types.ModuleType("mine")
-    parts.funcnet_scorers = hookimpl(lambda: [Mine], specname="funcnet_scorers")
-    SCORERS.manager.register(parts, name="my-package (mine)")
-    try:
-        rows = json.loads(call("inspect", "--parts", "--json").stdout)
-        printed = call("inspect", "--parts").output
-    finally:
-        SCORERS.manager.unregister(parts)
-    (mine,) = (row for row in rows if row["name"] == "mine")
-    assert mine == {
-        "kind": "scorer", "name": "mine", "source": "my-package (mine)",
-        "parameters": {"where": ["[here]"]}, "required": ["strength"],
-        "about": "Scores as I like.",
-    }  # fmt: skip
-    assert "mine (my-package (mine))" in printed and "strength (required)" in printed
-    assert "where: ['[here]']" in printed
 
 
 def test_help_has_an_example_for_every_command():

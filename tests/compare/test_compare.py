@@ -1,23 +1,19 @@
 """`funcnet compare` on a tiny model, and what it is made of."""
 
 import csv
-import importlib.util
-import json
 import math
 import time
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from funcnet_plugin.compare import METHODS, Comparison, compare, table, write_plots
+from funcnet_plugin.compare import compare, table, write_plots
 from funcnet_plugin.compare import run as run_module
 from funcnet_plugin.compare.fingerprint import fingerprint
 from funcnet_plugin.compare.lm_eval_tasks import _first_metric, scored_tasks
 from funcnet_plugin.compare.measure import Usage
-from funcnet_plugin.compare.plan import runs
 from funcnet_plugin.compare.run import _end_last_line, _read
 from funcnet_plugin.errors import (
     BudgetError,
@@ -26,64 +22,13 @@ from funcnet_plugin.errors import (
     FuncnetError,
     RecipeError,
 )
-from funcnet_plugin.hosts.llmcompressor.modifiers import MODIFIERS, register
 from funcnet_plugin.measure import gradients
 from funcnet_plugin.perplexity import perplexities, text_windows
-from funcnet_plugin.recipe import override, pruning_modifier
 from funcnet_plugin.tasks import write_local_tasks
-from funcnet_plugin.text.sources import parse_sources
-from funcnet_plugin.text.windows import mixed_windows
+from tests.compare.plans import ALIGNED, NETWORKS, SMALL, plan
 from tests.conftest import make_llama, make_tokenizer
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
-NETWORKS = "scorer.networks."
-SMALL = {
-    "align": 8,
-    f"{NETWORKS}n_components": 6,
-    f"{NETWORKS}samples_per_group": 8,
-    f"{NETWORKS}decomposer.n_init": 1,
-}
-
-
-ALIGNED = {"align": 8}  # for plans without a method that has networks
-
-
-@pytest.fixture(scope="module")
-def controls():
-    """The recipes that the benchmarks compare besides."""
-    path = Path(__file__).parents[2] / "benchmarks" / "controls.py"
-    spec = importlib.util.spec_from_file_location("controls", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def files(tmp_path, texts):
-    """Three texts: for calibration, and two for measuring."""
-    paths = {}
-    for i, name in enumerate(("calibration", "near", "far")):
-        paths[name] = tmp_path / f"{name}.jsonl"
-        rows = [json.dumps({"text": text}) for text in texts[4 * i : 4 * i + 4]]
-        paths[name].write_text("\n".join(rows) + "\n")
-    return paths
-
-
-def plan(checkpoint, files, **changes):
-    return Comparison(
-        **{
-            "model": str(checkpoint),
-            "data": {str(files["calibration"]): 1.0},
-            "texts": {name: str(files[name]) for name in ("near", "far")},
-            "methods": ("deployable", "flap", "random"),
-            "ratios": (0.1, 0.2),
-            "repairs": ("none",),
-            "overrides": SMALL,
-            "samples": (16,),
-            "window": 40,
-        }
-        | changes
-    )
 
 
 def test_perplexity_is_that_of_the_convention(checkpoint, files):
@@ -335,102 +280,6 @@ def test_bad_requests_come_before_the_work(checkpoint, files, tmp_path):
         compare(plan(checkpoint, files, overrides={"alignment": 8}), tmp_path / "out2")
 
 
-def settings_of(recipe, **fields):
-    """What a recipe says in full, but for the scorer."""
-    modifier, given = pruning_modifier(override(recipe, {"pruning_ratio": 0.2} | fields))
-    return MODIFIERS[modifier](**given).model_dump(exclude={"scorer"})
-
-
-@pytest.mark.parametrize(
-    "method, control",
-    [
-        ("deployable", "random-or-deployable"),
-        ("networks-or-effect-uniform", "random-or-effect-uniform"),
-        *((name, f"random-or-{name}") for name in ("best", "effect", "loss_effect", "surgeon")),
-    ],
-)
-def test_a_control_differs_by_its_scorer_alone(method, control, controls):
-    every = METHODS | controls.CONTROLS
-    assert settings_of(every[method]) == settings_of(every[control])
-    scorers = [pruning_modifier(every[name])[1]["scorer"] for name in (method, control)]
-    assert scorers[0] != scorers[1] and scorers[1][0] == "random"
-
-
-def test_parameters_of_a_repair_are_for_the_runs_that_have_it(checkpoint, files):
-    """A name is known where the recipe can be built with it, under the repair of the run."""
-    asked = plan(
-        checkpoint, files, methods=("flap", "best", "shortgpt"), ratios=(0.2,),
-        repairs=("", "none", "reconstruction"), overrides={"repair.ridge": 0.1},
-        sweeps={"repair.epochs": [0, 2]},
-    )  # fmt: skip
-    found = [(run.key["method"], run.key["repair"], run.key["setting"]) for run in runs(asked)]
-    epochs = [{"repair.epochs": 0}, {"repair.epochs": 2}]
-    assert found == [
-        ("flap", "bias", {}),
-        ("flap", "none", {}),
-        *(("flap", "reconstruction", setting) for setting in epochs),
-        *(("best", "reconstruction", setting) for setting in epochs),  # with its continuations
-        ("best", "none", {}),
-        *(("best", "reconstruction", setting) for setting in epochs),
-        ("shortgpt", "none", {}),
-    ]
-    with_repair = [run for run in runs(asked) if run.key["repair"] == "reconstruction"]
-    for run in with_repair:
-        _, fields = pruning_modifier(override(yaml.safe_load(run.recipe), run.fields))
-        assert fields["repair"]["ridge"] == 0.1
-        assert fields["repair"]["epochs"] == run.key["setting"]["repair.epochs"]
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("scorer.networks.n_components", 6, "the scorer flap has no parameter 'networks'"),
-        ("repair.epochs", 2, "the repair bias has no parameter 'epochs'.*to reconstruction"),
-        ("epochs", 2, "WidthPruningModifier: unknown field 'epochs'"),
-        ("align", 0, "align=0"),
-        ("seed.x", 1, "only scorer and repair have parameters"),
-    ],
-)
-def test_a_name_that_no_method_knows_is_refused_for_the_first_reason(
-    checkpoint, files, name, value, message
-):
-    plain = {"methods": ("flap", "effect"), "repairs": ("",), "overrides": {}}
-    for changes in ({"overrides": {name: value}}, {"sweeps": {name: [value]}}):
-        with pytest.raises(RecipeError, match=message):
-            runs(plan(checkpoint, files, **plain | changes))
-
-
-def test_benchmarks_set_what_a_method_knows(controls):
-    fields = {"align": 32, "scorer.networks.decomposer.n_init": 4}
-    assert controls.known_fields(fields, ["shortgpt"]) == {}
-    assert controls.known_fields(fields, ["shortgpt", "random-or-best"]) == {"align": 32}
-    assert controls.known_fields(fields, ["random", "deployable"]) == fields
-
-
-def test_every_named_method_is_a_valid_recipe(controls):
-    from llmcompressor.recipe import Recipe
-
-    register()
-    for name, recipe in (METHODS | controls.CONTROLS).items():
-        text = yaml.safe_dump(override(recipe, {"pruning_ratio": 0.2}))
-        (modifier,) = Recipe.create_instance(text).modifiers
-        assert modifier.pruning_ratio == 0.2, name
-
-
-@pytest.mark.parametrize(
-    "method, control",
-    [
-        ("deployable", "random-or-deployable"),
-        ("networks-or-effect-uniform", "random-or-effect-uniform"),
-        *(("best", name) for name in ("random-or-best", "flap", "obs", "obs-own-text", "random")),
-    ],
-)
-def test_what_is_compared_removes_as_much(method, control, controls):
-    every = METHODS | controls.CONTROLS
-    first, second = (pruning_modifier(every[name])[1] for name in (method, control))
-    assert first["align"] == second["align"]
-
-
 def test_a_line_cut_short_takes_no_other_with_it(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"mark": "a", "row": {}}\n{"mark": "b", "r')
@@ -438,25 +287,6 @@ def test_a_line_cut_short_takes_no_other_with_it(tmp_path):
     with rows.open("a") as file:
         file.write('{"mark": "c", "row": {}}\n')
     assert list(_read(rows)) == ["a", "c"]
-
-
-def test_mixed_sources_get_their_shares_in_one_order(texts):
-    first, second = ["a" * 400], ["b" * 400]
-    options = {"window": 10, "samples": 40, "seed": 0}
-    windows = mixed_windows([(first, 0.75), (second, 0.25)], make_tokenizer(), **options)
-    kinds = [len(set(window)) == 1 and window[0] for window in windows]
-    assert sorted(map(kinds.count, set(kinds))) == [10, 30]
-    assert len(set(kinds[:10])) == 2  # not one after the other
-    with pytest.raises(CalibrationError, match=r"share of 0.001 of 40 samples is none"):
-        mixed_windows([(first, 0.999), (second, 0.001)], make_tokenizer(), **options)
-
-
-def test_shares_are_read_from_the_command_line():
-    assert parse_sources(["a.jsonl:0.5", "b.jsonl"]) == {"a.jsonl": 0.5, "b.jsonl": 1.0}
-    assert parse_sources(["wikitext:wikitext-2-v1:train"]) == {"wikitext:wikitext-2-v1:train": 1.0}
-    assert parse_sources(["name:config:train:2"]) == {"name:config:train": 2.0}
-    with pytest.raises(CalibrationError, match="given twice"):
-        parse_sources(["a.jsonl", "a.jsonl:0.5"])
 
 
 def test_peak_memory_is_that_of_the_run_alone():

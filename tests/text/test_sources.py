@@ -5,7 +5,7 @@ import json
 import pytest
 
 from funcnet_plugin.errors import CalibrationError
-from funcnet_plugin.text.sources import load_texts
+from funcnet_plugin.text.sources import load_texts, parse_sources
 
 
 def write(path, *rows):
@@ -42,3 +42,11 @@ def test_bad_sources_are_one_clear_sentence(tmp_path, make, message):
     with pytest.raises(CalibrationError, match=message) as error:
         load_texts(make(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_shares_are_read_from_the_command_line():
+    assert parse_sources(["a.jsonl:0.5", "b.jsonl"]) == {"a.jsonl": 0.5, "b.jsonl": 1.0}
+    assert parse_sources(["wikitext:wikitext-2-v1:train"]) == {"wikitext:wikitext-2-v1:train": 1.0}
+    assert parse_sources(["name:config:train:2"]) == {"name:config:train": 2.0}
+    with pytest.raises(CalibrationError, match="given twice"):
+        parse_sources(["a.jsonl", "a.jsonl:0.5"])
