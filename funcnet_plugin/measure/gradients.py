@@ -163,9 +163,7 @@ class _Passed:
         if processes is not None:
             self.over_processes = processes.sum
             self.common = max(processes.gather(unit))
-            self.n_targets, self.n_tokens = (
-                sum(processes.gather(n)) for n in (n_targets, n_tokens)
-            )
+            self.n_targets, self.n_tokens = (processes.total(n) for n in (n_targets, n_tokens))
         if self.n_targets == 0:
             raise CalibrationError(
                 "no calibration sample has a token after its first, so there is no loss to take "

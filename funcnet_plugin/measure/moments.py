@@ -85,7 +85,7 @@ class Moments:
 
     def merge(self, processes: Processes) -> None:
         """Take the tokens of the other processes in."""
-        self.count = sum(processes.gather(self.count))
+        self.count = processes.total(self.count)
         self._sum, self._total = processes.sum(self._sum), processes.sum(self._gram)
 
     @property

@@ -40,6 +40,10 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
+    def total(self, count: int) -> int:
+        """Add up a count over all processes."""
+        return sum(self.gather(count))
+
     def from_first(self, tensor: Tensor) -> Tensor:
         """Take over the first process's tensor; all must have the same shape and dtype."""
         moved = self._on_backend(tensor)

@@ -89,7 +89,7 @@ class LayerStatistics:
 
     def merge(self, processes: Processes) -> None:
         """Take in what the other processes saw."""
-        self.n_samples = sum(processes.gather(self.n_samples))
+        self.n_samples = processes.total(self.n_samples)
         if self.moments is not None:
             self.moments.merge(processes)
         for watch in self.watches.values():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from funcnet_plugin.bars import bar
 from funcnet_plugin.errors import AdapterError, CalibrationError
 from funcnet_plugin.measure.finite import not_finite
+from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.measure.passes import model_inputs
 from funcnet_plugin.measure.text import Text
 
@@ -44,19 +45,16 @@ def block_influence(model: nn.Module, layers: Sequence[nn.Module], text: Text) -
 
         return hook
 
-    hooks = [
+    hooks = (
         layer.register_forward_hook(watch(i), with_kwargs=True) for i, layer in enumerate(layers)
-    ]
+    )
     n_tokens = 0
-    try:
+    with hooked(hooks):
         for ids, mask, _ in model_inputs(model, text.batches, "block influence"):
             model(input_ids=ids, attention_mask=mask, use_cache=False)
             if not math.isfinite(sum(similarity)):
                 raise not_finite(model, ids, mask, "block influence")
             n_tokens += int(mask.sum())
-    finally:
-        for hook in hooks:
-            hook.remove()
     if n_tokens == 0:
         raise CalibrationError("the calibration data holds nothing but padding; give text.")
     return [1.0 - total / n_tokens for total in similarity]
@@ -70,11 +68,8 @@ def perplexity_without(model: nn.Module, layers: Sequence[nn.Module], text: Text
     """
     found = []
     for layer in bar(layers, "perplexity without each layer", "layer"):
-        hook = layer.register_forward_hook(_pass_through, with_kwargs=True)
-        try:
+        with hooked([layer.register_forward_hook(_pass_through, with_kwargs=True)]):
             found.append(_perplexity(model, text))
-        finally:
-            hook.remove()
     return found
 
 

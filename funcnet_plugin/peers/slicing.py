@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from funcnet_plugin.measure.finite import is_finite, not_finite
+from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.measure.passes import model_inputs
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.models.sliced_llama.modeling import make_sliced
@@ -77,15 +78,11 @@ def principal_axes(model: nn.Module, text: Text) -> list[Tensor]:
 
         return hook
 
-    hooks = [norm.register_forward_hook(watch(p)) for p, norm in enumerate(found)]
-    try:
+    with hooked(norm.register_forward_hook(watch(p)) for p, norm in enumerate(found)):
         for ids, mask, _ in model_inputs(model, text.batches, "principal axes"):
             model(input_ids=ids, attention_mask=mask, use_cache=False)
             if not all(is_finite(total) for total in totals):
                 raise not_finite(model, ids, mask, "the principal axes of hidden states")
-    finally:
-        for hook in hooks:
-            hook.remove()
     return [torch.linalg.eigh(total).eigenvectors.flip(1) for total in totals]
 
 

@@ -43,4 +43,4 @@ class PrunedLayer:
 
 def total(count: int, processes: Processes | None) -> int:
     """Add up a count over all processes."""
-    return count if processes is None else sum(processes.gather(count))
+    return count if processes is None else processes.total(count)

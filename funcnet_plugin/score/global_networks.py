@@ -173,8 +173,8 @@ class LayerFeed:
 
     def merge(self, processes: Processes) -> None:
         """Count the groups of all processes; they are merged when they have scores."""
-        self.n_groups = sum(processes.gather(self.n_groups))
-        self.leftover_samples = sum(processes.gather(self.leftover_samples))
+        self.n_groups = processes.total(self.n_groups)
+        self.leftover_samples = processes.total(self.leftover_samples)
 
     @property
     def reports(self) -> list[GroupReport]:

@@ -113,7 +113,7 @@ class NetworkWatch:
         scores = {self._unit.index: self._score}
         merged, self.reports = over_groups(scores, self.reports, self._scorer.aggregate, processes)
         self._score = merged[self._unit.index]
-        self.leftover_samples = sum(processes.gather(self.leftover_samples))
+        self.leftover_samples = processes.total(self.leftover_samples)
 
     @property
     def n_groups(self) -> int:

@@ -132,7 +132,7 @@ def _read(sampler: Any, seed: int) -> list[int]:
 def _order_of_one_process(loader: DataLoader, processes: Processes, seed: int) -> list[int]:
     sampler = loader.batch_sampler.sampler
     partitioned = getattr(sampler, "data_source", loader.dataset) is not loader.dataset
-    total = sum(processes.gather(len(sampler))) if partitioned else len(sampler)
+    total = processes.total(len(sampler)) if partitioned else len(sampler)
     if _is_shuffled(sampler):
         return _drawn(loader, total, seed)
     if partitioned:  # the longest first

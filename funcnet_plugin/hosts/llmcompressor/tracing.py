@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from funcnet_plugin.errors import CalibrationError
+from funcnet_plugin.measure.hooks import hooked
 
 _MASKS = "transformers.masking_utils"
 _SAMPLES = 4  # that are compared: enough to hold some padding, where there is any
@@ -166,12 +167,8 @@ def _outputs(layers: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
 
         return hook
 
-    hooks = [module.register_forward_hook(keep(name)) for name, module in layers.items()]
-    try:
+    with hooked(module.register_forward_hook(keep(name)) for name, module in layers.items()):
         yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _run(model: nn.Module, subgraphs: Iterable[Any], inputs: dict[str, Any]) -> None:
