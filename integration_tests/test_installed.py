@@ -57,7 +57,7 @@ def shell(installed, tmp_path):
             [installed / program, *map(str, arguments)],
             capture_output=True, text=True, cwd=tmp_path,
             env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-            | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"} | env,
+            | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | env,
         )  # fmt: skip
         assert (done.returncode != 0) == fails, done.stdout[-2000:] + done.stderr[-4000:]
         return done.stdout + (done.stderr if fails else "")

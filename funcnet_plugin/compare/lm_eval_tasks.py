@@ -12,16 +12,49 @@ from funcnet_plugin.errors import FuncnetError
 _NAMES = {"task", "group", "task_alias", "group_alias"}
 
 
-def scored_tasks(plan: Comparison) -> tuple[str, ...]:
-    """Name the plan's tasks; tags, and groups without a score of their own, by their members.
+class Tasks:
+    """Knows the tasks of a comparison, and scores checkpoints with them.
+
+    lm-eval's index of all its tasks takes seconds to read, so it is read once.
+
+    Args:
+        plan: of the comparison.
+
+    Attributes:
+        names: of the plan's tasks; tags, and groups without a score of their own, by their members.
 
     Raises:
         FuncnetError: lm-eval does not know a task, or a group runs its members with other settings
             than their own.
     """
-    if not plan.tasks:
-        return ()
-    return tuple(dict.fromkeys(_members(plan.tasks, _task_manager(plan).task_index)))
+
+    def __init__(self, plan: Comparison) -> None:
+        self.names: tuple[str, ...] = ()
+        self._limit = plan.limit
+        if plan.tasks:
+            from lm_eval.tasks import TaskManager
+
+            self._manager = TaskManager(include_path=plan.include_path)
+            members = _members(plan.tasks, self._manager.task_index)
+            self.names = tuple(dict.fromkeys(members))
+
+    def scores(self, checkpoint: str | Path) -> dict[str, float]:
+        """Measure the first metric of each task (`acc`, a perplexity), of a group its aggregate."""
+        if not self.names:
+            return {}
+        from lm_eval import simple_evaluate
+
+        results = simple_evaluate(
+            model="funcnet",
+            model_args={"pretrained": str(checkpoint), "dtype": "float32"},
+            tasks=list(self.names),
+            task_manager=self._manager,
+            limit=self._limit,
+            batch_size=16,
+            bootstrap_iters=0,
+            log_samples=False,
+        )["results"]
+        return {name: _first_metric(results[name]) for name in self.names}
 
 
 def _members(tasks: Sequence[Any], index: Mapping[str, Any]) -> Iterator[str]:
@@ -47,29 +80,6 @@ def _members(tasks: Sequence[Any], index: Mapping[str, Any]) -> Iterator[str]:
             yield from _members(entry.cfg["task"], index)
         else:
             yield task
-
-
-def task_scores(checkpoint: str | Path, plan: Comparison) -> dict[str, float]:
-    """Measure the first metric of each task (`acc`, a perplexity), of a group its aggregate."""
-    from lm_eval import simple_evaluate
-
-    results = simple_evaluate(
-        model="funcnet",
-        model_args={"pretrained": str(checkpoint), "dtype": "float32"},
-        tasks=list(plan.tasks),
-        task_manager=_task_manager(plan),
-        limit=plan.limit,
-        batch_size=16,
-        bootstrap_iters=0,
-        log_samples=False,
-    )["results"]
-    return {name: _first_metric(results[name]) for name in plan.tasks}
-
-
-def _task_manager(plan: Comparison) -> Any:
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=plan.include_path)
 
 
 def _first_metric(result: Mapping[str, Any]) -> float:

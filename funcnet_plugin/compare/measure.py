@@ -14,19 +14,18 @@ import psutil
 import torch
 from torch import Tensor
 
-from funcnet_plugin.compare.lm_eval_tasks import task_scores
-from funcnet_plugin.compare.plan import Comparison
+from funcnet_plugin.compare.lm_eval_tasks import Tasks
 from funcnet_plugin.perplexity import perplexities
 
 _MB = 2**20
 
 
-def measure(checkpoint: str | Path, texts: Mapping[str, Tensor], plan: Comparison) -> dict:
+def measure(checkpoint: str | Path, texts: Mapping[str, Tensor], tasks: Tasks) -> dict:
     """Measure perplexity of each text, the tasks' scores, and speed."""
     found = perplexities(checkpoint, dict(texts))
     return {
         "perplexity": found.by_text,
-        "tasks": task_scores(checkpoint, plan) if plan.tasks else {},
+        "tasks": tasks.scores(checkpoint),
         "tokens_per_second": found.tokens_per_second,
     }
 

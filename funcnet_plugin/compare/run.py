@@ -13,7 +13,7 @@ from typing import Any
 from funcnet_plugin.checkpoints.loading import load_config, load_tokenizer
 from funcnet_plugin.checkpoints.weights import check_weights
 from funcnet_plugin.compare.fingerprint import fingerprint, warn_of_overlap
-from funcnet_plugin.compare.lm_eval_tasks import scored_tasks
+from funcnet_plugin.compare.lm_eval_tasks import Tasks
 from funcnet_plugin.compare.measure import Usage, measure
 from funcnet_plugin.compare.plan import Comparison, Run, runs
 from funcnet_plugin.disk import saying_full
@@ -58,7 +58,8 @@ def compare(
         name: text_windows(source, plan.text_column, tokenizer, window, plan.windows)
         for name, source in plan.texts.items()
     }
-    plan = replace(plan, tasks=scored_tasks(plan))
+    tasks = Tasks(plan)
+    plan = replace(plan, tasks=tasks.names)
     warn_of_overlap(plan, tokenizer)
     common = fingerprint(plan, window, tokenizer)
     out.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,7 @@ def compare(
         return done[mark]
 
     def dense_row() -> Row:
-        found = measure(plan.model, texts, plan)
+        found = measure(plan.model, texts, tasks)
         return {"parameters": shape.parameters, "gm": 1.0, "worst": 1.0, **found}
 
     dense = once({"method": "dense"}, dense_row)
@@ -97,7 +98,7 @@ def compare(
                     plan.model, plan.data, checkpoint, recipe=run.recipe, overrides=fields,
                     samples=run.samples, window=window, text_column=plan.text_column,
                 )  # fmt: skip
-            found = measure(checkpoint, texts, plan)
+            found = measure(checkpoint, texts, tasks)
         cost = {"seconds": usage.seconds, "peak_mb": usage.peak_mb}
         relative = [found["perplexity"][name] / dense["perplexity"][name] for name in texts]
         return {

@@ -5,6 +5,7 @@ from funcnet_plugin.compare import Comparison
 NETWORKS = "scorer.networks."
 SMALL = {
     "align": 8,
+    "own_text": 0.0,  # which takes most of the time
     f"{NETWORKS}n_components": 6,
     f"{NETWORKS}samples_per_group": 8,
     f"{NETWORKS}decomposer.n_init": 1,

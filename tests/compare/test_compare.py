@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from funcnet_plugin.compare import compare, table, write_plots
 from funcnet_plugin.compare import run as run_module
 from funcnet_plugin.compare.fingerprint import fingerprint
-from funcnet_plugin.compare.lm_eval_tasks import _first_metric, scored_tasks
+from funcnet_plugin.compare.lm_eval_tasks import Tasks, _first_metric
 from funcnet_plugin.compare.measure import Usage
 from funcnet_plugin.compare.run import _end_last_line, _read
 from funcnet_plugin.errors import (
@@ -193,7 +193,7 @@ def test_a_group_with_settings_of_its_own_is_not_scored_without_them(checkpoint,
     (tmp_path / "shots.yaml").write_text(yaml.safe_dump(group))
     asked = plan(checkpoint, files, tasks=("shots",), include_path=str(tmp_path))
     with pytest.raises(FuncnetError, match="a group of these tasks changes what"):
-        scored_tasks(asked)
+        Tasks(asked)
 
 
 def test_a_filtered_metric_is_a_score():
