@@ -79,12 +79,17 @@ def model(tmp_path_factory) -> Path:
     return path
 
 
-def funcnet(*arguments: object, path: Path | str = "", fails: bool = False) -> str:
+def environment(path: object) -> dict[str, str]:
+    """That of a process which also finds what is installed at a path."""
     places = [str(path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(places)}
+
+
+def funcnet(*arguments: object, path: Path | str = "", fails: bool = False) -> str:
     done = subprocess.run(
         [Path(sys.executable).parent / "funcnet", *map(str, arguments)],
         capture_output=True, text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(places)},
+        env=environment(path),
     )  # fmt: skip
     assert (done.returncode != 0) == fails, done.stderr[-3000:]
     return done.stderr if fails else done.stdout
@@ -183,48 +188,52 @@ def test_networks_across_layers_take_the_decomposer_of_a_plugin(parts, llama, tm
     assert len(block["measured"]["outside_strongest_layer"]) == 3
 
 
-@pytest.mark.parametrize(
-    ("setting", "said"),
-    [
-        (
-            "scorer.peak.n_components=4",
-            "the scorer peak has no parameter 'n_components' (it has deviations); it belongs to "
-            "networks; leave it out.",
-        ),
-        (
-            "repair.epochs=1",
-            "the repair rescale has no parameter 'epochs' (it has limit); it belongs to "
-            "reconstruction; leave it out.",
-        ),
-        (
-            "scorer.networks.decomposer.tol=0.1",
-            "the decomposer varimax has no parameter 'tol' (it has max_iter); it belongs to "
-            "canica; leave it out.",
-        ),
-        ("scorer.peak.deviations=-1", "deviations=-1: Input should be greater than or equal to 0"),
-        ("repair=shrink", "there is no repair 'shrink'; choose one of none, bias, "),
-    ],
-)
-def test_a_parameter_of_another_part_is_one_sentence(parts, llama, tmp_path, setting, said):
-    message = prune(
-        llama, tmp_path / "out", setting, recipe=llama / "parts.yaml", path=parts, fails=True
-    )
-    assert said in message and "Traceback" not in message
-    assert not (tmp_path / "out").exists()
+REFUSED = """
+import json, sys
+from typer.testing import CliRunner
+from funcnet_plugin import cli
+*arguments, settings = sys.argv[1:]
+for setting in json.loads(settings):
+    print(repr(CliRunner().invoke(cli.app, [*arguments, "--set", setting]).exception))
+"""
 
 
-@pytest.mark.parametrize(
-    ("setting", "said"),
-    [
-        ("scorer=peak", "there is no scorer 'peak'; choose one of effect, "),
-        ("repair=rescale", "there is no repair 'rescale'; choose one of none, bias, "),
-        (
-            "scorer.networks.decomposer=varimax",
-            "there is no decomposer 'varimax'; choose one of canica, nilearn, or install a "
-            "package that brings it.",
-        ),
-    ],
-)
-def test_without_the_plugin_its_parts_are_refused_by_name(llama, tmp_path, setting, said):
-    message = prune(llama, tmp_path / "out", setting, fails=True)
-    assert said in message and "Traceback" not in message
+def refusals(
+    model: Path, out: Path, settings: list[str], recipe: object, path: object = ""
+) -> list[str]:
+    """What `funcnet prune` says of each of these settings, a line each, in one process."""
+    arguments = ("prune", model, "--data", model / "texts.jsonl", "--out", out, "--recipe", recipe)
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, *map(str, arguments), json.dumps(settings)],
+        check=True, capture_output=True, text=True, env=environment(path),
+    )  # fmt: skip
+    assert not out.exists()
+    return [line for line in done.stdout.splitlines() if "Error(" in line]
+
+
+def test_a_parameter_of_another_part_is_one_sentence(parts, llama, tmp_path):
+    expected = {
+        "scorer.peak.n_components=4": "the scorer peak has no parameter 'n_components' (it has "
+        "deviations); it belongs to networks; leave it out.",
+        "repair.epochs=1": "the repair rescale has no parameter 'epochs' (it has limit); it "
+        "belongs to reconstruction; leave it out.",
+        "scorer.networks.decomposer.tol=0.1": "the decomposer varimax has no parameter 'tol' (it "
+        "has max_iter); it belongs to canica; leave it out.",
+        "scorer.peak.deviations=-1": "deviations=-1: Input should be greater than or equal to 0",
+        "repair=shrink": "there is no repair 'shrink'; choose one of none, bias, ",
+    }
+    found = refusals(llama, tmp_path / "out", [*expected], llama / "parts.yaml", parts)
+    for message, said in zip(found, expected.values(), strict=True):
+        assert message.startswith("RecipeError(") and said in message
+
+
+def test_without_the_plugin_its_parts_are_refused_by_name(llama, tmp_path):
+    expected = {
+        "scorer=peak": "there is no scorer 'peak'; choose one of effect, ",
+        "repair=rescale": "there is no repair 'rescale'; choose one of none, bias, ",
+        "scorer.networks.decomposer=varimax": "there is no decomposer 'varimax'; choose one of "
+        "canica, nilearn, or install a package that brings it.",
+    }
+    found = refusals(llama, tmp_path / "out", [*expected], "ica_prune")
+    for message, said in zip(found, expected.values(), strict=True):
+        assert message.startswith("RecipeError(") and said in message

@@ -44,6 +44,7 @@ def python(code: str, env=None) -> subprocess.CompletedProcess:
         "from lm_eval import simple_evaluate\nimport torch\n" + LM_EVAL,
         "from transformers import LlamaForCausalLM as m\nassert m.__init__\n" + RECIPE + LM_EVAL,
         "import funcnet_plugin\n" + RECIPE + LM_EVAL,
+        "import funcnet_plugin, llmcompressor.modifiers.factory\n" + RECIPE,
     ],
 )
 def test_hosts_know_us_in_any_import_order(code):
