@@ -45,14 +45,6 @@ def _install(built: Path) -> None:
     _pip(python, "install", "--no-deps", "--force-reinstall", file)
 
 
-@pytest.fixture(scope="session", params=["wheel", "editable"])
-def installed(request) -> Path:
-    """Executables of both kinds of install; the tests themselves run in an editable one."""
-    if request.param == "wheel":
-        return request.getfixturevalue("wheel")
-    return Path(sys.executable).parent
-
-
 def _pip(python: str | Path, *arguments: object) -> None:
     subprocess.run(
         [python, "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, arguments)],

@@ -29,7 +29,7 @@ assert "funcnet_plugin" not in sys.modules
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "out"
-    return out, run_demo(out, console=Console(quiet=True), limit=25)
+    return out, run_demo(out, console=Console(quiet=True), limit=10)
 
 
 def test_it_leaves_a_checkpoint_a_page_and_figures(demo):

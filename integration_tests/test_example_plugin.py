@@ -124,6 +124,7 @@ def test_the_plugins_architecture_is_inspected_and_pruned(site, model, tmp_path)
     assert shape["adapter"] == "xglm" and shape["widths"] == [48] * 3
     settings = (
         "scorer.networks.n_components=6", "scorer.networks.samples_per_group=8", "align=8",
+        "own_text=0.0", "repair=least_squares",
     )  # fmt: skip
     block = prune(model, tmp_path / "out", *settings, "pruning_ratio=0.1", path=site)
     (width,) = set(block["kept_widths"])
