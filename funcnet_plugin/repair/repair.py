@@ -141,8 +141,8 @@ class Repair(Part):
         return None
 
 
-def cut_columns(keep: Tensor, width: int) -> Tensor:
-    """List the pieces that are not kept, ascending, int64."""
-    mask = torch.ones(width, dtype=torch.bool, device=keep.device)
+def cut_columns(keep: Tensor, n_columns: int) -> Tensor:
+    """List the columns that are not kept, ascending, int64."""
+    mask = torch.ones(n_columns, dtype=torch.bool, device=keep.device)
     mask[keep] = False
     return mask.nonzero().flatten()
