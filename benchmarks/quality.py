@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-from controls import known_fields, method_arguments
+from comparing import run_compare
 from transformers import AutoTokenizer
 
 from funcnet_plugin.text.sources import load_texts
 
-FUNCNET = str(Path(sys.executable).with_name("funcnet"))  # of this environment
 DOMAINS = ("shakespeare", "speeches", "bible")
 WINDOW, TEST_WINDOWS = 128, 64
 MAIN = (
@@ -71,8 +68,6 @@ def main() -> None:
     args = parser.parse_args()
     wiki = args.data / "wikitext-2"
     methods = OTHERS if args.method == ["others"] else args.method or MAIN
-    known = known_fields(FIELDS, methods)
-    fields = [*(f"{name}={value}" for name, value in known.items()), *args.set]
     for model in args.model:
         name, _, path = model.partition("=")
         test, calibration = split_domains(args.data, path, args.out / "texts")
@@ -80,22 +75,22 @@ def main() -> None:
             "wiki": [wiki / "valid.jsonl"],
             "mixed": [wiki / "valid.jsonl", *calibration.values()],
         }
+        arguments = ["--text-column", "page", "--window", str(WINDOW)]
+        arguments += ["--windows", str(TEST_WINDOWS), "--samples", str(args.samples)]
         for text in args.text:
-            command = [FUNCNET, "compare", path, "--out", str(args.out / f"{name}-{text}")]
-            command += ["--text-column", "page", "--window", str(WINDOW)]
-            command += ["--windows", str(TEST_WINDOWS), "--samples", str(args.samples)]
-            for flag, values in {
-                "--data": [f"{source}:1" for source in sources[text]],
-                "--text": [f"wiki={wiki / 'test_a.jsonl'}"]
+            run_compare(
+                path,
+                args.out / f"{name}-{text}",
+                args.out / "recipes",
+                methods,
+                FIELDS,
+                [*arguments, *(f"--set={field}" for field in args.set)],
+                data=[f"{source}:1" for source in sources[text]],
+                text=[f"wiki={wiki / 'test_a.jsonl'}"]
                 + [f"{domain}={file}" for domain, file in test.items()],
-                "--method": method_arguments(methods, args.out / "recipes"),
-                "--ratio": args.ratio or (0.1, 0.2, 0.3),
-                "--seed": args.seed or (0,),
-                "--set": fields,
-            }.items():
-                for value in values:
-                    command += [flag, str(value)]
-            subprocess.run(command, check=True)
+                ratio=args.ratio or (0.1, 0.2, 0.3),
+                seed=args.seed or (0,),
+            )
 
 
 if __name__ == "__main__":

@@ -29,14 +29,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from controls import known_fields, method_arguments
+from comparing import run_compare
 
 from funcnet_plugin.demo.evaluate import TASK, write_tasks
 from funcnet_plugin.demo.run import MODEL, OVERRIDES
 from funcnet_plugin.demo.skills import documents
 from funcnet_plugin.tasks import write_local_tasks
 
-FUNCNET = str(Path(sys.executable).with_name("funcnet"))  # of this environment
 TRAIN = Path(__file__).parents[1] / "scripts" / "train_reference_models.py"
 METHODS = (
     "best", "deployable", "surgeon", "loss_effect", "taylor", "flap", "obs", "effect",
@@ -111,21 +110,18 @@ def write_lines(path: Path, rows: list[dict]) -> None:
 
 
 def compare(subject: Subject, args: argparse.Namespace) -> list[dict]:
-    command = [FUNCNET, "compare", str(subject.model), "--out", str(subject.out), "--json"]
-    command += ["--window", "128", "--include-path", str(subject.folder), *subject.arguments]
-    methods = args.method or METHODS
-    fields = known_fields(subject.fields, methods)
-    for flag, values in {
-        "--task": subject.skills,
-        "--method": method_arguments(methods, args.out / "recipes"),
-        "--set": [f"{name}={value}" for name, value in fields.items()],
-        "--ratio": args.ratio or (0.2, 0.3),
-        "--seed": args.seed or (0,),
-    }.items():
-        for value in values:
-            command += [flag, str(value)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
+    arguments = ["--window", "128", "--include-path", str(subject.folder), *subject.arguments]
+    return run_compare(
+        subject.model,
+        subject.out,
+        args.out / "recipes",
+        args.method or METHODS,
+        subject.fields,
+        arguments,
+        task=subject.skills,
+        ratio=args.ratio or (0.2, 0.3),
+        seed=args.seed or (0,),
+    )
 
 
 def report(rows: list[dict]) -> None:

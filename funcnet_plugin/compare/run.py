@@ -12,7 +12,7 @@ from typing import Any
 
 from funcnet_plugin.checkpoints.loading import load_config, load_tokenizer
 from funcnet_plugin.checkpoints.weights import check_weights
-from funcnet_plugin.compare.fingerprint import fingerprint, warn_of_overlap
+from funcnet_plugin.compare.fingerprint import fingerprint, versions, warn_of_overlap
 from funcnet_plugin.compare.lm_eval_tasks import Tasks
 from funcnet_plugin.compare.measure import Usage, measure
 from funcnet_plugin.compare.plan import Comparison, Run, runs
@@ -34,7 +34,8 @@ def compare(
     Args:
         plan: what to compare.
         out: rows.jsonl is written there, one row after another; a row that is there is not measured
-            again, if model, data, texts and settings were the same.
+            again, if model, data, texts and settings were the same. Beside each stand the versions
+            of what measured it.
         progress: called with every row, found or measured.
 
     Returns:
@@ -76,7 +77,8 @@ def compare(
             done[mark] = key | measured()
             if done[mark] != before:
                 with saying_full(out), (out / "rows.jsonl").open("a") as file:
-                    file.write(json.dumps({"mark": mark, "row": done[mark]}) + "\n")
+                    entry = {"mark": mark, "versions": versions(), "row": done[mark]}
+                    file.write(json.dumps(entry) + "\n")
         progress(done[mark])
         return done[mark]
 
