@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.cut.plan import WidthPlan
+from funcnet_plugin.cut.surgery import set_output_bias
 from funcnet_plugin.errors import CalibrationError, DecompositionError, RecipeError
 from funcnet_plugin.measure.finite import check_finite_weights
 from funcnet_plugin.measure.processes import Processes
@@ -216,6 +217,8 @@ class Run:
             }
             self._cut_all(cuts)
         self._scores.clear()
+        if self.request.repair.adds_bias and self.kept:
+            self._complete_biases()
 
     @property
     def _across(self) -> Scoring | None:
@@ -289,6 +292,12 @@ class Run:
         )
         for index, report in found.items():
             self._cuts.reports[index].update(report)
+
+    def _complete_biases(self) -> None:
+        """Give layers that were left whole a bias of zeros: configs have one switch for all."""
+        for unit in self.plan.layout.blocks:
+            if unit.output.bias is None:
+                set_output_bias(unit, torch.zeros(unit.hidden_size))
 
     def _prune(self, unit: Unit, score: Tensor) -> None:
         statistics = self._statistics.pop(unit.index)

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.checkpoints.block import read_kept
+from funcnet_plugin.checkpoints.weights import check_weights
 from tests.hosting import IDS, WITHOUT_US, logits, networks, recipe, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
@@ -49,6 +50,21 @@ def test_saved_and_loaded_by_plain_transformers(checkpoint, texts, tmp_path, kin
         [sys.executable, "-c", LOAD, out, tmp_path / "ids.pt", tmp_path / "logits.pt"], check=True
     )
     assert torch.equal(torch.load(tmp_path / "logits.pt"), logits(model))
+
+
+@pytest.mark.parametrize("kind", ["skipped", "ignored"])
+def test_a_layer_that_stays_whole_beside_biased_ones_is_saved_with_a_bias_of_zeros(
+    checkpoint, texts, tmp_path, kind
+):
+    """One switch in the config stands for the biases of all layers."""
+    run(
+        str(checkpoint), texts, recipe(repair="bias", **KINDS[kind]), output_dir=str(tmp_path / "o")
+    )
+    check_weights(tmp_path / "o", AutoConfig.from_pretrained(tmp_path / "o"))
+    blocks = bind(AutoModelForCausalLM.from_pretrained(tmp_path / "o")).blocks
+    whole = [block for block in blocks if block.width == 48]
+    assert len(whole) == 1 and not any(p.bias.any() for p in whole[0].projections)
+    assert all(block.output.bias.any() for block in blocks if block.width < 48)
 
 
 @pytest.fixture
