@@ -1,0 +1,119 @@
+"""The tables of docs/real-models.md, from the rows that benchmarks/real.py measured.
+
+    python benchmarks/real_tables.py
+
+tests/test_documents.py checks that the page is what the rows give.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+ROWS = ROOT / "benchmarks" / "results" / "real.jsonl"
+PAGE = ROOT / "docs" / "real-models.md"
+Row = dict[str, Any]
+
+INTRODUCTION = """# Real models after pruning
+
+Written by `benchmarks/real_tables.py` from `benchmarks/results/real.jsonl`, which
+`benchmarks/real.py` measured. The models are bfloat16 copies of published 4-bit files, so each is
+compared with itself before pruning and with nothing else.
+
+Perplexity is per token, relative to the dense model's, in windows as long as those that calibrate,
+8192 tokens of each text; gm is the geometric mean over the four texts. Tasks are zero-shot, in
+lm-eval's wording: accuracy, and accuracy by likelihood per character for HellaSwag, ARC challenge
+and OpenBookQA. "lost" is the mean of the tasks below the dense model's, in points, ± the standard
+error of one model's mean. Percent are of all parameters. A method is run as published;
+`-own-text` after its name means that it has the text and the repair of `best`.
+"""
+
+
+def page(rows: Sequence[Row]) -> str:
+    """Write the page."""
+    parts = [INTRODUCTION]
+    for about in _distinct(
+        (row["model"], row["text"], row["window"], row["limit"]) for row in rows
+    ):
+        model, text, window, limit = about
+        same = [
+            row for row in rows if (row["model"], row["text"], row["window"], row["limit"]) == about
+        ]
+        parts.append(f"## {model}, calibrated on {text}, windows of {window} tokens\n")
+        dense = next(row for row in same if row["method"] == "dense")
+        parts += ["Text:\n", _texts(same, dense)]
+        if dense["tasks"]:
+            parts += [f"Tasks, the first {limit} questions of each:\n", _tasks(same, dense, limit)]
+        parts += ["What it took:\n", _cost(same)]
+    return "\n".join(parts)
+
+
+def _texts(rows: Sequence[Row], dense: Row) -> str:
+    texts = list(dense["perplexity"])
+    lines = [["dense", "-", "1", *(f"{dense['perplexity'][t]:.1f}" for t in texts)]]
+    for row in _pruned(rows):
+        relative = [row["perplexity"][t] / dense["perplexity"][t] for t in texts]
+        lines.append([*_name(row), f"{row['gm']:.3f}", *(f"{r:.2f}" for r in relative)])
+    return _table(["method", "cut", "gm", *texts], lines)
+
+
+def _tasks(rows: Sequence[Row], dense: Row, limit: int) -> str:
+    tasks = list(dense["tasks"])
+    lines = []
+    for row in [dense, *_pruned(rows)]:
+        scores = [row["tasks"][task] for task in tasks]
+        error = math.sqrt(sum(p * (1 - p) / limit for p in scores)) / len(scores)
+        lost = f"{100 * (mean(dense['tasks'].values()) - mean(scores)):.1f} ± {100 * error:.1f}"
+        shown = [f"{100 * score:.1f}" for score in [*scores, mean(scores)]]
+        lines.append([*_name(row), *shown, "-" if row is dense else lost])
+    names = [task.removeprefix("real_") for task in tasks]
+    return _table(["method", "cut", *names, "mean", "lost"], lines)
+
+
+def _cost(rows: Sequence[Row]) -> str:
+    lines = [
+        [
+            *_name(row),
+            f"{row['parameters'] / 1e6:.1f}M",
+            *(f"{row[key]:.0f}" if key in row else "-" for key in ("seconds", "peak_mb")),
+            f"{row['tokens_per_second']:.0f}",
+        ]
+        for row in rows
+        if "parameters" in row
+    ]
+    return _table(["method", "cut", "parameters", "seconds", "peak MB", "tokens/s after"], lines)
+
+
+def _pruned(rows: Iterable[Row]) -> list[Row]:
+    """Sort the rows of pruned models by ratio, the best text first."""
+    found = [row for row in rows if "ratio_reached" in row]
+    return sorted(found, key=lambda row: (row["ratio"], row["gm"]))
+
+
+def _name(row: Row) -> list[str]:
+    if "ratio_reached" not in row:
+        return [row["method"], "-"]
+    seed = f", seed {row['seed']}" if row["seed"] else ""
+    return [f"`{row['method']}`{seed}", f"{100 * row['ratio_reached']:.1f}%"]
+
+
+def _distinct(items: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(items))
+
+
+def _table(header: list[str], lines: Iterable[list[str]]) -> str:
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def main() -> None:
+    PAGE.write_text(page([json.loads(line) for line in ROWS.read_text().splitlines()]))
+
+
+if __name__ == "__main__":
+    main()
