@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from funcnet_plugin.ica.contrast import CONTRASTS, expectation
-from funcnet_plugin.ica.fastica import decorrelate, rescue
+from funcnet_plugin.ica.fastica import rescue
+from funcnet_plugin.ica.polar import polar
 from funcnet_plugin.ica.runs import ICAResult, RunReport, check_white, starting_points
 
 # FastICA steps that come first. With 15 the contrast reached on real signals is FastICA's own.
@@ -71,7 +72,7 @@ def picard(
             X32, *_long_steps(X32, batch.to(X.device), contrast, long_steps), contrast
         )
         descent.run(tol, max_iter - long_steps)
-        unmixing, usable = decorrelate(descent.W.double())
+        unmixing, usable = polar(descent.W.double())
         for i, start in enumerate(batch):
             if usable[i]:
                 w, run = unmixing[i].to(X), descent.report(i, long_steps)
@@ -90,12 +91,12 @@ def _long_steps(X: Tensor, W: Tensor, contrast: str, steps: int) -> tuple[Tensor
     kurtoses of their components, by 1e5 and more, and it squares that.
     """
     g = CONTRASTS[contrast]
-    W, finite = decorrelate(W)
+    W, finite = polar(W)
     W = W.to(X)
     for _ in range(steps):
         gY, slope = g(W @ X)
         update = gY @ X.T / X.shape[1] - slope.unsqueeze(-1) * W
-        new, usable = decorrelate(update.double())
+        new, usable = polar(update.double())
         W = torch.where(usable[:, None, None], new.to(W), W)
     return W, finite
 
