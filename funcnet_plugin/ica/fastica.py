@@ -95,7 +95,7 @@ def _iterate(
         best[active[better]] = current[better]
 
     n = W.shape[0]
-    g = CONTRASTS[contrast]
+    of = CONTRASTS[contrast]
     W, usable = polar(W)
     out = _Batch(W.clone(), [0] * n, [float("nan")] * n, [False] * n, (~usable).tolist(), [0] * n)
     best, peak = out.W.clone(), W.new_full((n,), float("-inf"))
@@ -106,8 +106,8 @@ def _iterate(
         current = out.W[active]
         Y = current @ X
         best_visited(current, Y)
-        gY, slope = g(Y)
-        update = gY @ X.T / X.shape[1] - slope.unsqueeze(-1) * current
+        gY = of.g(Y)
+        update = gY @ X.T / X.shape[1] - of.slope(Y, gY).unsqueeze(-1) * current
         new, usable = polar(update)
         turned = ((new * current).sum(-1).abs() - 1.0).abs().amax(-1)
         if damp and not usable.all():
