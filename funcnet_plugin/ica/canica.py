@@ -46,7 +46,7 @@ def canica(
     *,
     solver: str = "picard",
     contrast: str = "cube",
-    tol: float = 1e-4,
+    tol: float = 1e-3,
     max_iter: int = 300,
     n_init: int = 1,
     seed: int = 0,
