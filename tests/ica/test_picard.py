@@ -11,6 +11,7 @@ from funcnet_plugin.ica.fastica import fastica
 from funcnet_plugin.ica.picard import picard
 from funcnet_plugin.ica.runs import initial_unmixing
 from tests.ica.sources import assert_signed_permutation, correlation, planted
+from tests.waits import Waits
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,16 @@ def test_a_start_that_has_ended_stays_while_the_host_does_not_look(white, monkey
     eighth = picard(white, n_init=4)
     assert eighth.runs == every.runs
     assert torch.equal(eighth.W, every.W)
+
+
+def test_the_host_does_not_wait_between_two_looks(white, monkeypatch):
+    monkeypatch.setitem(descent._LOOK_AT, "cpu", 1000)
+    expect = Expectations(white.float(), "cube")
+    W = torch.linalg.qr(torch.randn(3, 10, 10, generator=torch.Generator().manual_seed(0))).Q
+    with Waits() as mode:
+        found = descent.descend(expect, W, 1e-4, max_iter=60)
+    assert mode.seen == []
+    assert found.converged.all() and found.steps.max() < 60
 
 
 @pytest.mark.parametrize("contrast", CONTRASTS)
