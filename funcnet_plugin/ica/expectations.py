@@ -58,21 +58,16 @@ class Expectations:
             return self._of_parts(W, self._X.split(samples, dim=1))
 
     def _of_parts(self, W: Tensor, parts: tuple[Tensor, ...]) -> Means:
-        of = self._contrast
-        cross, slope, value = (
-            torch.zeros_like(W),
-            W.new_zeros(W.shape[:2]),
-            W.new_zeros(W.shape[:2]),
-        )
+        of, n_samples = self._contrast, self._X.shape[1]
+        cross, slope, value = torch.zeros_like(W), 0.0, 0.0
         for part in parts:
             Y = (W.flatten(0, 1) @ part).unflatten(0, W.shape[:2])
             gY = of.g(Y)
             cross.baddbmm_(gY, Y.mT)
             if of.from_product is None:
-                slope += of.slope(Y, gY) * part.shape[1]
-                value += of.G(Y).sum(-1)
-        n_samples = self._X.shape[1]
+                slope += of.slope(Y, gY) * (part.shape[1] / n_samples)
+                value += of.G(Y).sum(-1) / n_samples
         cross /= n_samples
-        if of.from_product is None:
-            return Means(cross, slope / n_samples, value / n_samples)
-        return Means(cross, *of.from_product(cross.diagonal(dim1=-2, dim2=-1)))
+        if of.from_product is not None:
+            slope, value = of.from_product(cross.diagonal(dim1=-2, dim2=-1))
+        return Means(cross, slope, value)
