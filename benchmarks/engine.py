@@ -1,16 +1,20 @@
 """The ICA engine against its peers and against the work around it.
 
-    python benchmarks/engine.py MODEL --data CALIBRATION.jsonl --out benchmarks/results/engine.json
+    python -m benchmarks.engine MODEL --data CALIBRATION.jsonl --out benchmarks/results/engine.json
+    python -m benchmarks.engine --part wide --part shape_1b --part launches
 
-Every figure is a ratio of two things measured one after the other in this process, or a property of
-the result. Parts (`--part`, all by default):
+The second needs no model: it measures what the engine promises, side by side. Every figure is a
+ratio of two things measured one after the other in this process, or a property of the result.
+Parts (`--part`, all by default):
 
 * `ica`: ours against nilearn's CanICA, scikit-learn's FastICA and python-picard, on real signals of
-  one layer and on random ones of 22016 x 5000 (`wide`): seconds, iterations, contrast reached;
+  one layer and on random ones of 22016 x 5000 (`wide`): seconds, iterations, contrast reached; ten
+  starts of ours and of nilearn's, one of scikit-learn's;
 * `agreement`: correlation of the neuron scores of two seeds, per layer, at the default settings;
 * `run`: a whole pruning run against its own forward passes (two per layer), and against
   llm-compressor's own Wanda and SparseGPT; networks across layers against networks within them;
 * `shape_1b`: the same for one layer of LLaMA-3.2-1B's shape and one group of 40 x 512 tokens;
+* `launches`: kernels and host waits of the networks of one layer, counted on the CPU;
 * `memory`: the peak beyond the model, with and without `max_memory`;
 * `scaling`: fitted exponents in tokens, signals, components and starts (layers and groups are
   decomposed one after another, so in these it is linear);
@@ -38,6 +42,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.launches import launches
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.ica import canica, nilearn_canica, reduce_time, standardise, whiten
 from funcnet_plugin.ica.contrast import negentropy
@@ -94,7 +99,7 @@ def _contrast(maps: Tensor) -> float:
     return float(negentropy(maps, "cube").max())
 
 
-def ica(inputs: Inputs, wide: bool, starts: int = 10) -> list[dict]:
+def ica(inputs: Inputs | None, wide: bool, starts: int = 10) -> list[dict]:
     """Time each peer from the raw signals to the maps; starts counted as it counts them."""
     if not wide:
         layer = len(bind(inputs.model).blocks) // 2
@@ -102,6 +107,7 @@ def ica(inputs: Inputs, wide: bool, starts: int = 10) -> list[dict]:
     else:
         generator = torch.Generator().manual_seed(0)
         courses = torch.randn(5000, 400, generator=generator) * torch.arange(1, 401) ** -0.5
+        torch.manual_seed(0)
         maps = torch.distributions.Laplace(0.0, 1.0).sample((400, 22016))
         noise = torch.randn(5000, 22016, generator=generator)
         cases = [("22016 x 5000", courses @ maps + noise, 128)]
@@ -264,8 +270,8 @@ def _oneshot(inputs: Inputs, modifiers: dict) -> None:
     )  # fmt: skip
 
 
-def shape_1b(tokens: int = 512) -> dict:
-    """Time random weights and inputs; float32 on a CPU. Least squares included."""
+def shape_1b(tokens: int = 512, starts: int = 8) -> dict:
+    """Time random weights and inputs; float32 on a CPU. Starts are those of a run of 8 groups."""
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
@@ -294,9 +300,10 @@ def shape_1b(tokens: int = 512) -> dict:
     blocks = [torch.cat(pair, 1) for pair in zip(seen["act"], seen["up"], strict=True)]
     moments = Moments(8192)
     summed, _ = seconds(lambda: [moments.add(h) for h in seen["hidden"]] and moments.second)
-    found, _ = seconds(lambda: canica(blocks, 128, n_init=16))
+    found, _ = seconds(lambda: canica(blocks, 128, n_init=starts))
     return {
         "forward_seconds": once, "moments_seconds": summed, "networks_seconds": found,
+        "starts": starts,
         "whole_run_times_its_two_forward_passes": (2 * once + summed + found) / (2 * once),
     }  # fmt: skip
 
@@ -379,19 +386,25 @@ def machine() -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model")
-    parser.add_argument("--data", required=True, help="calibration text")
+    parser.add_argument("model", nargs="?", help="for the parts on real signals")
+    parser.add_argument("--data", help="calibration text, with a model")
     parser.add_argument("--column", default="text", help="field of a record that holds the text")
     parser.add_argument("--samples", type=int, default=160)
     parser.add_argument("--window", type=int, default=WINDOW, help="tokens")
     parser.add_argument("--out", type=Path, help="JSON; parts measured before are kept")
     parser.add_argument("--part", action="append", choices=PARTS, help="all but cuda if not given")
     args = parser.parse_args()
+    parts = args.part or list(PARTS)
+    of_a_model = [part for part in parts if part not in WITHOUT_MODEL]
+    if of_a_model and (args.model is None or args.data is None):
+        parser.error(f"give MODEL and --data for the parts {', '.join(of_a_model)}.")
     results = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # llm-compressor leaves a log where it runs
-        inputs = Inputs(args.model, args.data, args.column, args.samples, args.window)
-        for part in args.part or PARTS:
+        inputs = None
+        if of_a_model:
+            inputs = Inputs(args.model, args.data, args.column, args.samples, args.window)
+        for part in parts:
             results[part] = machine() | {"results": PARTS[part](inputs)}
             print(json.dumps({part: results[part]}, indent=1), flush=True)
             if args.out:
@@ -399,16 +412,18 @@ def main() -> None:
                 args.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
-PARTS: dict[str, Callable[[Inputs], object]] = {
+PARTS: dict[str, Callable[[Inputs | None], object]] = {
     "ica": lambda inputs: ica(inputs, wide=False),
-    "wide": lambda inputs: ica(inputs, wide=True, starts=2),  # ten take nilearn minutes
+    "wide": lambda inputs: ica(inputs, wide=True),
     "agreement": lambda inputs: agreement(inputs, K, 16),
     "run": run,
     "shape_1b": lambda inputs: shape_1b(),
+    "launches": lambda inputs: launches(),
     "memory": lambda inputs: memory(),
     "scaling": scaling,
     "cuda": lambda inputs: cuda(),
 }
+WITHOUT_MODEL = ("wide", "shape_1b", "launches", "memory", "cuda")
 
 if __name__ == "__main__":
     main()

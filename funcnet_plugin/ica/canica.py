@@ -46,7 +46,7 @@ def canica(
     *,
     solver: str = "picard",
     contrast: str = "cube",
-    tol: float = 1e-4,
+    tol: float = 1e-3,
     max_iter: int = 300,
     n_init: int = 1,
     seed: int = 0,
@@ -89,7 +89,8 @@ def decompose_by(
     reduced, explained = reduce_time(signals, n_components)
     white = whiten(reduced)
     result = rotate(white)
-    maps = torch.stack([standardise_maps(W @ white) for W in result.W])
+    narrow = white.float()  # as maps are
+    maps = torch.stack([standardise_maps(W.float() @ narrow) for W in result.W])
     return Decomposition(maps, result.runs, explained, stability(result.W))
 
 

@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 
-def _cube(Y: Tensor) -> tuple[Tensor, Tensor]:
-    square = Y * Y
-    return Y * square, 3.0 * square.mean(-1)
+@dataclass(frozen=True)
+class Contrast:
+    """Holds a function G of a source y, and what the solvers ask of its derivatives.
+
+    Attributes:
+        g: the derivative of G, of Y (..., k, n), same shape.
+        slope: mean of g'(y) over samples, (..., k), of Y and g(Y).
+        G: of Y, same shape.
+        gaussian: E G of a standard normal.
+        from_product: of E g(y) y, (..., k), the mean slope and E G, both (..., k), of sources with
+            unit variance; None where they do not follow from it.
+    """
+
+    g: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor, Tensor], Tensor]
+    G: Callable[[Tensor], Tensor]
+    gaussian: float
+    from_product: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
 
-def _logcosh(Y: Tensor) -> tuple[Tensor, Tensor]:
-    tanh = torch.tanh(Y)
-    return tanh, 1.0 - (tanh * tanh).mean(-1)
-
-
-def _exp(Y: Tensor) -> tuple[Tensor, Tensor]:
-    square = Y * Y
-    bell = torch.exp(-0.5 * square)
-    return Y * bell, ((1.0 - square) * bell).mean(-1)
-
-
-# name -> function of Y (..., k, n) giving g(Y), same shape, and the mean of g'(Y), (..., k)
-CONTRASTS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
-    "cube": _cube,
-    "logcosh": _logcosh,
-    "exp": _exp,
-}
-
-# The antiderivative G of each contrast and its expectation under a standard normal.
-_NEGENTROPY: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
-    "cube": (lambda S: S.square().square() / 4.0, 0.75),
-    "logcosh": (lambda S: torch.logaddexp(S, -S) - np.log(2.0), 0.3745672075),
-    "exp": (lambda S: -torch.exp(-0.5 * S * S), -float(np.sqrt(0.5))),
+CONTRASTS = {
+    "cube": Contrast(
+        g=lambda Y: Y * (Y * Y),
+        slope=lambda Y, _: 3.0 * (Y * Y).mean(-1),
+        G=lambda Y: Y.square().square() / 4.0,
+        gaussian=0.75,
+        # g' = 3 y^2 and G = y g(y) / 4
+        from_product=lambda product: (torch.full_like(product, 3.0), product / 4.0),
+    ),
+    "logcosh": Contrast(
+        g=torch.tanh,
+        slope=lambda _, gY: 1.0 - (gY * gY).mean(-1),
+        G=lambda Y: torch.logaddexp(Y, -Y) - math.log(2.0),
+        gaussian=0.3745672075,
+    ),
+    "exp": Contrast(
+        g=lambda Y: Y * torch.exp(-0.5 * (Y * Y)),
+        slope=lambda Y, _: ((1.0 - Y * Y) * torch.exp(-0.5 * (Y * Y))).mean(-1),
+        G=lambda Y: -torch.exp(-0.5 * Y * Y),
+        gaussian=-math.sqrt(0.5),
+    ),
 }
 
 
@@ -47,24 +61,10 @@ def negentropy(S: Tensor, contrast: str) -> Tensor:
 
     Args:
         S: (..., k, n) unit-variance sources.
+        contrast: a name in `CONTRASTS`.
 
     Returns:
         (...), larger is further from Gaussian.
     """
-    G, gaussian = _NEGENTROPY[contrast]
-    return (G(S).mean(-1) - gaussian).abs().mean(-1)
-
-
-def expectation(Y: Tensor, gY: Tensor, contrast: str) -> Tensor:
-    """Compute E G(y) of every row.
-
-    Args:
-        Y: (..., k, n) sources.
-        gY: g(Y), which the solver has anyway; of the cube it gives G.
-
-    Returns:
-        (..., k).
-    """
-    if contrast == "cube":
-        return torch.einsum("...n,...n->...", gY, Y) / (4.0 * Y.shape[-1])
-    return _NEGENTROPY[contrast][0](Y).mean(-1)
+    of = CONTRASTS[contrast]
+    return (of.G(S).mean(-1) - of.gaussian).abs().mean(-1)

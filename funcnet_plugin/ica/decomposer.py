@@ -48,6 +48,17 @@ class Decomposer(Part):
         finds = cls.rotate is not base.rotate or cls.decompose is not base.decompose
         return None if finds else "implements neither rotate nor decompose"
 
+    def for_groups(self, n_groups: int | None) -> Decomposer:
+        """Decide what a recipe leaves to the number of groups whose scores are averaged.
+
+        Args:
+            n_groups: None where that is not known.
+
+        Returns:
+            a decomposer with every parameter decided; this one if all are.
+        """
+        return self
+
     def rotate(self, white: Tensor, seed: int) -> ICAResult:
         """Rotate whitened signals into independent components.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from funcnet_plugin.errors import DecompositionError
 from funcnet_plugin.ica.contrast import CONTRASTS, negentropy
+from funcnet_plugin.ica.polar import polar
 from funcnet_plugin.ica.runs import (
     ICAResult,
     RunReport,
@@ -19,8 +20,6 @@ from funcnet_plugin.ica.runs import (
 
 # Starts tried per run after float64 and damping did not help; each new one has its own seed.
 _MAX_RESTARTS = 5
-# An unmixing matrix further than this from orthonormal means that the update was singular.
-_ORTHONORMAL = 1e-3
 
 
 def fastica(
@@ -96,8 +95,8 @@ def _iterate(
         best[active[better]] = current[better]
 
     n = W.shape[0]
-    g = CONTRASTS[contrast]
-    W, usable = decorrelate(W)
+    of = CONTRASTS[contrast]
+    W, usable = polar(W)
     out = _Batch(W.clone(), [0] * n, [float("nan")] * n, [False] * n, (~usable).tolist(), [0] * n)
     best, peak = out.W.clone(), W.new_full((n,), float("-inf"))
     active = usable.nonzero().flatten()
@@ -107,12 +106,12 @@ def _iterate(
         current = out.W[active]
         Y = current @ X
         best_visited(current, Y)
-        gY, slope = g(Y)
-        update = gY @ X.T / X.shape[1] - slope.unsqueeze(-1) * current
-        new, usable = decorrelate(update)
+        gY = of.g(Y)
+        update = gY @ X.T / X.shape[1] - of.slope(Y, gY).unsqueeze(-1) * current
+        new, usable = polar(update)
         turned = ((new * current).sum(-1).abs() - 1.0).abs().amax(-1)
         if damp and not usable.all():
-            half, half_usable = decorrelate(_halfway(current, update))
+            half, half_usable = polar(_halfway(current, update))
             for j in (~usable).nonzero().flatten().tolist():
                 new[j], usable[j] = half[j], half_usable[j]
                 turned[j] = float("inf")  # a step made small by us proves no convergence
@@ -140,18 +139,6 @@ def _halfway(current: Tensor, update: Tensor) -> Tensor:
     """
     rows = torch.nn.functional.normalize(update, dim=-1)
     return rows * torch.sign((rows * current).sum(-1, keepdim=True) + 1e-30) + current
-
-
-def decorrelate(W: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute ``(W W')^(-1/2) W`` for a batch (n, k, k); tell which are finite and orthonormal."""
-    finite = torch.isfinite(W).all(-1).all(-1)
-    # eigh raises on NaN and on infinity, which would end the whole batch for one bad start
-    W = torch.where(finite[:, None, None], W, torch.eye(W.shape[-1], dtype=W.dtype).to(W.device))
-    values, vectors = torch.linalg.eigh(W @ W.mT)
-    scale = values.clamp_min(torch.finfo(W.dtype).tiny).rsqrt()
-    W = (vectors * scale.unsqueeze(-2)) @ (vectors.mT @ W)
-    error = (W @ W.mT - torch.eye(W.shape[-1], dtype=W.dtype, device=W.device)).abs().amax((-2, -1))
-    return W, finite & (error < _ORTHONORMAL)
 
 
 def rescue(

@@ -54,7 +54,7 @@ class LayeredSignals:
             self._coordinates = {i: B.to(Z.mean.device) for i, B in self._coordinates.items()}
         own, _ = reduce_time(Z, min(self._n_rows, n_tokens, n_signals))
         directions = torch.nn.functional.normalize(own, dim=1).T.float()
-        courses = torch.cat([rows @ directions for rows in Z.rows()])
+        courses = torch.cat([rows @ directions for rows in Z.rows(reuse=True)])
         if self._basis is None:
             self._basis, self._sizes = self._orthonormal(courses)
         else:
@@ -64,7 +64,7 @@ class LayeredSignals:
             self._basis = basis
             self._coordinates = {layer_: turn @ B for layer_, B in self._coordinates.items()}
         parts, start = [], 0
-        for rows in Z.rows():
+        for rows in Z.rows(reuse=True):
             parts.append(self._basis[start : start + len(rows)].T @ rows)
             start += len(rows)
         self._coordinates[layer] = sum(parts)

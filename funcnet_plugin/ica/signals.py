@@ -1,33 +1,31 @@
-"""Turns raw neuron signals into the whitened matrix that FastICA rotates.
+"""Turns raw neuron signals into the whitened matrix that ICA rotates.
 
-Signals come in blocks of tokens, in their own dtype; float32 copies are made of one block at a
-time, so that the signals themselves are the only large matrix.
+Signals come in blocks of tokens, in their own dtype; float32 copies are made of a part at a time,
+so that the signals themselves are the only large matrix.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from funcnet_plugin.errors import DecompositionError
+from funcnet_plugin.ica.columns import ColumnMoments, parts
+from funcnet_plugin.ica.krylov import PASSES, eigenvectors, leading
 
-# Rows handled at a time: bounds the float32 copies of a bfloat16 signal matrix.
+# Columns of a wide matrix that are multiplied at once in float32; sums of these are float64.
 _BLOCK = 1024
-# A column whose deviation is below this share of its root mean square is constant: bfloat16 and
-# float16 signals that do vary jump by 4e-3 and 5e-4, so only rounding lies underneath.
-_CONSTANT = 1e-6
 # Directions weaker than this share of the strongest (in variance) are rounding noise of the float32
 # products below; whitening would blow them up to unit variance.
 _RANK = 1e-6
 # The same after the reduction, where everything is float64: only an exact loss counts.
 _RANK_REDUCED = 1e-10
-# Block Krylov: directions beyond those wanted, and passes over the signals. On real signals the
-# variance found is then that of the exact space to 1e-4.
+# Directions of a block Krylov space beyond those wanted.
 _OVERSAMPLING = 16
-_PASSES = 3
 
 
 @dataclass(frozen=True)
@@ -47,19 +45,15 @@ class Signals:
     def shape(self) -> tuple[int, int]:
         return sum(len(block) for block in self.blocks), len(self.mean)
 
-    def rows(self) -> Iterator[Tensor]:
-        """Give standardised blocks of about `_BLOCK` tokens, float32."""
-        waiting: list[Tensor] = []
-        for part in (part for block in self.blocks for part in block.split(_BLOCK)):
-            waiting.append(part)
-            if sum(map(len, waiting)) >= _BLOCK:
-                yield self._standardised(waiting)
-                waiting = []
-        if waiting:
-            yield self._standardised(waiting)
+    def rows(self, *, reuse: bool = False) -> Iterator[Tensor]:
+        """Give standardised parts, (n, n_signals), float32.
 
-    def _standardised(self, parts: list[Tensor]) -> Tensor:
-        return centred(torch.cat(parts), self.mean).mul_(self.scale.float())
+        Args:
+            reuse: give all of them in the same memory, for a reader that keeps none.
+        """
+        scale = self.scale.float()
+        for part in parts(self.blocks, self.mean, reuse=reuse):
+            yield part.mul_(scale)
 
     @property
     def variance(self) -> float:
@@ -76,8 +70,6 @@ def standardise(X: Tensor | Sequence[Tensor]) -> Signals:
 
     Returns:
         zero mean and unit (population) variance per column; a column without variance is all zero.
-        Means and variances are summed in float64, because the float32 sum over 1e5 tokens loses the
-        digits that the variance is made of.
 
     Raises:
         DecompositionError: fewer than two tokens, or a value that is not finite.
@@ -89,39 +81,15 @@ def standardise(X: Tensor | Sequence[Tensor]) -> Signals:
             f"z-scoring needs a (tokens, neurons) matrix of at least two tokens, got shape "
             f"{tuple(blocks[0].shape)}."
         )
-    parts = [part for block in blocks for part in block.split(_BLOCK)]
-    mean = sum(part.sum(0, dtype=torch.float64) for part in parts) / tokens
-    if not torch.isfinite(mean).all():
-        columns = (~torch.isfinite(mean)).nonzero().flatten()[:5].tolist()
+    columns = ColumnMoments(blocks[0].shape[1], blocks[0].device)
+    for block in blocks:
+        columns.add(block)
+    if columns.unknown():
         raise DecompositionError(
-            f"the signals of neurons {columns} hold NaN or infinite values; run the calibration in "
-            "bfloat16 or float32, where the model's activations do not overflow."
+            f"the signals of neurons {columns.unknown()} hold NaN or infinite values; run the "
+            "calibration in bfloat16 or float32, where the model's activations do not overflow."
         )
-    squares = (centred(part, mean).square_().sum(0, dtype=torch.float64) for part in parts)
-    std = (sum(squares) / tokens).sqrt()
-    return Signals(blocks, mean, column_scale(mean, std))
-
-
-def centred(x: Tensor, mean: Tensor) -> Tensor:
-    """Compute ``x - mean`` in float32, as exact as in float64.
-
-    What rounding took from the mean is subtracted after it. A float64 copy of the signals would
-    take most of the time of a pass.
-
-    Args:
-        x: (n, n_signals), any floating dtype.
-        mean: (n_signals,), float64.
-    """
-    rounded = mean.float()
-    if x.dtype == torch.float64:
-        return (x - mean).float()
-    return x.float().sub(rounded).sub_((mean - rounded).float())
-
-
-def column_scale(mean: Tensor, std: Tensor) -> Tensor:
-    """Compute 1 / std, and 0 for a column that only rounding makes vary."""
-    constant = std <= _CONSTANT * (mean.square() + std.square()).sqrt()
-    return torch.where(constant, 0.0, 1.0 / std.masked_fill(constant, 1.0))
+    return Signals(blocks, columns.mean, columns.scale)
 
 
 def zscore(X: Tensor | Sequence[Tensor]) -> Tensor:
@@ -135,8 +103,7 @@ def reduce_time(Z: Signals, n_components: int, *, exact: bool = False) -> tuple[
     Small problems go through the eigenvectors of the cheaper of the two second moments, ``Z Z'``
     (tokens) or ``Z' Z`` (neurons): products in float32, their sum and the eigendecomposition in
     float64, because squaring halves the digits and the trailing kept directions are 1e3 to 1e4
-    times weaker than the first. Large ones through a block Krylov space (Musco & Musco 2015, arXiv
-    1504.05477) of a few passes over the signals, started from a fixed random block.
+    times weaker than the first. Large ones go through a block Krylov space, see `krylov.leading`.
 
     Args:
         Z: z-scored signals.
@@ -159,9 +126,12 @@ def reduce_time(Z: Signals, n_components: int, *, exact: bool = False) -> tuple[
         )
     width = n_components + _OVERSAMPLING
     # below this the Krylov space is not cheaper than all directions
-    small = min(T, V) <= 3 * _PASSES * width
-    values, vectors = _second_moment(Z) if exact or small else _krylov(Z, width)
-    values, vectors = values[:n_components], vectors[:, :n_components]
+    if exact or min(T, V) <= 3 * PASSES * width:
+        values, vectors = _second_moment(Z, n_components)
+    else:
+        # drawn on the CPU: the same on every device
+        block = torch.randn(V, width, generator=torch.Generator().manual_seed(0)).to(Z.mean.device)
+        values, vectors = leading(partial(Z.rows, reuse=True), block, n_components)
     rank = int((values > _RANK * values[0]).sum()) if values[0] > 0 else 0
     if rank == 0:
         raise DecompositionError("no neuron varies over these tokens, so there is nothing to find.")
@@ -169,37 +139,19 @@ def reduce_time(Z: Signals, n_components: int, *, exact: bool = False) -> tuple[
     return C.contiguous(), float(values[:rank].sum()) / Z.variance
 
 
-def _second_moment(Z: Signals) -> tuple[Tensor, Tensor]:
-    """Find all variances, largest first, and their right singular vectors (n_signals, n)."""
+def _second_moment(Z: Signals, n: int) -> tuple[Tensor, Tensor]:
+    """Find the n largest variances and their right singular vectors, (n_signals, n), float64."""
     T, V = Z.shape
     if V <= T:
-        moment = sum((rows.T @ rows).double() for rows in Z.rows())
-        values, vectors = torch.linalg.eigh(moment)
-        return values.flip(0), vectors.flip(1)
+        moment = sum((rows.T @ rows).double() for rows in Z.rows(reuse=True))
+        values, vectors = eigenvectors(moment)
+        return values.flip(0)[:n], vectors.flip(1)[:, :n]
     rows = torch.cat(list(Z.rows()))
     moment = sum((part @ part.T).double() for part in rows.split(_BLOCK, dim=1))
-    values, vectors = torch.linalg.eigh(moment)
-    values, vectors = values.flip(0).clamp_min(0.0), vectors.flip(1)
+    values, vectors = eigenvectors(moment)
+    values, vectors = values.flip(0)[:n].clamp_min(0.0), vectors.flip(1)[:, :n]
     right = rows.T.double() @ vectors
     return values, right / values.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
-
-
-def _krylov(Z: Signals, width: int) -> tuple[Tensor, Tensor]:
-    """Find the leading ones only, as `_second_moment` gives them."""
-    V = Z.shape[1]
-    # drawn on the CPU: the same on every device
-    block = torch.randn(V, width, generator=torch.Generator().manual_seed(0)).to(Z.mean.device)
-    space = []
-    for _ in range(_PASSES):
-        block = sum(rows.T @ (rows @ block) for rows in Z.rows())
-        block = torch.linalg.qr(block).Q
-        space.append(block)
-    basis = torch.linalg.qr(torch.cat(space, dim=1).double()).Q
-    narrow = basis.float()
-    inside = [rows @ narrow for rows in Z.rows()]
-    moment = sum((part.T @ part).double() for part in inside)
-    values, vectors = torch.linalg.eigh(moment)
-    return values.flip(0), basis @ vectors.flip(1)
 
 
 def whiten(C: Tensor) -> Tensor:
@@ -214,6 +166,6 @@ def whiten(C: Tensor) -> Tensor:
     """
     C = C - C.mean(1, keepdim=True)
     # Through the k x k covariance: k is 100 times smaller than the number of neurons.
-    values, vectors = torch.linalg.eigh(C @ C.T / C.shape[1])
+    values, vectors = eigenvectors(C @ C.T / C.shape[1])
     kept = values > _RANK_REDUCED * values[-1]
     return (vectors[:, kept] / values[kept].sqrt()).T.flip(0) @ C

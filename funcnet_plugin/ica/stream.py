@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from funcnet_plugin.errors import DecompositionError
-from funcnet_plugin.ica.signals import Signals, centred, column_scale
+from funcnet_plugin.ica.columns import ColumnMoments, parts
+from funcnet_plugin.ica.signals import Signals
 
 _BLOCK = 1024
 
@@ -38,10 +39,11 @@ class TruncatedSignals:
     def shape(self) -> tuple[int, int]:
         return tuple(self.factor.shape)
 
-    def rows(self) -> Iterator[Tensor]:
+    def rows(self, *, reuse: bool = False) -> Iterator[Tensor]:
+        """Give parts as `Signals.rows` does."""
         scale = self.scale.float()
-        for part in self.factor.split(_BLOCK):
-            yield part * scale
+        for part in parts([self.factor], reuse=reuse):
+            yield part.mul_(scale)
 
     @property
     def variance(self) -> float:
@@ -67,29 +69,21 @@ class SignalStream:
                 f"max_memory of {max_bytes:,} bytes cannot hold {n_signals} signals; this layer "
                 f"needs at least {least:,} (or fewer n_components)."
             )
-        self.n_tokens = 0
         self._n_rows, self._max_bytes = n_rows, max_bytes
         self._blocks: list[Tensor] = []
-        self._mean = torch.zeros(n_signals, dtype=torch.float64)
-        self._squares = torch.zeros(n_signals, dtype=torch.float64)  # about the mean
+        self._columns = ColumnMoments(n_signals)
         self._factor: Tensor | None = None  # centred, stands for the tokens before the blocks
         self._factor_mean: Tensor | None = None
         self._factor_tokens = 0
 
+    @property
+    def n_tokens(self) -> int:
+        """Count the tokens that came in."""
+        return self._columns.n_rows
+
     def add(self, block: Tensor) -> None:
         """Take in a block, (n_tokens, n_signals), any floating dtype; it is kept, not copied."""
-        self._mean, self._squares = self._mean.to(block.device), self._squares.to(block.device)
-        for part in block.split(_BLOCK):
-            n = len(part)
-            if n == 0:  # split gives one part of an empty block
-                continue
-            mean = part.sum(0, dtype=torch.float64) / n
-            total = self.n_tokens + n
-            apart = mean - self._mean
-            self._squares += centred(part, mean).square_().sum(0, dtype=torch.float64)
-            self._squares += apart.square() * (self.n_tokens * n / total)
-            self._mean += apart * (n / total)
-            self.n_tokens = total
+        self._columns.add(block)
         self._blocks.append(block)
         if self._max_bytes is not None and self._needed() > self._max_bytes:
             self._truncate()
@@ -102,32 +96,33 @@ class SignalStream:
         """
         if self.n_tokens < 2:
             raise DecompositionError("z-scoring needs at least two tokens.")
-        if not torch.isfinite(self._mean).all():
-            columns = (~torch.isfinite(self._mean)).nonzero().flatten()[:5].tolist()
+        if self._columns.unknown():
             raise DecompositionError(
-                f"the signals of neurons {columns} hold NaN or infinite values; run the "
-                "calibration in bfloat16 or float32, where the model's activations do not overflow."
+                f"the signals of neurons {self._columns.unknown()} hold NaN or infinite values; "
+                "run the calibration in bfloat16 or float32, where the model's activations do not "
+                "overflow."
             )
         if self._factor is None:
-            return Signals(tuple(self._blocks), self._mean, self._scale())
+            return Signals(tuple(self._blocks), self._columns.mean, self._columns.scale)
         if self._blocks:
             self._truncate()
-        return TruncatedSignals(self._factor, self._mean, self._scale(), self.n_tokens)
-
-    def _scale(self) -> Tensor:
-        return column_scale(self._mean, (self._squares / self.n_tokens).sqrt())
+        return TruncatedSignals(
+            self._factor, self._columns.mean, self._columns.scale, self.n_tokens
+        )
 
     def _needed(self) -> int:
         """Count bytes now and during a truncation: what is held, the factor, and a new one."""
         held = sum(block.numel() * block.element_size() for block in self._blocks)
-        return held + 4 * len(self._mean) * 2 * self._n_rows
+        return held + 4 * len(self._columns.mean) * 2 * self._n_rows
 
     def _truncate(self) -> None:
         rows = sum(map(len, self._blocks))
-        parts = [part for block in self._blocks for part in block.split(_BLOCK)]
-        mean = sum(part.sum(0, dtype=torch.float64) for part in parts) / rows
+        held = ColumnMoments(len(self._columns.mean), self._columns.mean.device)
+        for block in self._blocks:
+            held.add(block)
+        mean = held.mean
         # what counts is variance after z-scoring, as far as it is known by now
-        scale = self._scale().float()
+        scale = self._columns.scale.float()
         columns = range(0, len(mean), _BLOCK)
         gram = sum(
             (part @ part.T).double()
@@ -150,12 +145,12 @@ class SignalStream:
         completes the second moment.
         """
         some = slice(start, start + _BLOCK)
-        parts = [centred(block[:, some], mean[some]) for block in self._blocks]
+        found = list(parts([block[:, some] for block in self._blocks], mean[some]))
         if self._factor is not None:
             tokens = self._factor_tokens
             apart = (mean - self._factor_mean)[some] * (tokens * rows / (tokens + rows)) ** 0.5
-            parts += [self._factor[:, some], apart.float()[None]]
-        return torch.cat(parts)
+            found += [self._factor[:, some], apart.float()[None]]
+        return torch.cat(found)
 
 
 def least_bytes(n_signals: int, n_rows: int) -> int:

@@ -13,9 +13,15 @@ from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.measure.passes import model_inputs, on_gpu
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.text import Text
+from funcnet_plugin.products import tf32
 
 # Tokens that are multiplied at once; a product of few is slower, and each ends in float64.
 _TOGETHER = 2048
+# Rows of the second moment that a CPU computes at once, up to the diagonal: half the work of all,
+# and half the time.
+_STRIP = 512
+# Their products are exact in TF32, which keeps eleven bits of a factor.
+_EXACT_IN_TF32 = (torch.bfloat16, torch.float16)
 
 
 class Moments:
@@ -35,6 +41,7 @@ class Moments:
         self._sum = torch.zeros(width, dtype=torch.float64)
         self._total = torch.zeros(width, width, dtype=torch.float64)
         self._waiting: list[Tensor] = []
+        self._mirrored = True  # or only what is left of the diagonal counts
 
     def add(self, h: Tensor) -> None:
         """Take tokens in, sample by sample: then the result does not depend on the batches.
@@ -51,14 +58,28 @@ class Moments:
             self._multiply()
 
     def _multiply(self) -> None:
-        if self._waiting:
-            h = torch.cat(self._waiting).float()
-            self._waiting = []
-            self._total += h.T @ h
+        if not self._waiting:
+            return
+        h = torch.cat(self._waiting)
+        self._waiting = []
+        with tf32(h.dtype in _EXACT_IN_TF32):
+            h = h.float()
+            if h.device.type != "cpu":
+                self._total += h.T @ h
+                return
+            for start in range(0, len(self._total), _STRIP):
+                end = start + _STRIP
+                self._total[start:end, :end] += h[:, start:end].T @ h[:, :end]
+            self._mirrored = False
 
     @property
     def _gram(self) -> Tensor:
         self._multiply()
+        if not self._mirrored:
+            for start in range(_STRIP, len(self._total), _STRIP):
+                end = start + _STRIP
+                self._total[:start, start:end] = self._total[start:end, :start].T
+            self._mirrored = True
         return self._total
 
     def state(self) -> dict[str, Tensor]:
@@ -68,7 +89,7 @@ class Moments:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take over what `state` gave."""
         self.count = int(state["count"])
-        self._sum, self._total = state["sum"], state["gram"]
+        self._sum, self._total, self._mirrored = state["sum"], state["gram"], True
 
     def to(self, device: torch.device | str) -> Moments:
         """Give the same tokens on another device."""

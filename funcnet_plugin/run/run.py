@@ -8,6 +8,7 @@ model, unless something in the request waits for all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,9 @@ class Run:
         # where all layers wait, what is kept of them is what was measured
         cuts_record = None if waits else self._record
         self._cuts = LayerCuts(self.plan, request.repair, after_cut, processes, cuts_record)
-        self._scorings = [scorer.begin(request.setting) for scorer in request.scorers]
+        n_samples = len(lengths) if processes is None else processes.total(len(lengths))
+        setting = replace(request.setting, n_samples=n_samples)
+        self._scorings = [scorer.begin(setting) for scorer in request.scorers]
         store = None if self._record is None else self._record.store
         self._ahead = measure_ahead(
             request, self._model, self.plan.layout.blocks, todo, text, processes, store

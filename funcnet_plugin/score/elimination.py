@@ -85,7 +85,7 @@ def eliminate(weight: Tensor, second: Tensor, ridge: float = 0.02) -> tuple[Tens
     column j at cost ``H_jj / A_jj`` takes ``c = A_:j / A_jj`` with it: A loses ``A_jj c c'``, and W
     loses ``w_j c'``. What a step needs of both is their diagonals and one column, so the updates of
     `_AT_ONCE` steps wait for one matrix product: 2 * width^2 * 8 bytes, about 4 * width^3
-    multiplications.
+    multiplications. The host never asks which column went, so a GPU need not wait for it.
 
     Args:
         weight: (out, width), float64.
@@ -103,23 +103,26 @@ def eliminate(weight: Tensor, second: Tensor, ridge: float = 0.02) -> tuple[Tens
     A_diagonal, H_diagonal = A.diagonal().clone(), H.diagonal().clone()
     order = torch.empty(n, dtype=torch.float64, device=weight.device)
     cost = torch.empty_like(order)
-    removed = torch.zeros(n, dtype=torch.bool, device=weight.device)
-    highest = torch.zeros((), dtype=torch.float64, device=weight.device)
+    removed = torch.zeros_like(cost)  # infinite for a column that went
+    highest = torch.zeros(1, dtype=torch.float64, device=weight.device)
     for start in range(0, n, _AT_ONCE):
         steps = min(_AT_ONCE, n - start)
         # A is A - C' diag(a) C by now, and H is H - C'U - U'C
         C = torch.zeros(steps, n, dtype=torch.float64, device=weight.device)
         U, a = torch.zeros_like(C), torch.zeros_like(C[:, 0])
         for i in range(steps):
-            loss = H_diagonal.clamp_min(0.0) / A_diagonal.clamp_min(1e-300)
-            j = int(loss.masked_fill_(removed, torch.inf).argmin())
-            highest = torch.maximum(highest, loss[j])
-            removed[j], order[j], cost[j] = True, start + i, highest
-            A_column = A[j] - (a * C[:, j]) @ C
-            H_column = H[j] - C[:, j] @ U - U[:, j] @ C
-            a[i] = A_column[j]
-            C[i] = A_column / A_column[j]
-            U[i] = H_column - 0.5 * H_column[j] * C[i]
+            loss = H_diagonal.clamp_min(0.0) / A_diagonal.clamp_min(1e-300) + removed
+            least, j = loss.min(0, keepdim=True)
+            highest = torch.maximum(highest, least)
+            removed.index_fill_(0, j, torch.inf)
+            order.index_fill_(0, j, start + i)
+            cost.index_copy_(0, j, highest)
+            C_j, U_j = C.index_select(1, j)[:, 0], U.index_select(1, j)[:, 0]
+            A_column = A.index_select(0, j)[0] - (a * C_j) @ C
+            H_column = H.index_select(0, j)[0] - C_j @ U - U_j @ C
+            a[i : i + 1] = A_column.index_select(0, j)
+            C[i] = A_column / a[i]
+            U[i] = H_column - 0.5 * H_column.index_select(0, j) * C[i]
             A_diagonal -= a[i] * C[i].square()
             H_diagonal -= 2.0 * C[i] * U[i]
         A -= C.T @ (a[:, None] * C)

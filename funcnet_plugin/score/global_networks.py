@@ -114,8 +114,9 @@ class GlobalNetworks(Scoring):
         result = self.scorer.decomposer.rotate(white, self.setting.seed)
         found: dict[int, Tensor] = {}
         outside = []
+        white = white.float()  # as maps are
         for W in result.W:  # one start at a time: maps of all layers are large
-            maps = standardise_maps(W @ white)
+            maps = standardise_maps(W.float() @ white)
             for layer, part in columns.items():
                 mine = map_scores(maps[None, :, part], self._n_signals[layer]).cpu()
                 found[layer] = found.get(layer, 0.0) + mine / len(result.W)

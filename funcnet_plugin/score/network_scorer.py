@@ -78,6 +78,13 @@ class NetworkScorer(Scorer):
     def across_layers(self) -> bool:
         return self.strategy == "global"
 
+    def decided(self, setting: Setting) -> NetworkScorer:
+        """Decide what the recipe leaves to the number of groups, such as starts of the ICA."""
+        n_groups = None  # a maximum does not gain from more groups
+        if setting.n_samples is not None and self.aggregate == "mean":
+            n_groups = setting.n_samples // self.samples_per_group
+        return self.model_copy(update={"decomposer": self.decomposer.for_groups(n_groups)})
+
     @property
     def n_rows(self) -> int:
         """Say how many rows truncation leaves: so many that the order of tokens hardly matters."""
@@ -178,6 +185,7 @@ class NetworkScorer(Scorer):
             "tokens_in_networks": sum(group.n_tokens for group in groups),
             "stability": _mean([group.stability for group in groups]),
             "components": min(group.n_components for group in groups),
+            "starts": max(len(group.runs) for group in groups),
             "ica_runs": len(runs),
             "ica_runs_not_converged": len(loose),
             "ica_runs_rescued": sum(

@@ -16,7 +16,8 @@ class Networks(NetworkScorer):
     source = "arXiv 2508.05239"
 
     def begin(self, setting: Setting) -> Scoring:
-        return GlobalNetworks(self, setting) if self.across_layers else LocalNetworks(self, setting)
+        way = GlobalNetworks if self.across_layers else LocalNetworks
+        return way(self.decided(setting), setting)
 
 
 @hookimpl

@@ -80,10 +80,12 @@ class Setting:
     Attributes:
         seed: of the recipe.
         max_bytes: how much one unit's signals of one group may take; None for no limit.
+        n_samples: of calibration, those of all processes; None where that is not known.
     """
 
     seed: int = 0
     max_bytes: int | None = None
+    n_samples: int | None = None
 
 
 class Scoring:

@@ -1,14 +1,17 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from funcnet_plugin.errors import DecompositionError
-from funcnet_plugin.ica import picard as picard_module
-from funcnet_plugin.ica import reduce_time, standardise, whiten
+from funcnet_plugin.ica import descent, expectations, reduce_time, standardise, whiten
 from funcnet_plugin.ica.contrast import CONTRASTS, negentropy
+from funcnet_plugin.ica.expectations import Expectations
 from funcnet_plugin.ica.fastica import fastica
 from funcnet_plugin.ica.picard import picard
 from funcnet_plugin.ica.runs import initial_unmixing
 from tests.ica.sources import assert_signed_permutation, correlation, planted
+from tests.waits import Waits
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +64,51 @@ def test_the_result_is_orthonormal_in_float64(white):
     assert torch.allclose(W @ W.mT, torch.eye(10).double().expand(3, 10, 10), atol=1e-9)
 
 
-def test_batches_are_bounded_and_change_nothing(white, monkeypatch):
-    together = picard(white, n_init=5)
-    monkeypatch.setattr(picard_module, "_BATCH_BYTES", 2 * 3 * white.numel() * 4)
-    apart = picard(white, n_init=5)
-    assert len(apart.runs) == 5
-    for mine, theirs in zip(together.W, apart.W, strict=True):
-        assert_signed_permutation((mine @ theirs.T).abs(), 0.999)
+def test_more_starts_never_change_the_first_ones(white):
+    many, few = picard(white, n_init=5), picard(white, n_init=2)
+    assert many.runs[:2] == few.runs
+    assert torch.equal(many.W[:2], few.W)
+
+
+def test_a_start_that_has_ended_stays_while_the_host_does_not_look(white, monkeypatch):
+    every = picard(white, n_init=4)
+    monkeypatch.setitem(descent._LOOK_AT, "cpu", 8)  # as on a GPU
+    eighth = picard(white, n_init=4)
+    assert eighth.runs == every.runs
+    assert torch.equal(eighth.W, every.W)
+
+
+def test_the_host_does_not_wait_between_two_looks(white, monkeypatch):
+    monkeypatch.setitem(descent._LOOK_AT, "cpu", 1000)
+    expect = Expectations(white.float(), "cube")
+    W = torch.linalg.qr(torch.randn(3, 10, 10, generator=torch.Generator().manual_seed(0))).Q
+    with Waits() as mode:
+        found = descent.descend(expect, W, 1e-4, max_iter=60)
+    assert mode.seen == []
+    assert found.converged.all() and found.steps.max() < 60
+
+
+@pytest.mark.parametrize("contrast", CONTRASTS)
+def test_means_are_those_of_all_samples_however_these_are_taken(white, contrast, monkeypatch):
+    W = torch.linalg.qr(torch.randn(3, 10, 10, generator=torch.Generator().manual_seed(0))).Q
+    Y, of = W.double() @ white, CONTRASTS[contrast]
+    gY = of.g(Y)
+    wanted = gY @ Y.mT / Y.shape[-1], of.slope(Y, gY), of.G(Y).mean(-1)
+    monkeypatch.setattr(expectations, "_SAMPLES", 700)
+    monkeypatch.setattr(expectations, "_BYTES", 0)
+    for together in (False, True):  # as on a CPU, as on a GPU
+        expect = Expectations(white.float(), contrast)
+        expect._together = together
+        for mean, right in zip(expect(W), wanted, strict=True):
+            assert torch.allclose(mean.double(), right, rtol=1e-4, atol=1e-5)
 
 
 def test_a_start_that_breaks_down_is_rescued_and_says_so(white, monkeypatch):
     cube = CONTRASTS["cube"]
-    monkeypatch.setitem(  # fails in float32 only
-        CONTRASTS, "cube", lambda Y: cube(Y * (1.0 if Y.dtype == torch.float64 else float("nan")))
+    fails_in_float32 = replace(
+        cube, g=lambda Y: cube.g(Y * (1.0 if Y.dtype == torch.float64 else float("nan")))
     )
+    monkeypatch.setitem(CONTRASTS, "cube", fails_in_float32)
     found = picard(white)
     assert torch.isfinite(found.W).all() and found.runs[0].converged
     assert found.runs[0].promoted

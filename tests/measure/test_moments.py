@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from funcnet_plugin.adapters import bind
+from funcnet_plugin.measure import moments as moments_module
 from funcnet_plugin.measure.moments import Moments, moments_of
 from funcnet_plugin.measure.text import Text
 from tests.families import FAMILIES
@@ -20,6 +21,29 @@ def test_moments_equal_numpy_whatever_the_chunks():
     assert torch.allclose(moments.mean, exact.mean(0))
     assert torch.allclose(moments.second, exact.T @ exact / TOKENS, atol=1e-5)
     assert torch.allclose(moments.variance, exact.var(0, correction=0), rtol=1e-4)
+
+
+def test_strips_up_to_the_diagonal_give_the_whole_matrix(monkeypatch):
+    monkeypatch.setattr(moments_module, "_STRIP", 5)  # the width is no multiple of it
+    h, *_ = correlated()
+    moments = Moments(WIDTH)
+    moments.add(h[:300])
+    first = moments.second.clone()  # mirrored, and then more tokens come
+    moments.add(h[300:])
+    exact = h.double()
+    assert torch.allclose(first, exact[:300].T @ exact[:300] / 300, atol=1e-5)
+    assert torch.allclose(moments.second, exact.T @ exact / TOKENS, atol=1e-5)
+
+
+def test_tf32_is_allowed_where_products_are_exact_in_it(monkeypatch):
+    asked = []
+    real = moments_module.tf32
+    monkeypatch.setattr(moments_module, "tf32", lambda allowed: asked.append(allowed) or real())
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        moments = Moments(WIDTH)
+        moments.add(correlated()[0].to(dtype))
+        assert moments.second.isfinite().all()
+    assert asked == [True, True, False]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

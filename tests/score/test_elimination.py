@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from funcnet_plugin.score import elimination
+from tests.waits import Waits
 
 RIDGE = 0.02
 
@@ -39,6 +41,17 @@ def test_elimination_does_not_depend_on_when_matrices_are_brought_up_to_date(mea
     at_the_end = measured.score("surgeon")
     monkeypatch.setattr(elimination, "_AT_ONCE", 1)
     np.testing.assert_allclose(measured.score("surgeon"), at_the_end, rtol=1e-8)
+
+
+def test_the_host_waits_as_often_for_many_columns_as_for_few():
+    generator = torch.Generator().manual_seed(0)
+    waits = []
+    for width in (10, 150):
+        h = torch.randn(300, width, generator=generator, dtype=torch.float64)
+        with Waits() as mode:
+            elimination.eliminate(h[:20], h.T @ h)
+        waits.append(len(mode.seen))
+    assert waits[0] == waits[1] <= 1
 
 
 def test_loss_effect_is_the_mean_square_of_activation_times_gradient_if_independent(measured):

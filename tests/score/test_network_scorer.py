@@ -88,3 +88,36 @@ def test_max_memory_changes_little(fresh, texts):
         kept.append(bind(run(fresh(), texts, text)).blocks[0].up.weight.detach())
     same = (kept[0][:, None] == kept[1][None]).all(-1).any(1)
     assert same.float().mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("given", "n_samples", "aggregate", "starts"),
+    [
+        ("auto", 3200, "mean", 2),  # 400 groups of 8
+        ("auto", 40, "mean", 13),
+        ("auto", 8, "mean", 64),
+        ("auto", 40, "max", 16),  # more groups do not make a maximum surer
+        ("auto", None, "mean", 16),
+        (3, 40, "mean", 3),
+    ],
+)
+def test_starts_are_as_many_as_the_groups_leave_to_do(given, n_samples, aggregate, starts):
+    scorer = SCORERS.make(networks({"n_init": given}, aggregate=aggregate))
+    scoring = scorer.begin(Setting(n_samples=n_samples))
+    assert scoring.scorer.decomposer.n_init == starts
+
+
+@pytest.mark.parametrize("strategy", ["local", "global"])
+def test_config_says_how_many_starts_there_were(fresh, texts, strategy):
+    scorer = networks({"n_init": "auto"}, strategy=strategy)  # two groups of eight of 20 samples
+    model = run(fresh(), texts, recipe(scorer=scorer))
+    block = model.config.functional_network
+    assert block["measured"]["starts"] == [32] * 3
+    assert block["settings"]["scorer"]["decomposer"]["n_init"] == "auto"
+
+
+def test_starts_that_are_no_number_are_refused():
+    with pytest.raises(RecipeError, match="n_init"):
+        SCORERS.make(networks({"n_init": "many"}))
+    with pytest.raises(RecipeError, match="n_init"):
+        SCORERS.make(networks({"n_init": 0}))
