@@ -70,6 +70,7 @@ def test_the_paper_recipe_states_every_setting_of_the_method():
         "ignore",  # none
         "max_memory",  # no part of the method
         "resume_dir",
+        "text_cache",
         "own_text",  # all text is given
     }
     scorer = fields["scorer"]

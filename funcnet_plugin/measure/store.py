@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,11 @@ class Store:
             )
         with saying_full(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        self._replace(path, lambda part: part.write_text(json.dumps(run, indent=2)))
+        _replace(path, "part", lambda part: part.write_text(json.dumps(run, indent=2)))
 
     def save(self, name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Write one part; a reader never sees half of it."""
-        held = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        metadata = {"facts": json.dumps(facts)}
-        self._replace(self._path(name), lambda part: save_file(held, part, metadata=metadata))
+        save_whole(self._path(name), tensors, facts)
 
     def holds(self, name: str) -> bool:
         """Tell whether a part is there."""
@@ -64,17 +63,7 @@ class Store:
         Raises:
             CheckpointError: the file is damaged.
         """
-        path = self._path(name)
-        if not self.holds(name):
-            return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                return tensors, json.loads(file.metadata()["facts"])
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{path} is damaged ({error}); delete it, and its layer is done again."
-            ) from error
+        return read_whole(self._path(name), "its layer is done again")
 
     def forget(self, name: str | None) -> None:
         """Remove one part, if it is there."""
@@ -83,16 +72,6 @@ class Store:
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}.safetensors"
-
-    def _replace(self, path: Path, write: Any) -> None:
-        part = path.with_name(f"{path.name}.part")
-        try:
-            with saying_full(path):
-                write(part)
-                part.replace(path)
-        except CheckpointError:
-            part.unlink(missing_ok=True)
-            raise
 
     def _compare(self, path: Path, run: dict[str, Any]) -> None:
         try:
@@ -106,6 +85,55 @@ class Store:
                 f"{self._directory} holds another run: {', '.join(other)} differ; go on with what "
                 "that run had, or give another resume_dir."
             )
+
+
+def save_whole(
+    path: Path, tensors: dict[str, Tensor], facts: dict[str, Any], part: str = "part"
+) -> None:
+    """Write a file; a reader never sees half of it.
+
+    Args:
+        path: in a directory that is there.
+        facts: plain values.
+        part: the end of its name until it is whole; one of its own for each process that may write
+            the same file.
+
+    Raises:
+        CheckpointError: the disk is full; nothing is left of the file then.
+    """
+    held = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    metadata = {"facts": json.dumps(facts)}
+    _replace(path, part, lambda half: save_file(held, half, metadata=metadata))
+
+
+def read_whole(path: Path, again: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Read what `save_whole` wrote; None if there is no such file.
+
+    Args:
+        again: what is done again without it, for who reads the error.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return tensors, json.loads(file.metadata()["facts"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); delete it, and {again}.") from error
+
+
+def _replace(path: Path, end: str, write: Callable[[Path], Any]) -> None:
+    part = path.with_name(f"{path.name}.{end}")
+    try:
+        with saying_full(path):
+            write(part)
+            part.replace(path)
+    except CheckpointError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def fingerprint_model(model: nn.Module) -> str:

@@ -15,8 +15,10 @@ from funcnet_plugin.measure.moments import Moments, moments_of
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.store import Store
 from funcnet_plugin.measure.text import Text
+from funcnet_plugin.repair.pruned_layer import total
 from funcnet_plugin.repair.residual import residual_gain
 from funcnet_plugin.run.request import Request
+from funcnet_plugin.text.cache import TextCache
 from funcnet_plugin.text.own import OwnText, write_continuations, write_own_text
 
 
@@ -56,6 +58,7 @@ def measure_ahead(
     text: Text,
     processes: Processes | None,
     store: Store | None,
+    cache: TextCache | None = None,
 ) -> Ahead:
     """Measure the whole dense model, as far as the parts of a recipe need it.
 
@@ -66,6 +69,7 @@ def measure_ahead(
         text: the calibration data.
         processes: others that read other samples.
         store: of the run; keeps what the model wrote.
+        cache: of all runs; does so too.
 
     Raises:
         CalibrationError: passes are needed and the text has no tokens.
@@ -79,9 +83,9 @@ def measure_ahead(
         )
     own = None
     if request.own_text and (todo or request.repair.behind_pruned_layers):
-        own = write_own_text(model, text, request.own_text, seed, processes, store)
+        own = write_own_text(model, text, request.own_text, seed, processes, store, cache)
     if request.repair.behind_pruned_layers:
-        _plan_repair(ahead, request, model, units, text, own, processes, store)
+        _plan_repair(ahead, request, model, units, text, own, processes, store, cache)
     if not todo:
         return ahead
     if own is not None and "moments" in request.needs:
@@ -106,6 +110,7 @@ def _plan_repair(
     own: OwnText | None,
     processes: Processes | None,
     store: Store | None,
+    cache: TextCache | None,
 ) -> None:
     ahead.gain = residual_gain(model, units, text.batches[0])
     if ahead.gain is None:
@@ -114,12 +119,21 @@ def _plan_repair(
             "is, so each MLP's own output is repaired only, as by repair: least_squares."
         )
         return
-    windows = request.repair.windows_to_write
     share = 1.0 - own.share if own is not None else 1.0
-    given = replace(text, share=share / (1 + windows))
-    ahead.repair_texts.append(given)
-    if windows:  # as long as the samples, so its tokens count as theirs
-        more = write_continuations(model, text, windows, request.seed, processes, store)
-        ahead.repair_texts.append(replace(more, share=share - given.share))
+    windows = request.repair.windows_to_write
+    if windows:
+        more = write_continuations(model, text, windows, request.seed, processes, store, cache)
+        ahead.repair_texts += _by_tokens([text, more], share, processes)
+    else:
+        ahead.repair_texts.append(replace(text, share=share))
     if own is not None:
         ahead.repair_texts.append(own.for_repair)
+
+
+def _by_tokens(texts: Sequence[Text], share: float, processes: Processes | None) -> list[Text]:
+    """Divide a share so that every token of some texts counts the same."""
+    counts = [total(text.n_tokens, processes) for text in texts]
+    return [
+        replace(text, share=share * count / sum(counts))
+        for text, count in zip(texts, counts, strict=True)
+    ]

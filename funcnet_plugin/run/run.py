@@ -35,6 +35,7 @@ from funcnet_plugin.run.request import Request
 from funcnet_plugin.score.checks import checked_scores
 from funcnet_plugin.score.scorer import Evidence, Scoring
 from funcnet_plugin.score.union import combined
+from funcnet_plugin.text.cache import TextCache
 
 Scores = dict[str, Tensor]  # name of the scorer -> (width,)
 
@@ -114,6 +115,7 @@ class Run:
         processes: Processes | None = None,
         resume: tuple[str, dict[str, Any]] | None = None,
         after_cut: Callable[[Unit], None] = lambda unit: None,
+        cache: TextCache | None = None,
     ) -> None:
         """Check weights and text, and measure what is measured of the whole dense model.
 
@@ -123,6 +125,7 @@ class Run:
             resume: a directory for what is finished, and what must be the same to go on from
                 there, plain values; None: nothing is kept.
             after_cut: called with every unit whose shapes have changed.
+            cache: of what models wrote in other runs; None: none.
 
         Raises:
             FuncnetError: one sentence on what cannot be done.
@@ -152,7 +155,7 @@ class Run:
         self._scorings = [scorer.begin(setting) for scorer in request.scorers]
         store = None if self._record is None else self._record.store
         self._ahead = measure_ahead(
-            request, self._model, self.plan.layout.blocks, todo, text, processes, store
+            request, self._model, self.plan.layout.blocks, todo, text, processes, store, cache
         )
 
     def record(self, register_hook: RegisterHook) -> None:

@@ -23,11 +23,16 @@ from funcnet_plugin.measure.passes import on_gpu
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.store import Store
 from funcnet_plugin.measure.text import Text
-from funcnet_plugin.text.writing import cache_bytes, write
+from funcnet_plugin.text.at_once import bytes_per_window
+from funcnet_plugin.text.cache import TextCache, facts_of
+from funcnet_plugin.text.writing import write
 
 # Windows written for every calibration sample, whatever their weight: with fewer, how much there is
 # of the rarer kinds of text is chance.
 PER_SAMPLE = 3
+# Tokens of a window at most: longer ones cost more and calibrate no better (docs/experiments.md).
+LONGEST = 128
+_AT_LEAST = 16  # windows that a GPU must have room for, or the model writes on the CPU
 _PREFIX = 16  # tokens of a sample that a continuation goes on from
 # samples, tokens that may be written, random numbers -> what each window begins with
 _Begin = Callable[[Text, set[int], random.Random], list[list[int]]]
@@ -64,11 +69,13 @@ def write_own_text(
     seed: int,
     processes: Processes | None = None,
     store: Store | None = None,
+    cache: TextCache | None = None,
 ) -> OwnText:
     """Let the model write for a run; what an interrupted one wrote is taken over.
 
-    Windows are as long as the calibration samples are on average, and each begins with a token from
-    anywhere in one of them; with several processes each writes some for its own samples.
+    Windows are as long as the calibration samples are on average, at most `LONGEST` tokens, and
+    each begins with a token from anywhere in one of them; with several processes each writes some
+    for its own samples.
 
     Args:
         model: dense, in memory.
@@ -76,11 +83,12 @@ def write_own_text(
         share: see `OwnText`.
         seed: of the first tokens and of what is written.
         store: of the run.
+        cache: of all runs.
 
     Raises:
         CalibrationError: samples of one token.
     """
-    windows = _written("own-text", _first_tokens, model, text, seed, processes, store)
+    windows = _written("own-text", _first_tokens, model, text, seed, processes, store, cache)
     return OwnText(windows, share)
 
 
@@ -91,15 +99,16 @@ def write_continuations(
     seed: int,
     processes: Processes | None = None,
     store: Store | None = None,
+    cache: TextCache | None = None,
 ) -> Text:
     """Let the model go on from up to 16 tokens from anywhere in each sample.
 
     Args:
         per_sample: how many windows for every sample; those of one sample stand together.
-        model, text, seed, processes, store: see `write_own_text`.
+        model, text, seed, processes, store, cache: see `write_own_text`.
     """
     pieces = partial(_pieces, count=per_sample)
-    windows = _written("continuations", pieces, model, text, seed, processes, store)
+    windows = _written("continuations", pieces, model, text, seed, processes, store, cache)
     return Text.of_windows(windows, per_sample=per_sample)
 
 
@@ -111,25 +120,29 @@ def _written(
     seed: int,
     processes: Processes | None,
     store: Store | None,
+    cache: TextCache | None,
 ) -> Tensor:
-    """Write windows; `begin` says with what each begins, and `store` knows them by name."""
+    """Write windows; `begin` says with what each begins, store and cache know them by name."""
     found = None if store is None else store.load(name)
     if found is not None:
         return found[0]["windows"]
     seed += 0 if processes is None else processes.rank
-    ordinary = _ordinary_tokens(model)
-    with on_gpu(model, besides=cache_bytes(model)):
-        windows = write(
-            model,
-            ordinary,
-            begin=begin(text, ordinary, random.Random(seed)),
-            window=text.window,
-            seed=seed,
-        )
-    written = torch.tensor(windows)
+    ordinary, window = _ordinary_tokens(model), _window(text)
+    first = begin(text, ordinary, random.Random(seed))
+    facts = facts_of(name, first, ordinary, window, seed)
+    written = None if cache is None else cache.load(facts)
+    if written is None:
+        with on_gpu(model, besides=_AT_LEAST * bytes_per_window(model, window)):
+            written = torch.tensor(write(model, ordinary, begin=first, window=window, seed=seed))
+        if cache is not None:
+            cache.save(facts, written)
     if store is not None:
         store.save(name, {"windows": written}, {})
     return written
+
+
+def _window(text: Text) -> int:
+    return min(text.window, LONGEST)
 
 
 def _first_tokens(text: Text, ordinary: set[int], rng: random.Random) -> list[list[int]]:
@@ -145,7 +158,7 @@ def _first_tokens(text: Text, ordinary: set[int], rng: random.Random) -> list[li
 
 def _pieces(text: Text, ordinary: set[int], rng: random.Random, count: int) -> list[list[int]]:
     """Draw `count` of each sample, at most half of a window long; of an empty one any token."""
-    length = max(1, min(_PREFIX, text.window // 2))
+    length = max(1, min(_PREFIX, _window(text) // 2))
     found = []
     for sample in text.samples:
         tokens = sample or [rng.choice(sorted(ordinary))]

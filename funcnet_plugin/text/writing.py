@@ -11,25 +11,22 @@ kind: another thing, for where there is little of that (docs/experiments.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import torch
 from loguru import logger
+from torch import Tensor
 
 from funcnet_plugin.bars import counter
 from funcnet_plugin.errors import CalibrationError
+from funcnet_plugin.text.at_once import is_out_of_memory, windows_at_once
+from funcnet_plugin.text.sampling import Drawing, uniforms
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from tqdm import tqdm
     from transformers import PreTrainedModel
-
-_AT_ONCE = 64  # windows per pass ...
-_TOKENS = 8192  # ... or fewer, of so many tokens: keys and values of all of them are kept
-# At 1 the tail of every distribution gets in, mistake upon mistake, which no other text is like.
-_TEMPERATURE = 0.8
 
 
 def write(
@@ -42,6 +39,9 @@ def write(
 ) -> list[list[int]]:
     """Let a model write.
 
+    What a window says depends on what it begins with, on its place in `begin` and on the seed; not
+    on how many are written at once, but for rounding.
+
     Args:
         network: in memory.
         ordinary: the tokens that may be written.
@@ -53,84 +53,93 @@ def write(
         a window for each of `begin`, in that order.
 
     Raises:
-        CalibrationError: windows too short to write anything.
+        CalibrationError: windows too short to write anything, or no memory for one of them.
         NumbersError: a prediction is not finite.
     """
-    import torch
-    from transformers import LogitsProcessorList, StoppingCriteriaList
-
     if window < 2:
         raise CalibrationError(
             f"a window of {window} tokens is too short for the model to write in; give longer "
             "samples, or do without its own text (own_text: 0, continuations: 0)."
         )
     to_write = sum(window - len(tokens) for tokens in begin)
+    at_once = min(windows_at_once(network, window), len(begin))
     logger.info(
         f"the model writes {len(begin)} windows of {window} tokens to calibrate on, {to_write:,} "
-        "tokens in all"
+        f"tokens in all, {at_once} windows at once"
     )
     size = network.get_input_embeddings().num_embeddings
-    others = sorted(set(range(size)) - set(ordinary))
-    windows: list[list[int]] = []
-    at_once = max(1, min(_AT_ONCE, _TOKENS // window))
-    with (
-        torch.random.fork_rng(),
-        _as_it_predicts(network),
-        counter(to_write, "the model writes", "token") as written_so_far,
-    ):
-        count = StoppingCriteriaList([_counting(written_so_far)])
-        torch.manual_seed(seed)
-        for given, alike in groupby(begin, key=len):
-            for ids in torch.tensor(list(alike), device=network.device).split(at_once):
-                written = network.generate(
-                    ids,
-                    attention_mask=torch.ones_like(ids),
-                    do_sample=True,
-                    temperature=_TEMPERATURE,
-                    top_k=0,
-                    top_p=1.0,
-                    logits_processor=LogitsProcessorList([_finite_logits(network)]),
-                    stopping_criteria=count,
-                    suppress_tokens=others or None,
-                    min_new_tokens=window - given,
-                    max_new_tokens=window - given,
-                    pad_token_id=others[0] if others else 0,  # never needed: all are equally long
-                )
-                windows += written.tolist()
-    return windows
+    left_out = torch.tensor(sorted(set(range(size)) - set(ordinary)), dtype=torch.long)
+    written: dict[int, list[int]] = {}
+    waiting = sorted(range(len(begin)), key=lambda i: len(begin[i]))  # `generate` takes equal ones
+    with _as_it_predicts(network), counter(to_write, "the model writes", "token") as progress:
+        while waiting:
+            given = len(begin[waiting[0]])
+            batch = [i for i in waiting[:at_once] if len(begin[i]) == given]
+            rows = _go_on(
+                network,
+                torch.tensor([begin[i] for i in batch], device=network.device),
+                window,
+                Drawing(network, left_out, uniforms(seed, batch, window)),
+                progress,
+            )
+            if rows is None:
+                at_once = _fewer(len(batch), window)
+                continue
+            written |= zip(batch, rows.tolist(), strict=True)
+            waiting = waiting[len(batch) :]
+    return [written[i] for i in range(len(begin))]
 
 
-def _finite_logits(network: PreTrainedModel) -> Callable[[Tensor, Tensor], Tensor]:
-    """Make what passes predictions on if something can be drawn from them."""
-    import torch
+def _go_on(
+    network: PreTrainedModel, ids: Tensor, window: int, drawing: Drawing, progress: tqdm
+) -> Tensor | None:
+    """Write one batch: (n_windows, window), int64; None where memory does not suffice."""
+    from transformers import LogitsProcessorList, StoppingCriteriaList
 
-    from funcnet_plugin.measure.finite import not_finite
+    before, to_write = progress.n, window - ids.shape[1]
+    try:
+        # No static cache: it attends to places that are still empty, and with a mask, for which
+        # shared keys and values are copied for every head (docs/experiments.md).
+        return network.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            logits_processor=LogitsProcessorList([drawing]),
+            stopping_criteria=StoppingCriteriaList([_counting(progress)]),
+            min_new_tokens=to_write,
+            max_new_tokens=to_write,
+            pad_token_id=0,  # never needed: all are equally long
+        )
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    progress.update(before - progress.n)  # outside, where the error does not hold tensors any more
+    if network.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return None
 
-    def check(ids: Tensor, scores: Tensor) -> Tensor:
-        # tokens that are not written have minus infinity
-        if not bool(torch.isfinite(scores.amax(-1)).all()):
-            raise not_finite(network, ids, torch.ones_like(ids), "text of the model's own")
-        return scores
 
-    return check
+def _fewer(at_once: int, window: int) -> int:
+    if at_once == 1:
+        raise CalibrationError(
+            f"there is no memory for the model to write one window of {window} tokens in; free "
+            "some, or do without its own text (own_text: 0, continuations: 0)."
+        )
+    logger.warning(
+        f"no memory for {at_once} windows at once: the model goes on with {at_once // 2}, and what "
+        "is written stays"
+    )
+    return at_once // 2
 
 
-def _counting(bar: tqdm) -> Callable[..., Tensor]:
+def _counting(progress: tqdm) -> Any:
     """Make what is asked after every token of a batch whether to stop: it counts them, no more."""
-    import torch
 
     def count(ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        bar.update(len(ids))
+        progress.update(len(ids))
         return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
     return count
-
-
-def cache_bytes(network: PreTrainedModel) -> int:
-    """Count the bytes that `write` needs besides weights, as if no heads shared keys and values."""
-    layers = network.config.get_text_config().num_hidden_layers
-    hidden = network.get_input_embeddings().embedding_dim
-    return 2 * layers * hidden * _TOKENS * network.dtype.itemsize
 
 
 @contextmanager

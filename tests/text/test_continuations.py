@@ -12,6 +12,7 @@ from funcnet_plugin.measure.text import Text
 from funcnet_plugin.repair import reconstruction
 from funcnet_plugin.repair.fit import fit_weights
 from funcnet_plugin.run import ahead
+from funcnet_plugin.text import own
 from funcnet_plugin.text.own import write_continuations, write_own_text
 from funcnet_plugin.text.windows import make_loader
 from tests.conftest import make_llama
@@ -84,25 +85,31 @@ def test_streams_count_by_calibration_sample():
     assert sample.tolist() == [0] * (12 + 7) + [1] * (12 + 7)
 
 
-def test_tokens_count_as_those_of_the_samples_and_are_held_out_with_them(fresh, texts, monkeypatch):
-    seen = []
+@pytest.mark.parametrize("longest", [128, 16])
+def test_tokens_count_as_those_of_the_samples_and_are_held_out_with_them(
+    fresh, texts, monkeypatch, longest
+):
+    seen, length = [], min(longest, 40)
 
     def see(block, examples, **options):
         seen.append(examples)
         return fit_weights(block, examples, **options)
 
     monkeypatch.setattr(reconstruction, "fit_weights", see)
+    monkeypatch.setattr(own, "LONGEST", longest)
     run(fresh(), texts, recipe(**FIELDS, repair=reconstruct(continuations=2), own_text=0.4))
     for examples in seen:
         by_weight = {}
         for example in examples:
             by_weight.setdefault(round(example.weight, 9), []).append(example)
         assert len(by_weight) == 2  # the own windows, and all else
-        given, own = sorted(by_weight.items())
-        assert own[0] * 20 * 40 == pytest.approx(0.4) and given[0] * 60 * 40 == pytest.approx(0.6)
+        given, own_windows = sorted(by_weight.items())
+        tokens = 20 * (40 + 2 * length)
+        assert own_windows[0] * 20 * length == pytest.approx(0.4)
+        assert given[0] * tokens == pytest.approx(0.6)
         # 20 samples of 40 tokens, each with two that go on from it
         sample = torch.cat([example.sample for example in given[1]])
-        assert torch.bincount(sample).tolist() == [3 * 40] * 20
+        assert torch.bincount(sample).tolist() == [40 + 2 * length] * 20
 
 
 def test_little_text_is_not_learnt_by_heart(texts, tmp_path):

@@ -14,7 +14,7 @@ from funcnet_plugin.run import Request
 from funcnet_plugin.run.ahead import measure_ahead
 from funcnet_plugin.score.parts import SCORERS
 from funcnet_plugin.text import own, writing
-from funcnet_plugin.text.own import write_own_text
+from funcnet_plugin.text.own import write_continuations, write_own_text
 from funcnet_plugin.text.windows import make_loader
 from tests.conftest import make_llama
 from tests.families import FAMILIES
@@ -111,22 +111,16 @@ def test_a_window_that_is_too_short_to_write_is_refused():
         own_windows(make_llama(), make_loader([[5]] * 4), seed=0)
 
 
-def test_fewer_long_windows_are_written_at_once(monkeypatch):
-    model, passes = make_llama(), []
-    generate = model.generate
-    monkeypatch.setattr(
-        model, "generate", lambda ids, **asked: passes.append(len(ids)) or generate(ids, **asked)
-    )
-    monkeypatch.setattr(writing, "_TOKENS", 64)
-    ordinary = range(3, model.config.vocab_size)
-    writing.write(model, ordinary, begin=[[5]] * 7, window=20, seed=0)
-    writing.write(model, ordinary, begin=[[5]] * 2, window=80, seed=0)
-    assert passes == [3, 3, 1, 1, 1]
-    # keys and values of 64 tokens, for as many heads as there are queries
-    keys = model(torch.zeros(1, 64, dtype=torch.long), use_cache=True).past_key_values
-    exact = sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in keys.layers)
-    heads = model.config.num_attention_heads // model.config.num_key_value_heads
-    assert writing.cache_bytes(model) == heads * exact
+def test_windows_of_long_samples_are_shorter(texts, monkeypatch):
+    """One length is enough, and what is written for longer samples begins like it."""
+    monkeypatch.setattr(own, "LONGEST", 16)
+    model, text = make_llama(), Text.read(loader(texts, samples=4, window=40))
+    short = own_windows(model, text.batches, seed=0)
+    assert short.shape == (12, 16)
+    continued = write_continuations(model, text, 2, seed=0).batches[0]["input_ids"]
+    assert continued.shape == (8, 16)
+    monkeypatch.setattr(own, "LONGEST", 128)
+    assert torch.equal(own_windows(model, text.batches, seed=0)[:, :16], short)
 
 
 def test_a_model_that_was_being_trained_is_measured_without_dropout(texts, tmp_path):

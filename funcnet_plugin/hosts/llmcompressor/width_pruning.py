@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -44,6 +45,7 @@ from funcnet_plugin.repair.parts import REPAIRS
 from funcnet_plugin.run import Request, Run
 from funcnet_plugin.score.parts import SCORERS
 from funcnet_plugin.text.batches import read_calibration
+from funcnet_plugin.text.cache import TextCache
 from funcnet_plugin.text.order import arrange
 
 Named = str | dict[str, Any]  # a part: its name, or a mapping with `name` and its parameters
@@ -78,6 +80,9 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
     :param resume_dir: a directory for what is finished; a run that finds its own there goes on
         after the last finished layer, with the same result. Where all layers are measured before
         the cut, a run with another ratio measures nothing again. Empty: nothing is kept.
+    :param text_cache: a directory for what the model writes (own text and continuations); a later
+        run of any recipe with the same model, seed and calibration text takes it from there. Empty:
+        nothing is kept.
     :param max_memory: for one layer's signals of one group and the copies that reducing them needs,
         like `2GB` or `500MB`; signals that do not fit are merged and truncated as they come. Empty:
         no limit.
@@ -106,6 +111,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
     skip_last: int = Field(default=0, ge=0)
     ignore: list[str] = Field(default_factory=list)
     resume_dir: str = ""
+    text_cache: str = ""
     max_memory: str = Field(default="", pattern=r"^([0-9]+(\.[0-9]+)?(MB|GB))?$")
     seed: int = Field(default=0, ge=0)
 
@@ -195,8 +201,9 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
         text = read_calibration(calibration, model)
         settings = settings_of(self) | {"version": __version__}
         resume = (self.resume_dir, settings) if self.resume_dir else None
+        cache = TextCache(Path(self.text_cache), model) if self.text_cache else None
         with eval_context(model):  # the pipeline sees to that in its own passes only
-            run.begin(text, processes, resume, after_cut=_renew)
+            run.begin(text, processes, resume, after_cut=_renew, cache=cache)
         return True
 
     def on_calibration_start(self, state: State, event: Event, **kwargs: Any) -> None:
