@@ -105,7 +105,7 @@ class _Shown(torch.autograd.Function):
     def forward(ctx: Any, output: Tensor, see: Callable[..., None], *inputs: Tensor) -> Tensor:
         ctx.see = see
         ctx.save_for_backward(*inputs)
-        return output.view_as(output)
+        return output.clone()  # not a view: some layers add to it in place
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
