@@ -173,7 +173,7 @@ def _backward_passes(
 ) -> _Passed:
     """Run the model forward and backward over all samples; labels are the text's without a seed."""
     logger.info("taking the loss's gradients over the calibration data")
-    sent = is_sent(units[0].decoder_layer)
+    sent = is_sent(model)
     room = room_for(model, units, device_of(model), backward=True, checkpointed=sent)
     reading = Reading(model, joined(text, room), "gradients")
     n_targets = n_tokens = unit = 0

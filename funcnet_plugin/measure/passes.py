@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ _ROOM = 1.5  # of the weights' size: what else a pass through the model needs
 
 
 @contextmanager
-def on_gpu(model: nn.Module, besides: int = 0) -> Iterator[None]:
+def on_gpu(model: nn.Module, besides: int = 0, *, whole: bool = False) -> Iterator[None]:
     """Run a model that waits on the CPU on the GPU meanwhile.
 
     llm-compressor leaves a model on the CPU, or on disk, until it calibrates layer by layer. Where
@@ -28,6 +28,8 @@ def on_gpu(model: nn.Module, besides: int = 0) -> Iterator[None]:
 
     Args:
         besides: bytes that the pass needs there for what it measures.
+        whole: whether it must be there as a whole, because its modules are exchanged; where it does
+            not fit, it is run on the CPU then.
     """
     if not torch.cuda.is_available() or not waits(model):
         yield
@@ -37,12 +39,16 @@ def on_gpu(model: nn.Module, besides: int = 0) -> Iterator[None]:
     stays = any(isinstance(module._parameters, OffloadCache) for module in model.modules())
     if stays or needed > free:
         if needed > free:
+            how = (
+                "it runs on the CPU, which may take long"
+                if whole
+                else "weights are sent there layer by layer, again for every batch"
+            )
             logger.warning(
                 f"the GPU has {free / 2**30:.1f} GB free and this pass through the whole model "
-                f"needs about {needed / 2**30:.1f} GB; weights are sent there layer by layer, "
-                "again for every batch."
+                f"needs about {needed / 2**30:.1f} GB; {how}."
             )
-        with sent_as_needed(model, torch.device("cuda")):
+        with nullcontext() if whole else sent_as_needed(model, torch.device("cuda")):
             yield
         torch.cuda.empty_cache()
         return
