@@ -18,7 +18,7 @@ from torch import nn
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.measure.gpu_memory import free_bytes
 
-_FAST_ON_CPU = 96 * 2**20  # bytes inside of a layer
+_FAST_ON_CPU = 64 * 2**20  # bytes inside of a layer
 _SHARE = 0.25  # of the free memory: what is measured needs some as well
 _FLOAT = 4  # bytes: softmax, losses and what is added up are float32
 
