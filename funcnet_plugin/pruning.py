@@ -39,7 +39,7 @@ def prune(
     overrides: dict[str, Any] | None = None,
     samples: int = 160,
     window: int = 512,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     text_column: str = "text",
     export: str | None = None,
 ) -> dict[str, Any]:
@@ -54,7 +54,8 @@ def prune(
         overrides: other fields of the pruning modifier, see `recipe.override`.
         samples: calibration windows.
         window: tokens per window; cut down to what the model can take.
-        batch_size: windows per forward pass; does not change which neurons are kept.
+        batch_size: windows per forward pass; if not given, as many as make it fast and memory
+            holds. It does not change which neurons are kept.
         text_column: see `text.sources.load_texts`.
         export: write another form than the checkpoint, see `export.FORMATS`.
 

@@ -124,7 +124,9 @@ def prune(
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 160,
     window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
-    batch_size: Annotated[int, typer.Option(min=1, help="Windows per forward pass.")] = 1,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Windows per forward pass; chosen if not given.")
+    ] = None,
     text_column: Annotated[str, typer.Option(help="Field of a record with the text.")] = "text",
     export_: Annotated[
         str | None,

@@ -13,18 +13,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
+from compressed_tensors.offload import disable_onloading
 from loguru import logger
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
-from funcnet_plugin.adapters.projection import oriented
 from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.measure.finite import check_finite, is_finite, not_finite
-from funcnet_plugin.measure.passes import model_inputs, on_gpu
+from funcnet_plugin.measure.gradient_sums import GradientSums, OutputSums, WeightSums
+from funcnet_plugin.measure.halving import Reading
+from funcnet_plugin.measure.hooks import hooked
+from funcnet_plugin.measure.joining import joined
+from funcnet_plugin.measure.offloading import computed_again, device_of, is_sent
+from funcnet_plugin.measure.passes import on_gpu
 from funcnet_plugin.measure.processes import Processes
+from funcnet_plugin.measure.room import room_for
 from funcnet_plugin.measure.text import Text
 
 
@@ -36,8 +42,8 @@ def weight_gradients(
     It is one forward and backward pass over all samples, through the whole model.
 
     Args:
-        model: dense, in memory, on one device; its parameters come back as they were, with the
-            gradients that they had.
+        model: dense; its parameters come back as they were, with the gradients that they had. Its
+            weights may be offloaded.
         text: padding is no target.
         units: which are asked about.
         processes: others that read other samples.
@@ -47,23 +53,23 @@ def weight_gradients(
         the device that the weights had before.
 
     Raises:
-        CalibrationError: the weights are offloaded, or no sample has two tokens.
+        CalibrationError: no sample has two tokens.
         NumbersError: the loss or a gradient is not finite.
     """
-    _check_weights_stay(units)
-    home = next(model.parameters()).device
-    weights = [module.weight for unit in units for module in unit.projections]
-    needed = sum(weight.numel() * weight.element_size() for weight in weights)
-    with on_gpu(model, besides=needed), _asking_for(model, weights):
-        passed = _backward_passes(model, text, processes, None, {})
+    home = _home(model)
+    with disable_onloading():
+        needed = sum(w.numel() * w.element_size() for unit in units for w in unit.weights)
+    with on_gpu(model, besides=needed), _of_no_weight(model):
+        watched = [WeightSums(module, unit) for unit in units for module in unit.projections]
+        passed = _backward_passes(model, text, units, processes, None, watched)
         found = {}
         for unit in units:
             sums = [
-                passed.over_processes(_gradient(m.weight) * (passed.unit / passed.common))
-                for m in unit.projections
+                passed.over_processes(w.total * (passed.unit / passed.common))
+                for w in watched
+                if w.unit is unit
             ]
-            means = [gradient / (passed.n_targets / passed.common) for gradient in sums]
-            means = [oriented(m, g).to(home) for m, g in zip(unit.projections, means, strict=True)]
+            means = [(total / (passed.n_targets / passed.common)).to(home) for total in sums]
             _check(unit, means)
             found[unit.index] = tuple(means)
         return found
@@ -93,36 +99,24 @@ def output_gradients(
         CalibrationError: no sample has two tokens.
         NumbersError: the loss or a gradient is not finite.
     """
-    home = next(model.parameters()).device
+    home = _home(model)
     needed = sum(8 * unit.hidden_size**2 for unit in units)
-    with on_gpu(model, besides=needed), _asking_for(model, []):
-        outputs = {unit.index: _OutputGradients(unit) for unit in units}
-        try:
-            passed = _backward_passes(model, text, processes, seed, outputs)
-        finally:
-            for output in outputs.values():
-                output.remove()
+    with on_gpu(model, besides=needed), _of_no_weight(model):
+        watched = [OutputSums(unit) for unit in units]
+        passed = _backward_passes(model, text, units, processes, seed, watched)
         found = {}
-        for unit in units:
-            second = passed.over_processes(outputs[unit.index].total) / passed.n_tokens
+        for unit, output in zip(units, watched, strict=True):
+            second = passed.over_processes(output.total) / passed.n_tokens
             _check(unit, [second])
             found[unit.index] = second.to(home)
         return found
 
 
-def _check_weights_stay(units: Sequence[Unit]) -> None:
-    """Refuse offloaded weights.
-
-    Gradients gather in the tensor that the pass used, and offloading makes a new one each time.
-
-    Raises:
-        CalibrationError: they are offloaded.
-    """
-    if any(unit.output.weight is not unit.output.weight for unit in units):
-        raise CalibrationError(
-            "taylor adds up gradients of weights, and this model's weights are offloaded; load it "
-            "into memory as a whole, or take a scorer without them, surgeon for instance."
-        )
+def _home(model: nn.Module) -> torch.device:
+    """Say where weights are between passes; on the CPU those that are on disk."""
+    with disable_onloading():
+        device = next(model.parameters()).device
+    return torch.device("cpu") if device.type == "meta" else device
 
 
 def _check(unit: Unit, gradients: Sequence[Tensor]) -> None:
@@ -131,19 +125,17 @@ def _check(unit: Unit, gradients: Sequence[Tensor]) -> None:
 
 
 @contextmanager
-def _asking_for(model: nn.Module, weights: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Let a backward pass leave gradients in these weights only; all comes back as it was."""
-    wanted = {id(weight) for weight in weights}
-    before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+def _of_no_weight(model: nn.Module) -> Iterator[None]:
+    """Let a backward pass leave no gradient in any weight; what asked for one does so again."""
+    with disable_onloading():  # what is fetched asks for as much as what waits
+        before = [(p, p.requires_grad) for p in model.parameters()]
     try:
-        for parameter, *_ in before:
-            parameter.grad = None  # the user's own would be added to ours
-            parameter.requires_grad_(id(parameter) in wanted)
+        for parameter, _ in before:
+            parameter.requires_grad_(False)
         yield
     finally:
-        for parameter, required, gradient in before:
+        for parameter, required in before:
             parameter.requires_grad_(required)
-            parameter.grad = gradient if gradient is None else gradient.to(parameter.device)
 
 
 class _Passed:
@@ -174,37 +166,58 @@ class _Passed:
 def _backward_passes(
     model: nn.Module,
     text: Text,
+    units: Sequence[Unit],
     processes: Processes | None,
     seed: int | None,
-    outputs: dict[int, _OutputGradients],
+    watched: Sequence[GradientSums],
 ) -> _Passed:
     """Run the model forward and backward over all samples; labels are the text's without a seed."""
     logger.info("taking the loss's gradients over the calibration data")
+    sent = is_sent(model)
+    room = room_for(model, units, device_of(model), backward=True, checkpointed=sent)
+    reading = Reading(model, joined(text, room), "gradients")
     n_targets = n_tokens = unit = 0
-    with torch.enable_grad():
-        for ids, mask, labels in model_inputs(model, text.batches, "gradients"):
-            n_tokens += int(mask.sum())
-            here = int((labels[:, 1:] != -100).sum())
-            if here == 0:
-                continue  # one token predicts nothing, and the mean of no losses is NaN
+
+    def step(ids: Tensor, mask: Tensor, labels: Tensor) -> None:
+        nonlocal n_targets, n_tokens, unit
+        here = int((labels[:, 1:] != -100).sum())
+        if here:  # one token predicts nothing, and the mean of no losses is NaN
             # The sum over tokens, in units of the first batch: as large as a mean loss in half
             # precision, and the same to the last bit where all batches have as many tokens.
             unit = unit or here
-            n_targets += here
-            for output in outputs.values():
-                output.expect(mask.bool(), unit)
-            if seed is None:
-                loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-            else:
-                logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
-                targets = _drawn(logits.detach(), ids, mask, seed)
-                loss = nn.functional.cross_entropy(
-                    logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100
-                )
-            if not is_finite(loss):
-                raise not_finite(model, ids, mask, "the loss over the calibration data")
-            (loss * (here / unit)).backward()
+            for gradients in watched:
+                gradients.expect(mask.bool(), unit)
+            (_loss(model, ids, mask, labels, seed) * (here / unit)).backward()
+        n_targets += here
+        n_tokens += int(mask.sum())
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(
+            computed_again(model, units[0].decoder_layer) if sent else nullcontext()
+        )
+        stack.enter_context(hooked(gradients.watch(reading) for gradients in watched))
+        reading.each(step)
     return _Passed(unit, n_targets, n_tokens, processes)
+
+
+def _loss(model: nn.Module, ids: Tensor, mask: Tensor, labels: Tensor, seed: int | None) -> Tensor:
+    """Run the model forward, to the mean loss over predicted tokens.
+
+    Raises:
+        NumbersError: it is not finite.
+    """
+    if seed is None:
+        loss = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
+    else:
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        targets = _drawn(logits.detach(), ids, mask, seed)
+        loss = nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100
+        )
+    if not is_finite(loss):
+        raise not_finite(model, ids, mask, "the loss over the calibration data")
+    return loss
 
 
 def _drawn(logits: Tensor, ids: Tensor, mask: Tensor, seed: int) -> Tensor:
@@ -221,36 +234,3 @@ def _drawn(logits: Tensor, ids: Tensor, mask: Tensor, seed: int) -> Tensor:
         drawn = torch.searchsorted(chances, level).flatten()
         targets[row, where.to(targets.device)] = drawn.clamp_max(chances.shape[-1] - 1)
     return targets
-
-
-def _gradient(weight: Tensor) -> Tensor:
-    """Take the gradient, which is zero in a process that saw nothing to predict."""
-    return torch.zeros_like(weight) if weight.grad is None else weight.grad
-
-
-class _OutputGradients:
-    """Adds up g g' over tokens, g the gradient of the summed loss by the unit's output."""
-
-    def __init__(self, unit: Unit) -> None:
-        size = unit.hidden_size
-        self.total = torch.zeros(size, size, dtype=torch.float64, device=unit.device)
-        self._hook = unit.output.register_forward_hook(self._forward)
-
-    def expect(self, real: Tensor, unit: int) -> None:
-        """Say of the next batch which tokens are text, and by what its summed loss is divided."""
-        self._real, self._unit = real, unit
-
-    def _forward(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        # Without trainable weights nothing below the first MLP would ask for gradients.
-        output = output if output.requires_grad else output.detach().requires_grad_(True)
-        output.register_hook(self._backward)
-        return output
-
-    def _backward(self, gradient: Tensor) -> None:
-        real = self._real.flatten().to(gradient.device)
-        g = gradient.detach().flatten(0, -2)[real].float() * self._unit
-        self.total += (g.T @ g).double()
-
-    def remove(self) -> None:
-        """Leave the unit as it was."""
-        self._hook.remove()

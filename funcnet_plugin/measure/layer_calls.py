@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +32,12 @@ class LayerCall:
             output = unit.decoder_layer(hidden, *self.args, **self.kwargs)
         return output[0] if isinstance(output, tuple) else output
 
+    def attention_mask(self, unit: Unit) -> Any:
+        """Give the mask that the layer is called with, whatever it is; None where there is none."""
+        names = list(inspect.signature(unit.decoder_layer.forward).parameters)
+        given = dict(zip(names[1:], self.args, strict=False)) | self.kwargs
+        return given.get("attention_mask")
+
     def share(self, other: LayerCall) -> None:
         """Keep tensors that are equal once: masks and rotary embeddings are in most batches."""
         self.args = tuple(map(_same, self.args, other.args))
@@ -55,7 +62,7 @@ def layer_calls(
         ids, mask: (batch, length), int64.
 
     Returns:
-        one call per layer; (batch, length, hidden), on the CPU.
+        one call per layer; (batch, length, hidden), where the model has it.
     """
     calls: list[LayerCall] = []
     first: list[Tensor] = []
@@ -67,7 +74,7 @@ def layer_calls(
         others = {key: value for key, value in kwargs.items() if key != "hidden_states"}
         calls.append(LayerCall(args[1:], others, by_name))
         if not first:
-            first.append(hidden.detach().cpu())
+            first.append(hidden.detach())
         if len(calls) == len(units):
             raise _AllSeenError
         if not rest:

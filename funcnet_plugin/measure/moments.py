@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from funcnet_plugin.adapters import Unit
-from funcnet_plugin.measure.finite import check_finite
-from funcnet_plugin.measure.hooks import hooked
-from funcnet_plugin.measure.passes import model_inputs, on_gpu
 from funcnet_plugin.measure.processes import Processes
-from funcnet_plugin.measure.text import Text
 from funcnet_plugin.products import tf32
 
 # Tokens that are multiplied at once; a product of few is slower, and each ends in float64.
@@ -135,32 +128,3 @@ def damping(second: Tensor, ridge: float) -> float:
     """
     # of what was never active it is tiny, which keeps the system solvable; all is zero there
     return max(ridge * float(second.diagonal().mean()), torch.finfo(second.dtype).tiny)
-
-
-@torch.no_grad()
-def moments_of(model: nn.Module, text: Text, units: Sequence[Unit]) -> dict[int, Moments]:
-    """Measure moments in passes through the whole model.
-
-    Args:
-        model: dense, in memory.
-        text: without padding.
-        units: which are measured.
-
-    Returns:
-        layer -> moments of its activations over all tokens, on the CPU.
-    """
-    with on_gpu(model, besides=sum(8 * unit.n_columns**2 for unit in units)):
-        found = {unit.index: Moments(unit.n_columns) for unit in units}
-
-        def watch(unit: Unit) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple) -> None:
-                h = args[0].flatten(0, -2)
-                check_finite(h, f"layer {unit.index}: inputs of the down projection of {unit.name}")
-                found[unit.index].add(h)
-
-            return hook
-
-        with hooked(unit.output.register_forward_pre_hook(watch(unit)) for unit in units):
-            for ids, mask, _ in model_inputs(model, text.batches, "moments of its own text"):
-                model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)  # no logits
-        return {index: moments.to("cpu") for index, moments in found.items()}

@@ -3,45 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from compressed_tensors.offload import OffloadCache
+from compressed_tensors.offload import OffloadCache, disable_onloading
 from loguru import logger
 from torch import Tensor, nn
 
 from funcnet_plugin.bars import bar
 from funcnet_plugin.measure.gpu_memory import free_bytes
+from funcnet_plugin.measure.offloading import device_of, sent_as_needed, waits
 
 _ROOM = 1.5  # of the weights' size: what else a pass through the model needs
 
 
 @contextmanager
-def on_gpu(model: nn.Module, besides: int = 0) -> Iterator[None]:
-    """Bring a model that waits on the CPU to the GPU, and back afterwards.
+def on_gpu(model: nn.Module, besides: int = 0, *, whole: bool = False) -> Iterator[None]:
+    """Run a model that waits on the CPU on the GPU meanwhile.
 
-    llm-compressor leaves a model on the CPU until it calibrates layer by layer. Nothing happens
-    without CUDA, to a model that is placed already, or where the GPU has no room for all of it.
+    llm-compressor leaves a model on the CPU, or on disk, until it calibrates layer by layer. Where
+    the GPU has no room for all of it, each weight is sent there whenever it is needed. Nothing
+    happens without CUDA, or to a model that is run there already.
 
     Args:
         besides: bytes that the pass needs there for what it measures.
+        whole: whether it must be there as a whole, because its modules are exchanged; where it does
+            not fit, it is run on the CPU then.
     """
-    parameters = list(model.parameters())
-    placed = any(isinstance(m._parameters, OffloadCache) for m in model.modules()) or any(
-        p.device.type != "cpu" for p in parameters
-    )
-    if placed or not torch.cuda.is_available():
+    if not torch.cuda.is_available() or not waits(model):
         yield
         return
-    needed = _ROOM * sum(p.numel() * p.element_size() for p in parameters) + besides
+    needed = _ROOM * _bytes(model) + besides
     free = free_bytes()
-    if needed > free:
-        logger.warning(
-            f"the GPU has {free / 2**30:.1f} GB free and this pass through the whole model needs "
-            f"about {needed / 2**30:.1f} GB; it runs on the CPU, which may take long."
-        )
-        yield
+    stays = any(isinstance(module._parameters, OffloadCache) for module in model.modules())
+    if stays or needed > free:
+        if needed > free:
+            how = (
+                "it runs on the CPU, which may take long"
+                if whole
+                else "weights are sent there layer by layer, again for every batch"
+            )
+            logger.warning(
+                f"the GPU has {free / 2**30:.1f} GB free and this pass through the whole model "
+                f"needs about {needed / 2**30:.1f} GB; {how}."
+            )
+        with nullcontext() if whole else sent_as_needed(model, torch.device("cuda")):
+            yield
+        torch.cuda.empty_cache()
         return
     try:
         model.to("cuda")
@@ -49,6 +58,26 @@ def on_gpu(model: nn.Module, besides: int = 0) -> Iterator[None]:
     finally:
         model.to("cpu")
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def layer_by_layer(model: nn.Module) -> Iterator[None]:
+    """Run a model that waits on the CPU on the GPU, in a pass that takes all text layer by layer.
+
+    Args:
+        model: see `on_gpu`; its weights stay where they are.
+    """
+    if torch.cuda.is_available() and waits(model):
+        with sent_as_needed(model, torch.device("cuda")):
+            yield
+        torch.cuda.empty_cache()
+    else:
+        yield
+
+
+def _bytes(model: nn.Module) -> int:
+    with disable_onloading():
+        return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def model_inputs(
@@ -63,8 +92,9 @@ def model_inputs(
         ids, mask, labels, each (batch, length) int64; mask is 1 where a token is no padding, and
         labels are -100 at padding, and where a left-padded text begins: nothing real predicts it.
     """
+    device = device_of(model)
     for batch in bar(calibration, title):
-        ids = batch["input_ids"].to(model.device)
+        ids = batch["input_ids"].to(device)
         mask = batch.get("attention_mask")
         mask = torch.ones_like(ids) if mask is None else mask.to(ids)
         labels = ids.masked_fill(mask == 0, -100)

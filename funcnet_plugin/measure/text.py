@@ -22,11 +22,15 @@ class Text:
             on the CPU.
         share: what it counts of all text that a run reads, in (0, 1].
         per_sample: how many windows in a row belong to one calibration sample.
+        may_join: whether a pass may put batches together, as it likes.
+        may_pad: whether it may do so with samples of different lengths.
     """
 
     batches: tuple[Mapping[str, Tensor], ...]
     share: float = 1.0
     per_sample: int = 1
+    may_join: bool = False
+    may_pad: bool = False
 
     @classmethod
     def read(cls, batches: Iterable[Mapping[str, Tensor]]) -> Text:
@@ -39,7 +43,7 @@ class Text:
         """Put windows without padding, (n_windows, window), int64, into batches."""
         parts = windows.split(_AT_ONCE)
         batches = tuple({"input_ids": p, "attention_mask": torch.ones_like(p)} for p in parts)
-        return cls(batches, share, per_sample)
+        return cls(batches, share, per_sample, may_join=True)
 
     @cached_property
     def samples(self) -> list[list[int]]:

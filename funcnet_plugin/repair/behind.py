@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from compressed_tensors.offload import disable_offloading
 from loguru import logger
 from torch import nn
 
@@ -52,16 +53,17 @@ def cut_behind(
         for stream, text in zip(read, texts, strict=True)
     }
     for unit in bar(units, "repairing layers", "layer"):
-        for stream in streams:
-            stream.pass_dense(unit)
-        if unit.index in cuts:
-            cuts[unit.index]()
-            layer = PrunedLayer(unit, streams, gain, seed, processes)
-            if not found:  # the first layer that is cut stands for all
-                samples = sum(total(stream.n_windows, processes) for stream in streams)
-                if few := repair.too_little(layer.n_tokens, unit.width, samples):
-                    logger.warning(few)
-            found[unit.index] = repair.refit(layer)
-        for stream in streams:
-            stream.pass_pruned(unit)
+        with disable_offloading():  # its weights are sent once, for all batches
+            for stream in streams:
+                stream.pass_dense(unit)
+            if unit.index in cuts:
+                cuts[unit.index]()
+                layer = PrunedLayer(unit, streams, gain, seed, processes)
+                if not found:  # the first layer that is cut stands for all
+                    samples = sum(total(stream.n_windows, processes) for stream in streams)
+                    if few := repair.too_little(layer.n_tokens, unit.width, samples):
+                        logger.warning(few)
+                found[unit.index] = repair.refit(layer)
+            for stream in streams:
+                stream.pass_pruned(unit)
     return found

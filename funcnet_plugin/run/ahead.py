@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.errors import CalibrationError
+from funcnet_plugin.measure.dense_moments import moments_of
 from funcnet_plugin.measure.gradients import output_gradients, weight_gradients
-from funcnet_plugin.measure.moments import Moments, moments_of
+from funcnet_plugin.measure.moments import Moments
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.store import Store
 from funcnet_plugin.measure.text import Text
+from funcnet_plugin.measure.threads import warn_of_busy_cores
 from funcnet_plugin.repair.pruned_layer import total
 from funcnet_plugin.repair.residual import residual_gain
 from funcnet_plugin.run.request import Request
@@ -74,6 +76,7 @@ def measure_ahead(
     Raises:
         CalibrationError: passes are needed and the text has no tokens.
     """
+    warn_of_busy_cores()
     ahead, seed = Ahead(), request.seed
     if request.measures_ahead and not text.batches:
         raise CalibrationError(
@@ -89,7 +92,7 @@ def measure_ahead(
     if not todo:
         return ahead
     if own is not None and "moments" in request.needs:
-        found = moments_of(model, own.for_scores, todo)
+        found = moments_of(model, units, own.for_scores, todo)
         weight = round(text.n_tokens * own.share / (1.0 - own.share))
         ahead.own_moments = {i: moments.counted_as(weight) for i, moments in found.items()}
     if "output_gradients" in request.needs:

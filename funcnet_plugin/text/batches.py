@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.measure.text import Text
@@ -17,13 +20,19 @@ from funcnet_plugin.measure.text import Text
 _IDS, _MASK = "input_ids", "attention_mask"
 
 
-def read_calibration(calibration: Any, model: nn.Module) -> Text:
+class SingleSamples(DataLoader):
+    """Loads samples one by one, and leaves to a run how many it takes at once."""
+
+
+def read_calibration(calibration: Any, model: nn.Module, *, may_join: bool = False) -> Text:
     """Read all of the calibration data, and look at what the model will be called with.
 
     Args:
         calibration: the DataLoader of the run; it gives the same batches afterwards as it would
             have, in the same order.
         model: of the run.
+        may_join: whether batches may be put together; they are not where a model is called with
+            more than tokens and a mask of them.
 
     Returns:
         the text, in memory; without batches where a model is called with embeddings.
@@ -57,12 +66,19 @@ def read_calibration(calibration: Any, model: nn.Module) -> Text:
             _check_padding(batch, where, n_samples)
             n_samples += len(batch[_IDS])
             batches.append(batch)
-    text = Text.read(batches)
+    text = replace(Text.read(batches), may_join=may_join and _are_plain(batches, model))
     if max(map(len, text.samples)) < 2:
         raise CalibrationError(
             "no calibration sample is longer than one token, so none is text; give longer samples."
         )
     return text
+
+
+def _are_plain(batches: Sequence[Mapping[str, Any]], model: nn.Module) -> bool:
+    taken = set(inspect.signature(model.forward).parameters) - {_IDS, _MASK}
+    return all(
+        not taken & set(batch) and getattr(batch.get(_MASK), "ndim", 2) == 2 for batch in batches
+    )
 
 
 def check_repeatable(calibration: Any) -> None:

@@ -87,16 +87,24 @@ def token_windows(
     return [tokens[i * window : (i + 1) * window] for i in chosen]
 
 
-def make_loader(windows: Sequence[Sequence[int]], batch_size: int = 1) -> DataLoader:
-    """Put the windows, in order, into ``{"input_ids", "attention_mask"}`` batches, int64."""
+def make_loader(windows: Sequence[Sequence[int]], batch_size: int | None = None) -> DataLoader:
+    """Put the windows, in order, into ``{"input_ids", "attention_mask"}`` batches, int64.
+
+    Args:
+        batch_size: windows of one batch; if not given, a run decides.
+    """
     import torch
     from torch.utils.data import DataLoader
     from transformers import default_data_collator
+
+    from funcnet_plugin.text.batches import SingleSamples
 
     rows = [
         {"input_ids": torch.tensor(ids), "attention_mask": torch.ones(len(ids), dtype=torch.long)}
         for ids in windows
     ]
+    if batch_size is None:
+        return SingleSamples(rows, collate_fn=default_data_collator)
     return DataLoader(rows, batch_size=batch_size, shuffle=False, collate_fn=default_data_collator)
 
 

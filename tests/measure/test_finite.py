@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.cut.surgery import cut
 from funcnet_plugin.errors import NumbersError
+from funcnet_plugin.measure.dense_moments import moments_of
 from funcnet_plugin.measure.finite import check_finite_weights, is_finite
 from funcnet_plugin.measure.gradients import output_gradients, weight_gradients
-from funcnet_plugin.measure.moments import moments_of
 from funcnet_plugin.measure.streams import Streams
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.peers.depth import block_influence, perplexity_without
@@ -145,7 +145,7 @@ def test_text_of_its_own_that_cannot_be_drawn(texts, fields):
 def test_activations_in_own_text_are_named(texts):
     model = overflowing()
     with pytest.raises(NumbersError, match="layer 1: inputs of the down projection"):
-        moments_of(model, text_of(texts), bind(model).blocks)
+        moments_of(model, bind(model).blocks, text_of(texts), bind(model).blocks)
 
 
 def test_gradients_that_overflow_are_named(texts, monkeypatch):

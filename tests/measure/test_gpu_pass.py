@@ -41,10 +41,10 @@ def test_a_model_that_fits_goes_there_and_comes_back(pretend):
     assert moved == ["cuda", "cpu"]
 
 
-def test_a_model_without_room_stays(pretend):
+def test_a_model_without_room_that_must_be_whole_stays(pretend):
     model, moved = pretend(1000)
-    with on_gpu(model):
-        pass
+    with on_gpu(model, whole=True):
+        assert type(model.lm_head._parameters) is dict
     assert moved == []
 
 

@@ -5,7 +5,8 @@ import torch
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.measure import moments as moments_module
-from funcnet_plugin.measure.moments import Moments, moments_of
+from funcnet_plugin.measure.dense_moments import moments_of
+from funcnet_plugin.measure.moments import Moments
 from funcnet_plugin.measure.text import Text
 from tests.families import FAMILIES
 from tests.repair.data import TOKENS, WIDTH, correlated
@@ -50,7 +51,8 @@ def test_tf32_is_allowed_where_products_are_exact_in_it(monkeypatch):
 def test_they_are_of_what_enters_the_down_projection(family):
     model = FAMILIES[family].build()
     ids = torch.randint(3, 30, (3, 9), generator=torch.Generator().manual_seed(1))
-    block = bind(model).blocks[-1]
+    blocks = bind(model).blocks
+    block = blocks[-1]
     seen = []
     hook = block.down.register_forward_pre_hook(lambda m, a: seen.append(a[0].flatten(0, -2)))
     with torch.no_grad():
@@ -58,7 +60,7 @@ def test_they_are_of_what_enters_the_down_projection(family):
     hook.remove()
     h = torch.cat(seen).double()
     text = Text.read({"input_ids": part} for part in ids.split(2))
-    found = moments_of(model, text, [block])[block.index]
+    found = moments_of(model, blocks, text, [block])[block.index]
     second = h.T @ h / 27
     scale = second.diagonal().sqrt()  # products are float32, so where they cancel errors do not
     assert ((found.second - second).abs() <= 1e-4 * torch.outer(scale, scale)).all()

@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import CalibrationError, RecipeError
-from funcnet_plugin.measure.moments import moments_of
+from funcnet_plugin.measure.dense_moments import moments_of
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.repair.least_squares import least_squares
 from funcnet_plugin.repair.none import NoRepair
@@ -142,7 +142,8 @@ def test_the_share_is_that_of_the_tokens(texts, share):
     text = Text.read(loader(texts, samples=6, window=30))
     found = own_moments(model, text, share)
     own_text = write_own_text(model, text, share, seed=0)
-    for index, moments in moments_of(model, own_text.for_scores, bind(model).blocks).items():
+    blocks = bind(model).blocks
+    for index, moments in moments_of(model, blocks, own_text.for_scores, blocks).items():
         assert found[index].count == round(180 * share / (1 - share))
         torch.testing.assert_close(found[index].second, moments.second)
         torch.testing.assert_close(found[index].mean, moments.mean)
@@ -157,7 +158,7 @@ def test_the_repair_fits_both_texts(fresh, texts, allocation):
     dense, pruned = fresh(), run(fresh(), texts, text)
     data = Text.read(loader(texts))
     written = own_moments(dense, data, 0.5)
-    given = moments_of(dense, data, bind(dense).blocks)
+    given = moments_of(dense, bind(dense).blocks, data, bind(dense).blocks)
     for before, after in zip(bind(dense).blocks, bind(pruned).blocks, strict=True):
         rows = [
             next(i for i, old in enumerate(before.up.weight) if torch.equal(old, row))

@@ -16,10 +16,12 @@ class Call:
     Attributes:
         output_dir: where the model will be saved; None where it will not.
         tokenizer: saved beside the model; None where there is none.
+        chooses_batches: whether it leaves to us how many samples are read at once.
     """
 
     output_dir: Path | None
     tokenizer: Any
+    chooses_batches: bool = False
     _ends: ExitStack = field(default_factory=ExitStack)
 
     def when_it_ends(self, restore: Callable[[], None]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compressed_tensors.offload import disable_onloading
+from compressed_tensors.offload import disable_onloading, from_accelerate
 from llmcompressor.core import active_session
 from llmcompressor.modifiers import Modifier
 from loguru import logger
@@ -71,6 +71,35 @@ def check_given_model(given: Any, trust_remote_code: bool = False) -> None:
         config = read_model_config(given, trust_remote_code)
         saving.check_generation_file(given)
         check_weights(given, config)
+
+
+def take_over_offloading(given: Any) -> None:
+    """Turn accelerate's offloading into that of llm-compressor, which knows no other.
+
+    It does so itself where a model has a device map; accelerate's own `cpu_offload` and
+    `disk_offload` leave none.
+
+    Args:
+        given: directory, hub name or model.
+    """
+    if not isinstance(given, nn.Module) or hasattr(given, "hf_device_map"):
+        return
+    hooks = [m._hf_hook for m in given.modules() if hasattr(m, "_hf_hook")]
+    if not hooks:
+        return
+    from accelerate.hooks import remove_hook_from_submodules
+    from accelerate.utils import OffloadedWeightsLoader, PrefixedDataset
+
+    def store(hook: Any) -> Any:
+        found = getattr(hook, "weights_map", None)
+        while isinstance(found, PrefixedDataset):
+            found = found.dataset
+        return found
+
+    if any(isinstance(store(hook), OffloadedWeightsLoader) for hook in hooks):
+        from_accelerate(given)
+    else:
+        remove_hook_from_submodules(given)  # weights are in memory already
 
 
 def _check_origin(model: nn.Module, trust_remote_code: bool) -> None:

@@ -25,6 +25,8 @@ def surround(entry: ModuleType) -> None:
     Args:
         entry: `llmcompressor.entrypoints.oneshot`.
     """
+    from funcnet_plugin.hosts.llmcompressor.batching import Unset, left_to_us, mark_default
+
     oneshot = entry.Oneshot
     make, call, apply = oneshot.__init__, oneshot.__call__, oneshot.apply_recipe_modifiers
     if getattr(make, "_funcnet", False):
@@ -35,10 +37,15 @@ def surround(entry: ModuleType) -> None:
         if not names_ours(kwargs.get("recipe")):
             make(self, *args, **kwargs)
             return
-        from funcnet_plugin.hosts.llmcompressor.given_model import check_given_model
+        from funcnet_plugin.hosts.llmcompressor.given_model import (
+            check_given_model,
+            take_over_offloading,
+        )
 
         trusted = bool(kwargs.get("trust_remote_code_model", False))
         check_given_model(kwargs.get("model"), trusted)
+        take_over_offloading(kwargs.get("model"))
+        kwargs.setdefault("batch_size", Unset(1))
         try:
             make(self, *args, **kwargs)
         except RuntimeError as error:
@@ -56,10 +63,11 @@ def surround(entry: ModuleType) -> None:
     @wraps(apply)
     def apply_to_the_end(self, *args: Any, **kwargs: Any) -> Any:
         out = None if self.output_dir is None else Path(self.output_dir)
-        with going_on(Call(out, self.processor)):
+        with going_on(Call(out, self.processor, left_to_us(self.dataset_args))):
             return apply(self, *args, **kwargs)
 
     make_checked._funcnet = True
+    mark_default(entry)
     oneshot.__init__, oneshot.__call__ = make_checked, call_checked
     oneshot.apply_recipe_modifiers = apply_to_the_end
 

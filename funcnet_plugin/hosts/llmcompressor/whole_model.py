@@ -63,7 +63,7 @@ class WholeModelModifier(PlainErrors, GivesBack, Modifier):
         text = read_calibration(calibration, model)
         self._before = count_parameters(model)
         check_finite_weights(model)
-        with eval_context(model), on_gpu(model):
+        with eval_context(model), on_gpu(model, whole=True):
             self._report = self._prune(model, text)
         self._after = count_parameters(model)  # here: quantization adds scales, width pruning cuts
         logger.info(

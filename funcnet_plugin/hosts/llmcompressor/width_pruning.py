@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ import torch
 from llmcompressor.core import Event, State, active_session
 from llmcompressor.modifiers import Modifier
 from llmcompressor.utils import eval_context
+from llmcompressor.utils.dev import get_main_device
 from loguru import logger
 from pydantic import Field, PrivateAttr, field_validator
 
@@ -29,7 +31,9 @@ from funcnet_plugin.adapters import Unit
 from funcnet_plugin.checkpoints import block as checkpoint
 from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts.llmcompressor import checks
+from funcnet_plugin.hosts.llmcompressor.batching import read_in_our_batches
 from funcnet_plugin.hosts.llmcompressor.borrowed import GivesBack
+from funcnet_plugin.hosts.llmcompressor.call import running
 from funcnet_plugin.hosts.llmcompressor.description import (
     describe_widths,
     pruning_block,
@@ -41,10 +45,14 @@ from funcnet_plugin.hosts.llmcompressor.neighbours import check_after, check_bef
 from funcnet_plugin.hosts.llmcompressor.old_shape import refuse_old_shape
 from funcnet_plugin.hosts.llmcompressor.requantize import renew_quantization
 from funcnet_plugin.hosts.llmcompressor.tracing import trust_no_trace
+from funcnet_plugin.measure.joining import Batch, joined
+from funcnet_plugin.measure.padding import takes_padding
+from funcnet_plugin.measure.room import room_for
+from funcnet_plugin.measure.text import Text
 from funcnet_plugin.repair.parts import REPAIRS
 from funcnet_plugin.run import Request, Run
 from funcnet_plugin.score.parts import SCORERS
-from funcnet_plugin.text.batches import read_calibration
+from funcnet_plugin.text.batches import SingleSamples, read_calibration
 from funcnet_plugin.text.cache import TextCache
 from funcnet_plugin.text.order import arrange
 
@@ -116,6 +124,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
     seed: int = Field(default=0, ge=0)
 
     _run: Run = PrivateAttr()
+    _text: Text = PrivateAttr()
 
     def __init__(self, **fields: Any) -> None:
         refuse_old_shape(type(self).__name__, fields)
@@ -192,19 +201,38 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
     def on_initialize(self, state: State, **kwargs: Any) -> bool:
         model = state.model
         trust_no_trace()
+        read_in_our_batches()
         check_model(self, model)
         # the state holds a copy of the loader; the one that will be read comes as an argument
         calibration = kwargs.get("calib_data", state.data.calib)
         run = self.plan(model, checks.count_samples(calibration))
         self.check_neighbours(*checks.neighbours(self), model)
         processes = arrange(calibration, run.request.group_size, self.seed)
-        text = read_calibration(calibration, model)
+        self._text = self._read(calibration, model)
         settings = settings_of(self) | {"version": __version__}
         resume = (self.resume_dir, settings) if self.resume_dir else None
         cache = TextCache(Path(self.text_cache), model) if self.text_cache else None
         with eval_context(model):  # the pipeline sees to that in its own passes only
-            run.begin(text, processes, resume, after_cut=_renew, cache=cache)
+            run.begin(self._text, processes, resume, after_cut=_renew, cache=cache)
         return True
+
+    def _read(self, calibration: Any, model: torch.nn.Module) -> Text:
+        call = running()
+        open_to_us = (
+            isinstance(calibration, SingleSamples) if call is None else call.chooses_batches
+        )
+        text = read_calibration(calibration, model, may_join=open_to_us)
+        if not text.may_join or len(set(map(len, text.samples))) == 1:
+            return text
+        with eval_context(model):
+            return replace(text, may_pad=takes_padding(model, self._run.plan.layout.blocks, text))
+
+    def calibration_batches(self, model: torch.nn.Module) -> list[Batch] | None:
+        """Give what the pipeline reads for this modifier; None for the loader as it is."""
+        if not self._text.may_join:
+            return None
+        units = self._run.plan.layout.blocks
+        return joined(self._text, room_for(model, units, torch.device(get_main_device())))
 
     def on_calibration_start(self, state: State, event: Event, **kwargs: Any) -> None:
         if len(active_session().lifecycle.recipe.modifiers) > 1:

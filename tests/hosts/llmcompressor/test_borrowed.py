@@ -17,7 +17,7 @@ from transformers import default_data_collator
 
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.hosts.llmcompressor import width_pruning
-from funcnet_plugin.measure import gradients
+from funcnet_plugin.measure import halving
 from funcnet_plugin.peers import depth
 from tests.hosting import recipe, run
 from tests.hosts.llmcompressor.test_quantization import w4a16
@@ -95,7 +95,7 @@ ENDS = {
     "well, layers dropped": (peer("DepthPruningModifier", pruning_ratio=0.3), N * 100, None),
     "in initialize": (recipe(then=w4a16(), pruning_ratio=0.42, ratio_scope="mlp"), N * 100, None),
     "in initialize, reading": (EFFECT, 3, None),
-    "in initialize, over gradients": (TAYLOR, N * 100, break_pass(gradients)),
+    "in initialize, over gradients": (TAYLOR, N * 100, break_pass(halving)),
     "in initialize, over layers": (peer("DepthPruningModifier"), N * 100, break_pass(depth)),
     "in the pipeline": (EFFECT, N + 5, None),
     "in the pipeline after a pass of ours": (TAYLOR, N + 5, None),

@@ -1,0 +1,114 @@
+"""Adds up gradients of a loss where a model computes them, batch after batch.
+
+They are taken from what a module gives and is given, not from its weights: an offloaded weight is
+another tensor in every pass, and gathers nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from funcnet_plugin.adapters import Unit
+from funcnet_plugin.adapters.projection import in_size, out_size
+from funcnet_plugin.measure.halving import Reading
+from funcnet_plugin.measure.offloading import is_sent
+
+
+class GradientSums:
+    """Adds up something of the loss's gradients by the output of one module.
+
+    Args:
+        module: whose output it is.
+        unit: that the module is of.
+
+    Attributes:
+        reads_inputs: whether it needs what the module is given.
+        total: the sum over tokens; zero in a process that saw nothing to predict.
+    """
+
+    reads_inputs: ClassVar[bool] = False
+    total: Tensor
+
+    def __init__(self, module: nn.Module, unit: Unit) -> None:
+        self.unit, self._module = unit, module
+        # a device without room for the weights has none for sums of all layers
+        self._place = torch.device("cpu") if is_sent(unit.decoder_layer) else unit.device
+
+    def expect(self, real: Tensor, divisor: int) -> None:
+        """Say of the next batch which tokens are text, and by what its summed loss is divided."""
+        self._real, self._divisor = real, divisor
+
+    def watch(self, reading: Reading) -> RemovableHandle:
+        """Look at the module while a text is read."""
+        self._reading = reading
+        return self._module.register_forward_hook(self._forward)
+
+    def _forward(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        # Without trainable weights nothing below the first MLP would ask for gradients.
+        output = output if output.requires_grad else output.detach().requires_grad_(True)
+        inputs = (args[0].detach(),) if self.reads_inputs else ()
+        return _Shown.apply(output, self._backward, *inputs)
+
+    def _backward(self, gradient: Tensor, *inputs: Tensor) -> None:
+        if self._reading.is_new_to(self):
+            flat = (tensor.flatten(0, -2) for tensor in (gradient, *inputs))
+            self.total += self._of_batch(*flat).to(self.total)
+            self._reading.taken_by(self)
+
+    def _of_batch(self, gradient: Tensor, *inputs: Tensor) -> Tensor:
+        """Sum it over the tokens of a batch; tensors are (n_tokens, ...), padding included."""
+        raise NotImplementedError
+
+
+class WeightSums(GradientSums):
+    """Adds up the gradients by the weight of a projection, (out, in), in the weight's dtype."""
+
+    reads_inputs = True
+
+    def __init__(self, module: nn.Module, unit: Unit) -> None:
+        super().__init__(module, unit)
+        shape = (out_size(module), in_size(module))
+        self.total = torch.zeros(shape, dtype=unit.dtype, device=self._place)
+
+    def _of_batch(self, gradient: Tensor, *inputs: Tensor) -> Tensor:
+        return gradient.T @ inputs[0]
+
+
+class OutputSums(GradientSums):
+    """Adds up g g' over tokens, g the gradient of the summed loss by the unit's output.
+
+    The sum is (hidden, hidden), float64.
+    """
+
+    def __init__(self, unit: Unit) -> None:
+        super().__init__(unit.output, unit)
+        size = unit.hidden_size
+        self.total = torch.zeros(size, size, dtype=torch.float64, device=self._place)
+
+    def _of_batch(self, gradient: Tensor, *inputs: Tensor) -> Tensor:
+        g = gradient[self._real.flatten().to(gradient.device)].float() * self._divisor
+        return (g.T @ g).double()
+
+
+class _Shown(torch.autograd.Function):
+    """Passes an output on, and shows its gradient on the way back.
+
+    What is shown beside it is saved as autograd saves: a checkpointed layer computes it again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, see: Callable[..., None], *inputs: Tensor) -> Tensor:
+        ctx.see = see
+        ctx.save_for_backward(*inputs)
+        return output.clone()  # not a view: some layers add to it in place
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors
+        ctx.see(gradient, *inputs)
+        return (gradient, None, *(None for _ in inputs))

@@ -1,0 +1,141 @@
+"""Passes through a model whose weights come one layer at a time give what they give in memory."""
+
+import pytest
+import torch
+from compressed_tensors.offload import offload_module
+from compressed_tensors.offload.cache import CPUCache
+
+from funcnet_plugin.adapters import bind
+from funcnet_plugin.measure import offloading, passes
+from funcnet_plugin.measure.dense_moments import moments_of
+from funcnet_plugin.measure.gradients import output_gradients, weight_gradients
+from funcnet_plugin.measure.offloading import computed_again, is_sent, sent_as_needed, waits
+from funcnet_plugin.measure.passes import on_gpu
+from funcnet_plugin.measure.text import Text
+from funcnet_plugin.repair.behind import cut_behind
+from funcnet_plugin.repair.parts import REPAIRS
+from tests.conftest import make_llama
+from tests.families import FAMILIES
+from tests.hosting import loader
+
+CPU = torch.device("cpu")
+IDS = torch.randint(3, 30, (2, 9), generator=torch.Generator().manual_seed(1))
+
+
+def on_disk(model, folder):
+    """All of it, as a model that does not even fit into memory: each read is another tensor."""
+    for module in model.modules():
+        offload_module(module, CPU, "disk", offload_dir=str(folder))
+    return model
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """Weights that a module was sent, by the time they were asked for."""
+    reads = []
+    onload = CPUCache.onload
+
+    def noted(self, offloaded):
+        reads.append(offloaded)
+        return onload(self, offloaded)
+
+    monkeypatch.setattr(CPUCache, "onload", noted)
+    return reads
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_of_every_family_are_the_same_to_the_bit(family, tmp_path):
+    model = FAMILIES[family].build()
+    blocks, text = bind(model).blocks, Text.read([{"input_ids": IDS}])
+    of_outputs = output_gradients(model, text, blocks, seed=3)
+    of_weights = weight_gradients(model, text, blocks)
+    on_disk(model, tmp_path)
+    assert is_sent(blocks[0].decoder_layer)
+    again = output_gradients(model, text, blocks, seed=3)
+    assert all(torch.equal(again[i], of_outputs[i]) for i in of_outputs)
+    again = weight_gradients(model, text, blocks)
+    assert all(all(map(torch.equal, again[i], of_weights[i])) for i in of_weights)
+
+
+def test_moments_are_the_same_to_the_bit(texts, tmp_path):
+    model, text = make_llama(), Text.read(loader(texts))
+    blocks = bind(model).blocks
+    expected = moments_of(model, blocks, text, blocks[1:])
+    found = moments_of(on_disk(model, tmp_path), blocks, text, blocks[1:])
+    assert sorted(found) == [1, 2]
+    assert all(torch.equal(found[i].second, expected[i].second) for i in found)
+
+
+def test_a_backward_pass_holds_the_insides_of_no_layer():
+    model = make_llama()
+
+    def kept() -> int:
+        sizes = []
+        pack = lambda t: sizes.append(t.numel()) or t  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            model(IDS, use_cache=False).logits.sum().backward()
+        return sum(sizes)
+
+    plain = kept()
+    with computed_again(model, model.model.layers[0]):
+        again = kept()
+    assert again < plain / 3
+    assert not any("forward" in vars(layer) for layer in model.model.layers)
+
+
+def test_a_model_is_as_it_was_after_its_weights_were_sent(sent):
+    model = make_llama()
+    layer = model.model.layers[0]
+    layer.forward = own = layer.forward
+    before = dict(model.named_parameters())
+    expected = model(IDS).logits
+    with pytest.raises(KeyError), sent_as_needed(model, CPU):
+        assert torch.equal(model(IDS).logits, expected)
+        raise KeyError  # also then
+    assert len(sent) >= len(before)
+    assert all(model.get_parameter(name) is weight for name, weight in before.items())
+    assert layer.forward is own and "forward" not in vars(model.model.layers[1])
+    assert type(model.lm_head._parameters) is dict
+
+
+def test_a_model_that_is_offloaded_already_goes_back_to_where_it_was(tmp_path):
+    model = on_disk(make_llama(), tmp_path)
+    assert waits(model)
+    with sent_as_needed(model, torch.device("meta")):
+        assert not waits(model)
+        assert offloading.device_of(model).type == "meta"
+    assert waits(model) and offloading.device_of(model) == CPU
+
+
+def test_a_gpu_without_room_is_sent_one_layer_after_the_other(monkeypatch):
+    """With the CPU in the GPU's place."""
+    model, seen = make_llama(), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(passes, "free_bytes", lambda: 1000)
+    dispatch = passes.sent_as_needed
+    monkeypatch.setattr(
+        passes, "sent_as_needed", lambda m, device: seen.append(device.type) or dispatch(m, CPU)
+    )
+    with on_gpu(model):
+        assert isinstance(model.lm_head._parameters, CPUCache)
+    assert seen == ["cuda"] and type(model.lm_head._parameters) is dict
+
+
+def test_a_repair_is_sent_each_weight_of_a_layer_once(texts, sent, monkeypatch):
+    model, text = make_llama(), Text.read(loader(texts, batch_size=4))
+    blocks = bind(model).blocks
+    monkeypatch.setattr("funcnet_plugin.measure.states.room_for", lambda *a: _two_samples())
+    with sent_as_needed(model, CPU):
+        repair = REPAIRS.make("reconstruction")
+        sent.clear()
+        cut_behind(model, blocks, {}, repair, [text], gain=1.0, seed=0, processes=None)
+        of_up = [id(t) for t in sent if t.shape == (48, 24)]
+    # gate and up of each layer, and once more those of the first, which shows how layers are called
+    assert len(of_up) == 2 * 3 + 2
+
+
+def _two_samples():
+    from funcnet_plugin.measure.room import Room
+
+    return Room(80, 0.0)
