@@ -92,7 +92,7 @@ def measure_ahead(
     if not todo:
         return ahead
     if own is not None and "moments" in request.needs:
-        found = moments_of(model, units, own.for_scores, todo)
+        found = moments_of(model, units, own.text, todo)
         weight = round(text.n_tokens * own.share / (1.0 - own.share))
         ahead.own_moments = {i: moments.counted_as(weight) for i, moments in found.items()}
     if "output_gradients" in request.needs:
@@ -130,7 +130,7 @@ def _plan_repair(
     else:
         ahead.repair_texts.append(replace(text, share=share))
     if own is not None:
-        ahead.repair_texts.append(own.for_repair)
+        ahead.repair_texts.append(own.text)
 
 
 def _by_tokens(texts: Sequence[Text], share: float, processes: Processes | None) -> list[Text]:

@@ -147,9 +147,8 @@ class Run:
             directory, settings = resume
             self._record = Record(Path(directory), settings, waits, self._model, text)
             todo = [unit for unit in units if not self._record.finished(unit)]
-        # where all layers wait, what is kept of them is what was measured
-        cuts_record = None if waits else self._record
-        self._cuts = LayerCuts(self.plan, request.repair, after_cut, processes, cuts_record)
+        kept = None if waits else self._record  # where all layers wait, it is of what was measured
+        self._cuts = LayerCuts(self.plan, request.repair, after_cut, processes, kept)
         n_samples = len(lengths) if processes is None else processes.total(len(lengths))
         setting = replace(request.setting, n_samples=n_samples)
         self._scorings = [scorer.begin(setting) for scorer in request.scorers]

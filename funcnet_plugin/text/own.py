@@ -30,8 +30,11 @@ from funcnet_plugin.text.writing import write
 # Windows written for every calibration sample, whatever their weight: with fewer, how much there is
 # of the rarer kinds of text is chance.
 PER_SAMPLE = 3
-# Tokens of a window at most: longer ones cost more and calibrate no better (docs/experiments.md).
-LONGEST = 128
+# Tokens of an own window at most: many short ones calibrate as well as many long ones, and better
+# than few long ones (docs/experiments.md).
+OWN_LENGTH = 64
+# Tokens of a continuation at most: of these the repair learns, so their number counts.
+CONTINUED_LENGTH = 128
 _AT_LEAST = 16  # windows that a GPU must have room for, or the model writes on the CPU
 _PREFIX = 16  # tokens of a sample that a continuation goes on from
 # samples, tokens that may be written, random numbers -> what each window begins with
@@ -52,14 +55,9 @@ class OwnText:
     share: float
 
     @property
-    def for_scores(self) -> Text:
-        """Take all windows: choosing neurons needs them."""
-        return Text.of_windows(self.windows, self.share)
-
-    @property
-    def for_repair(self) -> Text:
-        """Take one window per sample, which serves the repair as well as all of them."""
-        return Text.of_windows(self.windows[::PER_SAMPLE], self.share)
+    def text(self) -> Text:
+        """Put the windows into batches."""
+        return Text.of_windows(self.windows, self.share, PER_SAMPLE)
 
 
 def write_own_text(
@@ -73,7 +71,7 @@ def write_own_text(
 ) -> OwnText:
     """Let the model write for a run; what an interrupted one wrote is taken over.
 
-    Windows are as long as the calibration samples are on average, at most `LONGEST` tokens, and
+    Windows are as long as the calibration samples are on average, at most `OWN_LENGTH` tokens, and
     each begins with a token from anywhere in one of them; with several processes each writes some
     for its own samples.
 
@@ -88,7 +86,10 @@ def write_own_text(
     Raises:
         CalibrationError: samples of one token.
     """
-    windows = _written("own-text", _first_tokens, model, text, seed, processes, store, cache)
+    window = min(text.window, OWN_LENGTH)
+    windows = _written(
+        "own-text", _first_tokens, model, text, window, seed, processes, store, cache
+    )
     return OwnText(windows, share)
 
 
@@ -103,12 +104,15 @@ def write_continuations(
 ) -> Text:
     """Let the model go on from up to 16 tokens from anywhere in each sample.
 
+    Windows are as long as the samples are on average, at most `CONTINUED_LENGTH` tokens.
+
     Args:
         per_sample: how many windows for every sample; those of one sample stand together.
         model, text, seed, processes, store, cache: see `write_own_text`.
     """
-    pieces = partial(_pieces, count=per_sample)
-    windows = _written("continuations", pieces, model, text, seed, processes, store, cache)
+    window = min(text.window, CONTINUED_LENGTH)
+    pieces = partial(_pieces, length=max(1, min(_PREFIX, window // 2)), count=per_sample)
+    windows = _written("continuations", pieces, model, text, window, seed, processes, store, cache)
     return Text.of_windows(windows, per_sample=per_sample)
 
 
@@ -117,6 +121,7 @@ def _written(
     begin: _Begin,
     model: nn.Module,
     text: Text,
+    window: int,
     seed: int,
     processes: Processes | None,
     store: Store | None,
@@ -127,7 +132,7 @@ def _written(
     if found is not None:
         return found[0]["windows"]
     seed += 0 if processes is None else processes.rank
-    ordinary, window = _ordinary_tokens(model), _window(text)
+    ordinary = _ordinary_tokens(model)
     first = begin(text, ordinary, random.Random(seed))
     facts = facts_of(name, first, ordinary, window, seed)
     written = None if cache is None else cache.load(facts)
@@ -141,10 +146,6 @@ def _written(
     return written
 
 
-def _window(text: Text) -> int:
-    return min(text.window, LONGEST)
-
-
 def _first_tokens(text: Text, ordinary: set[int], rng: random.Random) -> list[list[int]]:
     """Draw `PER_SAMPLE` of each sample's tokens, or any where it has none that may be written."""
     return [
@@ -156,9 +157,10 @@ def _first_tokens(text: Text, ordinary: set[int], rng: random.Random) -> list[li
     ]
 
 
-def _pieces(text: Text, ordinary: set[int], rng: random.Random, count: int) -> list[list[int]]:
-    """Draw `count` of each sample, at most half of a window long; of an empty one any token."""
-    length = max(1, min(_PREFIX, _window(text) // 2))
+def _pieces(
+    text: Text, ordinary: set[int], rng: random.Random, length: int, count: int
+) -> list[list[int]]:
+    """Draw `count` pieces of each sample, of `length` tokens; of an empty sample any token."""
     found = []
     for sample in text.samples:
         tokens = sample or [rng.choice(sorted(ordinary))]

@@ -85,31 +85,34 @@ def test_streams_count_by_calibration_sample():
     assert sample.tolist() == [0] * (12 + 7) + [1] * (12 + 7)
 
 
-@pytest.mark.parametrize("longest", [128, 16])
+@pytest.mark.parametrize(("length", "own_length"), [(40, 24), (16, 40)])
 def test_tokens_count_as_those_of_the_samples_and_are_held_out_with_them(
-    fresh, texts, monkeypatch, longest
+    fresh, texts, monkeypatch, length, own_length
 ):
-    seen, length = [], min(longest, 40)
+    seen = []
 
     def see(block, examples, **options):
         seen.append(examples)
         return fit_weights(block, examples, **options)
 
     monkeypatch.setattr(reconstruction, "fit_weights", see)
-    monkeypatch.setattr(own, "LONGEST", longest)
+    monkeypatch.setattr(own, "CONTINUED_LENGTH", length)
+    monkeypatch.setattr(own, "OWN_LENGTH", own_length)
     run(fresh(), texts, recipe(**FIELDS, repair=reconstruct(continuations=2), own_text=0.4))
     for examples in seen:
         by_weight = {}
         for example in examples:
-            by_weight.setdefault(round(example.weight, 9), []).append(example)
+            by_weight.setdefault(round(example.weight, 12), []).append(example)
         assert len(by_weight) == 2  # the own windows, and all else
-        given, own_windows = sorted(by_weight.items())
-        tokens = 20 * (40 + 2 * length)
-        assert own_windows[0] * 20 * length == pytest.approx(0.4)
-        assert given[0] * tokens == pytest.approx(0.6)
-        # 20 samples of 40 tokens, each with two that go on from it
-        sample = torch.cat([example.sample for example in given[1]])
-        assert torch.bincount(sample).tolist() == [40 + 2 * length] * 20
+        shares, counts = {}, {}
+        for weight, alike in by_weight.items():
+            sample = torch.cat([example.sample for example in alike])
+            shares[len(sample)] = pytest.approx(weight * len(sample), rel=1e-5)
+            counts[len(sample)] = torch.bincount(sample).tolist()
+        # 20 samples of 40 tokens, each with two that go on from it, and three own windows
+        each = 40 + 2 * length
+        assert shares == {20 * each: 0.6, 20 * 3 * own_length: 0.4}
+        assert counts == {20 * each: [each] * 20, 20 * 3 * own_length: [3 * own_length] * 20}
 
 
 def test_little_text_is_not_learnt_by_heart(texts, tmp_path):

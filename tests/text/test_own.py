@@ -112,15 +112,14 @@ def test_a_window_that_is_too_short_to_write_is_refused():
 
 
 def test_windows_of_long_samples_are_shorter(texts, monkeypatch):
-    """One length is enough, and what is written for longer samples begins like it."""
-    monkeypatch.setattr(own, "LONGEST", 16)
-    model, text = make_llama(), Text.read(loader(texts, samples=4, window=40))
-    short = own_windows(model, text.batches, seed=0)
-    assert short.shape == (12, 16)
-    continued = write_continuations(model, text, 2, seed=0).batches[0]["input_ids"]
-    assert continued.shape == (8, 16)
-    monkeypatch.setattr(own, "LONGEST", 128)
-    assert torch.equal(own_windows(model, text.batches, seed=0)[:, :16], short)
+    """One length is enough; what is written for longer samples begins like it."""
+    model, data = make_llama(), loader(texts, samples=4, window=96)
+    monkeypatch.setattr(own, "CONTINUED_LENGTH", 48)
+    assert own_windows(model, data, seed=0).shape == (12, 64)
+    continued = write_continuations(model, Text.read(data), 2, seed=0).batches[0]["input_ids"]
+    assert continued.shape == (8, 48)
+    short, long = (own_windows(model, loader(texts, window=n), seed=0) for n in (16, 40))
+    assert short.shape[1] == 16 and long.shape[1] == 40
 
 
 def test_a_model_that_was_being_trained_is_measured_without_dropout(texts, tmp_path):
@@ -143,7 +142,7 @@ def test_the_share_is_that_of_the_tokens(texts, share):
     found = own_moments(model, text, share)
     own_text = write_own_text(model, text, share, seed=0)
     blocks = bind(model).blocks
-    for index, moments in moments_of(model, blocks, own_text.for_scores, blocks).items():
+    for index, moments in moments_of(model, blocks, own_text.text, blocks).items():
         assert found[index].count == round(180 * share / (1 - share))
         torch.testing.assert_close(found[index].second, moments.second)
         torch.testing.assert_close(found[index].mean, moments.mean)
