@@ -10,12 +10,17 @@ from torch import Tensor
 
 from funcnet_plugin.ica import decomposer
 from funcnet_plugin.ica.canica import SOLVERS, Decomposition
+from funcnet_plugin.ica.cost import whitening_bytes
 from funcnet_plugin.ica.decomposer import Decomposer
 from funcnet_plugin.ica.nilearn_canica import nilearn_canica
+from funcnet_plugin.ica.picard import starts_together
 from funcnet_plugin.ica.runs import ICAResult
 from funcnet_plugin.ica.signals import Signals
 from funcnet_plugin.ica.stream import TruncatedSignals
 from funcnet_plugin.plugins import Registry, hookimpl
+
+# Evaluations of the contrast that one start takes on real signals.
+_EVALUATIONS = 95
 
 
 class CanICA(Decomposer):
@@ -40,6 +45,20 @@ class CanICA(Decomposer):
     def rotate(self, white: Tensor, seed: int) -> ICAResult:
         return SOLVERS[self.solver](white, seed=seed, **self.model_dump(exclude={"solver"}))
 
+    def _rotation_bytes(self, n_signals: int, n_components: int) -> int:
+        size = n_components * n_signals
+        white = whitening_bytes(n_signals, n_components)
+        if self.solver == "fastica":
+            rotating = 4 * 8 * size * self.n_init
+        else:
+            rotating = 4 * size * (1 + 4 * min(self.n_init, starts_together(size)))
+        # all maps are put together, and their absolute values are taken
+        return white + max(rotating, 4 * size * (2 * self.n_init + 8))
+
+    def operations(self, n_tokens: int, n_signals: int, n_components: int) -> float:
+        rotation = 4.0 * n_components**2 * n_signals * self.n_init * _EVALUATIONS
+        return super().operations(n_tokens, n_signals, n_components) + rotation
+
 
 class Nilearn(Decomposer):
     """Runs nilearn's own CanICA, the slow reference; what else there is to set is fixed inside it.
@@ -56,6 +75,14 @@ class Nilearn(Decomposer):
         self, signals: Signals | TruncatedSignals, n_components: int, seed: int
     ) -> Decomposition:
         return nilearn_canica(signals, n_components, n_init=self.n_init, seed=seed)
+
+    def working_bytes(self, n_tokens: int, n_signals: int, n_components: int) -> int:
+        copies = 4 * 4 * n_tokens * n_signals  # standardised, joined, and what nilearn makes of it
+        return copies + self._rotation_bytes(n_signals, n_components)
+
+    def operations(self, n_tokens: int, n_signals: int, n_components: int) -> float:
+        rotation = 4.0 * n_components**2 * n_signals * self.n_init * 200  # its max_iter
+        return super().operations(n_tokens, n_signals, n_components) + rotation
 
 
 @hookimpl

@@ -64,9 +64,8 @@ def picard(
     starts = starting_points(X.shape[0], n_init, seed, w_init)
     X32 = X.float()
     long_steps = min(_LONG_STEPS, max_iter)
-    together = max(1, _BATCH_BYTES // (3 * X32.numel() * X32.element_size()))
     W, runs = [], []
-    for batch in starts.split(together):
+    for batch in starts.split(starts_together(X32.numel())):
         descent = _Descent(
             X32, *_long_steps(X32, batch.to(X.device), contrast, long_steps), contrast
         )
@@ -81,6 +80,11 @@ def picard(
             W.append(w)
             runs.append(run)
     return ICAResult(torch.stack(W), tuple(runs))
+
+
+def starts_together(size: int) -> int:
+    """Say how many starts are done in one batch, on signals of so many numbers, k * n_samples."""
+    return max(1, _BATCH_BYTES // (3 * 4 * size))
 
 
 def _long_steps(X: Tensor, W: Tensor, contrast: str, steps: int) -> tuple[Tensor, Tensor]:

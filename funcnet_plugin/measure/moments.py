@@ -105,6 +105,11 @@ class Moments:
         return raw.clamp_min(0.0)
 
 
+def waiting_bytes(width: int, itemsize: int) -> int:
+    """Count the bytes of the tokens that wait for a product."""
+    return _TOGETHER * width * itemsize
+
+
 def damping(second: Tensor, ridge: float) -> float:
     """Compute what is added to the diagonal of second moments before they are inverted.
 

@@ -115,6 +115,11 @@ class Streams:
             batch.check(batch.pruned, f"layer {unit.index}: the pruned model's hidden states")
 
 
+def together(length: int) -> int:
+    """Count the tokens of the largest batch of windows of one length."""
+    return max(length, _TOKENS // length * length)
+
+
 def _together(model: nn.Module, text: Text) -> Iterator[tuple[Tensor, Tensor]]:
     """Join neighbours of one length to larger batches: oneshot's have one sample."""
     waiting: list[tuple[Tensor, Tensor]] = []

@@ -124,6 +124,17 @@ def fit_weights(
     return Fit(first, before, before)  # also where the fit ran away to NaN
 
 
+def fit_bytes(weights: int, width: int, hidden: int) -> int:
+    """Count the bytes that `fit_weights` takes, the examples left out.
+
+    Args:
+        weights: numbers in all projections.
+        width, hidden: of the unit.
+    """
+    of_step = 4 * _TOKENS * (5 * width + 4 * hidden)  # what its backward pass keeps
+    return 4 * weights * (_COPIES + 2) + of_step
+
+
 class _Tokens:
     """Keeps the examples of one process, those of some samples held out.
 

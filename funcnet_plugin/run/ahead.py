@@ -16,6 +16,8 @@ from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.store import Store
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.repair.residual import residual_gain
+from funcnet_plugin.run import stages
+from funcnet_plugin.run.clock import Clock
 from funcnet_plugin.run.request import Request
 from funcnet_plugin.text.own import OwnText, write_continuations, write_own_text
 
@@ -56,6 +58,7 @@ def measure_ahead(
     text: Text,
     processes: Processes | None,
     store: Store | None,
+    clock: Clock,
 ) -> Ahead:
     """Measure the whole dense model, as far as the parts of a recipe need it.
 
@@ -66,6 +69,7 @@ def measure_ahead(
         text: the calibration data.
         processes: others that read other samples.
         store: of the run; keeps what the model wrote.
+        clock: of the run.
 
     Raises:
         CalibrationError: passes are needed and the text has no tokens.
@@ -78,22 +82,26 @@ def measure_ahead(
             "reconstruction."
         )
     own = None
-    if request.own_text and (todo or request.repair.behind_pruned_layers):
-        own = write_own_text(model, text, request.own_text, seed, processes, store)
-    if request.repair.behind_pruned_layers:
-        _plan_repair(ahead, request, model, units, text, own, processes, store)
+    with clock.stage(stages.OWN_TEXT):
+        if request.own_text and (todo or request.repair.behind_pruned_layers):
+            own = write_own_text(model, text, request.own_text, seed, processes, store)
+        if request.repair.behind_pruned_layers:
+            _plan_repair(ahead, request, model, units, text, own, processes, store)
     if not todo:
         return ahead
     if own is not None and "moments" in request.needs:
-        found = moments_of(model, own.for_scores, todo)
         weight = round(text.n_tokens * own.share / (1.0 - own.share))
-        ahead.own_moments = {i: moments.counted_as(weight) for i, moments in found.items()}
-    if "output_gradients" in request.needs:
-        ahead.gradients["output_gradients"] = output_gradients(
-            model, text, todo, processes, seed=seed
-        )
-    if "weight_gradients" in request.needs:
-        ahead.gradients["weight_gradients"] = weight_gradients(model, text, todo, processes)
+        with clock.stage(stages.OWN_MOMENTS):
+            found = moments_of(model, own.for_scores, todo)
+            # one after the other: all of them twice may be more than there is room for
+            ahead.own_moments = {i: found.pop(i).counted_as(weight) for i in list(found)}
+    with clock.stage(stages.GRADIENTS):
+        if "output_gradients" in request.needs:
+            ahead.gradients["output_gradients"] = output_gradients(
+                model, text, todo, processes, seed=seed
+            )
+        if "weight_gradients" in request.needs:
+            ahead.gradients["weight_gradients"] = weight_gradients(model, text, todo, processes)
     return ahead
 
 

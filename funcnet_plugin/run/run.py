@@ -8,6 +8,7 @@ model, unless something in the request waits for all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from loguru import logger
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
+from funcnet_plugin.bars import counter, ticking
 from funcnet_plugin.cut.plan import WidthPlan
 from funcnet_plugin.errors import CalibrationError, DecompositionError, RecipeError
 from funcnet_plugin.measure.finite import check_finite_weights
@@ -25,8 +27,9 @@ from funcnet_plugin.measure.recorder import Recorder, RegisterHook
 from funcnet_plugin.measure.sample import Sample
 from funcnet_plugin.measure.statistics import LayerStatistics
 from funcnet_plugin.measure.text import Text
-from funcnet_plugin.repair.behind import cut_behind
+from funcnet_plugin.run import stages
 from funcnet_plugin.run.ahead import Ahead, measure_ahead
+from funcnet_plugin.run.clock import Clock
 from funcnet_plugin.run.cuts import LayerCuts
 from funcnet_plugin.run.record import Record
 from funcnet_plugin.run.request import Request
@@ -52,6 +55,7 @@ class Run:
     Attributes:
         plan: the units of the model, and their widths before and after.
         reached: share of the scope that goes; None until the widths are decided.
+        clock: what the stages took.
 
     Raises:
         FuncnetError: one sentence on what cannot be done.
@@ -75,6 +79,8 @@ class Run:
         self.reached: float | None = None
         if request.allocation == "uniform":
             self.reached = self.plan.decide_uniform()
+        self.clock = Clock()
+        self._calibrating = ExitStack()  # holds the bar of that stage, and its time
         self._model = model
         self._ahead = Ahead()
         self._processes: Processes | None = None  # None: one process
@@ -148,7 +154,7 @@ class Run:
         self._scorings = [scorer.begin(request.setting) for scorer in request.scorers]
         store = None if self._record is None else self._record.store
         self._ahead = measure_ahead(
-            request, self._model, self.plan.layout.blocks, todo, text, processes, store
+            request, self._model, self.plan.layout.blocks, todo, text, processes, store, self.clock
         )
 
     def record(self, register_hook: RegisterHook) -> None:
@@ -163,6 +169,13 @@ class Run:
             self._statistics[unit.index] = self._new_statistics(unit)
             if not self._restore(unit):
                 Recorder(unit, register_hook, partial(self._add_sample, unit))
+        self._calibrating.enter_context(self.clock.stage(stages.CALIBRATION))
+        todo = len(self._statistics.keys() - self._scores.keys())
+        self._bar = self._calibrating.enter_context(counter(todo, "calibrating layers", "layer"))
+
+    def close(self) -> None:
+        """End the bar of the calibration: it is over, or has failed."""
+        self._calibrating.close()
 
     @torch.no_grad()
     def layers_passed(self, modules: Collection[nn.Module]) -> None:
@@ -189,7 +202,9 @@ class Run:
             if self._processes is not None:
                 measured.merge(self._processes)
             measured.check_finite(unit)
-            scores = checked_scores(unit, self._scored(unit, measured))
+            with self.clock.stage(stages.SCORING), ticking(f"scoring layer {unit.index}"):
+                scores = checked_scores(unit, self._scored(unit, measured))
+            self._bar.update()
             if not self.request.waits_for_all_layers:
                 self._prune(unit, combined([scores])[0])
                 continue
@@ -201,6 +216,7 @@ class Run:
     @torch.no_grad()
     def finish(self) -> None:
         """Cut all layers, where the cut waited for them."""
+        self.close()
         units = self.plan.prunable
         if self.request.waits_for_all_layers and len(self._scores) == len(units):
             self._complete_scores()
@@ -214,7 +230,8 @@ class Run:
                 unit.index: partial(self._prune, unit, score)
                 for unit, score in zip(units, together, strict=True)
             }
-            self._cut_all(cuts)
+            with self.clock.stage(stages.REPAIR):
+                self._cuts.cut_all(self._model, cuts, self._ahead, self.request.seed)
         self._scores.clear()
 
     @property
@@ -239,7 +256,8 @@ class Run:
     def _add_sample(self, unit: Unit, sample: Sample) -> None:
         sample.check_finite(unit)
         try:
-            self._statistics[unit.index].add(sample)
+            with self.clock.stage(stages.SCORING):
+                self._statistics[unit.index].add(sample)
         except DecompositionError as error:
             raise DecompositionError(
                 f"layer {unit.index}: {str(error).rstrip('.')}; to leave the layer as it is, put "
@@ -262,37 +280,20 @@ class Run:
 
     def _complete_scores(self) -> None:
         """Score what could not be scored layer by layer."""
-        across = self._across
-        if across is None:
+        if (across := self._across) is None:
             return
-        scores = across.scores(self._processes)
+        with self.clock.stage(stages.SCORING):
+            scores = across.scores(self._processes)
         for unit in self.plan.prunable:
             found = checked_scores(unit, {across.scorer.name: scores[unit.index]})
             self._scores[unit.index] = found | self._scores[unit.index]
         if self._record is not None:
             self._record.save_networks(across)
 
-    def _cut_all(self, cuts: dict[int, Callable[[], None]]) -> None:
-        if not self._ahead.repair_texts:
-            for cut in cuts.values():
-                cut()
-            return
-        found = cut_behind(
-            self._model,
-            self.plan.layout.blocks,
-            cuts,
-            self.request.repair,
-            self._ahead.repair_texts,
-            gain=self._ahead.gain,
-            seed=self.request.seed,
-            processes=self._processes,
-        )
-        for index, report in found.items():
-            self._cuts.reports[index].update(report)
-
     def _prune(self, unit: Unit, score: Tensor) -> None:
         statistics = self._statistics.pop(unit.index)
         report = {"layer": unit.index, "samples": statistics.n_samples}
         for scoring in self._scorings:
             report |= scoring.report(unit, statistics.watches.get(scoring.scorer.name))
-        self._cuts.cut(unit, score, statistics, report)
+        with self.clock.stage(stages.REPAIR), ticking(f"cutting and repairing layer {unit.index}"):
+            self._cuts.cut(unit, score, statistics, report)

@@ -72,7 +72,7 @@ def write(
     size = network.get_input_embeddings().num_embeddings
     others = sorted(set(range(size)) - set(ordinary))
     windows: list[list[int]] = []
-    at_once = max(1, min(_AT_ONCE, _TOKENS // window))
+    at_once = windows_at_once(window)
     with (
         torch.random.fork_rng(),
         _as_it_predicts(network),
@@ -98,6 +98,11 @@ def write(
                 )
                 windows += written.tolist()
     return windows
+
+
+def windows_at_once(window: int) -> int:
+    """Count the windows of one pass."""
+    return max(1, min(_AT_ONCE, _TOKENS // window))
 
 
 def _finite_logits(network: PreTrainedModel) -> Callable[[Tensor, Tensor], Tensor]:

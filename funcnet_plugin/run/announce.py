@@ -1,0 +1,47 @@
+"""Says what a run will take, before its long work begins, and refuses one that cannot fit."""
+
+from __future__ import annotations
+
+from loguru import logger
+from torch import nn
+
+from funcnet_plugin.measure.text import Text
+from funcnet_plugin.measure.workload import Workload
+from funcnet_plugin.run.fitting import check_fits
+from funcnet_plugin.run.forecast import plan_table
+from funcnet_plugin.run.memory import memory
+from funcnet_plugin.run.pace import estimate, layer_operations, layer_seconds
+from funcnet_plugin.run.room import room
+from funcnet_plugin.run.run import Run
+from funcnet_plugin.run.sizes import Sizes
+
+
+def announce(run: Run, model: nn.Module, text: Text) -> None:
+    """Log the plan of a run: its stages, their memory, and about how long they take.
+
+    Args:
+        run: planned.
+        model: dense, loaded.
+        text: the calibration data; without batches nothing can be said.
+
+    Raises:
+        RoomError: it clearly does not fit.
+    """
+    if not text.batches or not run.plan.prunable:
+        return
+    request, plan, there = run.request, run.plan, room()
+    work, units = Workload.of(text), plan.layout.blocks
+    sizes = Sizes.of(model, len(units))
+    warning = check_fits(request, plan, model, work, there, loaded=sizes.weights)
+    ids = text.batches[0]["input_ids"]
+    seconds = layer_seconds(model, units, ids)
+    pace = layer_operations(units[0], ids.numel()) / seconds
+    times = estimate(request, plan, sizes, work, seconds / ids.numel(), pace)
+    gpu = there.gpu is not None
+    stages = memory(request, plan, model, work, gpu=gpu)
+    logger.info(
+        f"the plan for {work.samples} samples of {work.length} tokens:\n"
+        + plan_table(stages, times, gpu=gpu)
+    )
+    if warning is not None:
+        logger.warning(warning)

@@ -1,0 +1,130 @@
+"""Estimates how long the stages of a run take: operations, by the pace of one layer that is timed.
+
+It is an order of magnitude to decide by, and called "about": operations of different kinds do not
+go at one pace. The bars of the stages know better, once they have begun.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from compressed_tensors.offload import OffloadCache, disable_onloading
+from torch import Tensor, nn
+
+from funcnet_plugin.adapters import Unit
+from funcnet_plugin.cut.plan import WidthPlan
+from funcnet_plugin.measure.layer_calls import layer_calls
+from funcnet_plugin.measure.workload import Workload
+from funcnet_plugin.run import stages
+from funcnet_plugin.run.request import Request
+from funcnet_plugin.run.sizes import Sizes
+from funcnet_plugin.text.own import PER_SAMPLE
+from funcnet_plugin.text.writing import windows_at_once
+
+_SECONDS = 0.1  # for which a layer is run again and again
+_MOST = 10  # runs of it
+_BACKWARD = 2.0  # passes forward that one backward takes
+_SLOWEST = 16  # tokens that are as fast as one: a step of writing reads all weights
+
+
+@torch.no_grad()
+def layer_seconds(model: nn.Module, units: Sequence[Unit], ids: Tensor) -> float:
+    """Time one decoder layer on some text, where its weights lie.
+
+    Args:
+        units: of all layers, in order.
+        ids: (batch, length), int64.
+
+    Returns:
+        seconds of one call.
+    """
+    calls, hidden = layer_calls(model, units, ids.to(model.device), torch.ones_like(ids))
+    unit, call = units[0], calls[0]
+    with _where_it_will_run(unit.decoder_layer):
+        call = replace(call, args=_moved(call.args, unit), kwargs=_moved(call.kwargs, unit))
+        call.run(unit, hidden).cpu()  # the first call makes room
+        start, runs = time.perf_counter(), 0
+        while runs < _MOST and time.perf_counter() - start < _SECONDS:
+            call.run(unit, hidden).cpu()
+            runs += 1
+        return (time.perf_counter() - start) / runs
+
+
+@contextmanager
+def _where_it_will_run(layer: nn.Module) -> Iterator[None]:
+    """Bring a layer that waits on the CPU to the GPU, as calibration will, and back."""
+    offloaded = any(isinstance(m._parameters, OffloadCache) for m in layer.modules())
+    waits = not offloaded and all(p.device.type == "cpu" for p in layer.parameters())
+    if not torch.cuda.is_available() or not waits:
+        yield
+        return
+    try:
+        layer.to("cuda")
+        yield
+    finally:
+        layer.to("cpu")
+
+
+def _moved(value: Any, unit: Unit) -> Any:
+    """Bring what a layer is called with to where it is."""
+    if isinstance(value, Tensor):
+        return value.to(unit.device)
+    if isinstance(value, tuple):
+        return tuple(_moved(one, unit) for one in value)
+    if isinstance(value, dict):
+        return {key: _moved(one, unit) for key, one in value.items()}
+    return value
+
+
+def layer_operations(unit: Unit, tokens: int) -> float:
+    """Count the multiplications and additions of a decoder layer, attention's products left out."""
+    with disable_onloading():
+        return 2.0 * tokens * sum(p.numel() for p in unit.decoder_layer.parameters())
+
+
+def estimate(
+    request: Request, plan: WidthPlan, sizes: Sizes, work: Workload, per_token: float, pace: float
+) -> dict[str, float]:
+    """Estimate the seconds of each stage.
+
+    Args:
+        request, plan: of the run.
+        sizes: of the model.
+        work: the calibration text.
+        per_token: seconds of one token in one layer.
+        pace: operations per second of that layer.
+
+    Returns:
+        name of the stage -> seconds; saving is not among them.
+    """
+    units, repair = plan.prunable, request.repair
+    forward = sizes.layers * work.tokens * per_token
+    found: dict[str, float] = {}
+    written = PER_SAMPLE * (request.own_text > 0) + repair.windows_to_write
+    if written:
+        # one step reads all weights, whatever the batch: as long as some tokens at once
+        at_once = windows_at_once(work.length)
+        steps = work.samples * written * work.length / at_once
+        found[stages.OWN_TEXT] = steps * sizes.layers * per_token * max(at_once, _SLOWEST)
+    asked = len(request.needs & {"output_gradients", "weight_gradients"})
+    if asked:
+        found[stages.GRADIENTS] = asked * (1 + _BACKWARD) * forward
+    moments = sum(2.0 * unit.n_columns**2 for unit in units) / pace
+    if "moments" not in request.needs:
+        moments = 0.0
+    if request.own_text:
+        found[stages.OWN_MOMENTS] = PER_SAMPLE * (forward + work.tokens * moments)
+    found[stages.CALIBRATION] = 2 * forward + work.tokens * moments
+    scoring = sum(s.operations(unit, work) for s in request.scorers for unit in units)
+    found[stages.SCORING] = scoring / pace
+    windows = 1 + repair.windows_to_write + (request.own_text > 0)
+    tokens = windows * work.tokens
+    solving = sum(repair.operations(unit, plan.expected_columns(unit), tokens) for unit in units)
+    passes = 4 * windows * forward if repair.behind_pruned_layers else 0.0
+    found[stages.REPAIR] = solving / pace + passes
+    return found
