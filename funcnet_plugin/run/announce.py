@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from loguru import logger
 from torch import nn
 
@@ -10,7 +11,7 @@ from funcnet_plugin.measure.workload import Workload
 from funcnet_plugin.run.fitting import check_fits
 from funcnet_plugin.run.forecast import plan_table
 from funcnet_plugin.run.memory import memory
-from funcnet_plugin.run.pace import estimate, layer_operations, layer_seconds
+from funcnet_plugin.run.pace import estimate, layer_seconds, product_pace
 from funcnet_plugin.run.room import room
 from funcnet_plugin.run.run import Run
 from funcnet_plugin.run.sizes import Sizes
@@ -34,10 +35,10 @@ def announce(run: Run, model: nn.Module, text: Text) -> None:
     sizes = Sizes.of(model, len(units))
     warning = check_fits(request, plan, model, work, there, loaded=sizes.weights)
     ids = text.batches[0]["input_ids"]
-    seconds = layer_seconds(model, units, ids)
-    pace = layer_operations(units[0], ids.numel()) / seconds
-    times = estimate(request, plan, sizes, work, seconds / ids.numel(), pace)
     gpu = there.gpu is not None
+    per_token = layer_seconds(model, units, ids) / ids.numel()
+    pace = product_pace(torch.device("cuda" if gpu else "cpu"))
+    times = estimate(request, plan, len(units), work, per_token, pace)
     stages = memory(request, plan, model, work, gpu=gpu)
     logger.info(
         f"the plan for {work.samples} samples of {work.length} tokens:\n"

@@ -1,4 +1,4 @@
-"""Estimates how long the stages of a run take: operations, by the pace of one layer that is timed.
+"""Estimates how long the stages of a run take: operations, by a pace that is timed.
 
 It is an order of magnitude to decide by, and called "about": operations of different kinds do not
 go at one pace. The bars of the stages know better, once they have begun.
@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from compressed_tensors.offload import OffloadCache, disable_onloading
+from compressed_tensors.offload import OffloadCache
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
@@ -22,12 +22,13 @@ from funcnet_plugin.measure.layer_calls import layer_calls
 from funcnet_plugin.measure.workload import Workload
 from funcnet_plugin.run import stages
 from funcnet_plugin.run.request import Request
-from funcnet_plugin.run.sizes import Sizes
 from funcnet_plugin.text.own import PER_SAMPLE
 from funcnet_plugin.text.writing import windows_at_once
 
 _SECONDS = 0.1  # for which a layer is run again and again
 _MOST = 10  # runs of it
+_SIDE, _PRODUCTS = 768, 4  # of the matrices, and how many products are timed
+_DOUBLE = 2.0  # how much longer a product of float64 takes
 _BACKWARD = 2.0  # passes forward that one backward takes
 _SLOWEST = 16  # tokens that are as fast as one: a step of writing reads all weights
 
@@ -81,36 +82,44 @@ def _moved(value: Any, unit: Unit) -> Any:
     return value
 
 
-def layer_operations(unit: Unit, tokens: int) -> float:
-    """Count the multiplications and additions of a decoder layer, attention's products left out."""
-    with disable_onloading():
-        return 2.0 * tokens * sum(p.numel() for p in unit.decoder_layer.parameters())
+def product_pace(device: torch.device) -> float:
+    """Time products of float32 matrices, as statistics, decompositions and repairs take them.
+
+    Returns:
+        multiplications and additions per second.
+    """
+    square = torch.ones(_SIDE, _SIDE, device=device)
+    float((square @ square).sum())  # the first call makes room
+    start = time.perf_counter()
+    for _ in range(_PRODUCTS):
+        float((square @ square).sum())
+    return _PRODUCTS * 2.0 * _SIDE**3 / (time.perf_counter() - start)
 
 
 def estimate(
-    request: Request, plan: WidthPlan, sizes: Sizes, work: Workload, per_token: float, pace: float
+    request: Request, plan: WidthPlan, layers: int, work: Workload, per_token: float, pace: float
 ) -> dict[str, float]:
     """Estimate the seconds of each stage.
 
     Args:
         request, plan: of the run.
-        sizes: of the model.
+        layers: how many decoder layers the model has.
         work: the calibration text.
-        per_token: seconds of one token in one layer.
-        pace: operations per second of that layer.
+        per_token: seconds of one token in one layer, see `layer_seconds`.
+        pace: see `product_pace`.
 
     Returns:
         name of the stage -> seconds; saving is not among them.
     """
     units, repair = plan.prunable, request.repair
-    forward = sizes.layers * work.tokens * per_token
+    forward = layers * work.tokens * per_token
     found: dict[str, float] = {}
     written = PER_SAMPLE * (request.own_text > 0) + repair.windows_to_write
     if written:
         # one step reads all weights, whatever the batch: as long as some tokens at once
         at_once = windows_at_once(work.length)
         steps = work.samples * written * work.length / at_once
-        found[stages.OWN_TEXT] = steps * sizes.layers * per_token * max(at_once, _SLOWEST)
+        found[stages.OWN_TEXT] = steps * layers * per_token * max(at_once, _SLOWEST)
     asked = len(request.needs & {"output_gradients", "weight_gradients"})
     if asked:
         found[stages.GRADIENTS] = asked * (1 + _BACKWARD) * forward
@@ -126,5 +135,5 @@ def estimate(
     tokens = windows * work.tokens
     solving = sum(repair.operations(unit, plan.expected_columns(unit), tokens) for unit in units)
     passes = 4 * windows * forward if repair.behind_pruned_layers else 0.0
-    found[stages.REPAIR] = solving / pace + passes
+    found[stages.REPAIR] = _DOUBLE * solving / pace + passes
     return found

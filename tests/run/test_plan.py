@@ -7,13 +7,16 @@ import torch
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import RoomError
+from funcnet_plugin.measure.workload import Workload
 from funcnet_plugin.pruning import prune
-from funcnet_plugin.run import announce, stages
+from funcnet_plugin.repair.parts import REPAIRS
+from funcnet_plugin.run import Request, Run, announce, stages
 from funcnet_plugin.run.clock import Clock, Spent
 from funcnet_plugin.run.forecast import plan_table, spent_table
 from funcnet_plugin.run.memory import Stage, Term
-from funcnet_plugin.run.pace import layer_operations, layer_seconds
+from funcnet_plugin.run.pace import estimate, layer_seconds
 from funcnet_plugin.run.room import Room
+from funcnet_plugin.score.parts import SCORERS
 from tests.conftest import make_llama
 from tests.hosting import logged, recipe, run
 
@@ -60,8 +63,23 @@ def test_timing_a_layer_leaves_the_model_as_it_was():
     assert torch.equal(state, torch.get_rng_state())
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
-    layer = sum(p.numel() for p in model.model.layers[0].parameters())
-    assert layer_operations(units[0], 18) == 2 * 18 * layer
+
+
+def test_the_estimate_grows_with_the_text_and_the_recipe():
+    def seconds(samples, repair):
+        model = make_llama()
+        request = Request(
+            pruning_ratio=0.2, scorers=(SCORERS.make("effect"),), repair=REPAIRS.make(repair),
+            align=4,
+        )  # fmt: skip
+        plan = Run(request, model).plan
+        return estimate(request, plan, 3, Workload(samples, 100), per_token=1e-3, pace=1e9)
+
+    plain, more = seconds(10, "least_squares"), seconds(20, "least_squares")
+    assert list(plain) == [stages.CALIBRATION, stages.SCORING, stages.REPAIR]
+    assert plain[stages.CALIBRATION] == pytest.approx(more[stages.CALIBRATION] / 2)
+    assert plain[stages.CALIBRATION] >= 2 * 3 * 1000 * 1e-3  # each layer is called twice
+    assert seconds(10, "reconstruction")[stages.REPAIR] > 4 * 3 * 1000 * 1e-3
 
 
 def test_oneshot_tells_the_plan_and_sums_up(fresh, texts, tmp_path, forget_the_session):
