@@ -64,6 +64,7 @@ def _tick(title: str, over: threading.Event) -> None:
         if clock.disable:
             return
         clock.start_t -= _PATIENCE
+        clock.refresh()
         while not over.wait(1.0):
             clock.refresh()
 
