@@ -31,3 +31,7 @@ class DecompositionError(FuncnetError):
 
 class NumbersError(FuncnetError):
     """Says that a weight, an activation, a gradient or a score is NaN or infinite."""
+
+
+class RoomError(FuncnetError):
+    """Says that a run does not fit into memory, and what would."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,16 +16,21 @@ if TYPE_CHECKING:
     from llmcompressor.modifiers import Modifier
     from transformers import PreTrainedModel
 
+    from funcnet_plugin.measure.free_memory import FreeMemory
+    from funcnet_plugin.measure.workload import Workload
+    from funcnet_plugin.run import Run
+    from funcnet_plugin.run.stages import Stage
+
 
 def check_request(
-    model: str | Path, plan: Recipe, samples: int, export: str | None, out: Path
+    model: str | Path, plan: Recipe, workload: Workload, export: str | None, out: Path
 ) -> PreTrainedModel:
     """Refuse now what a run would refuse once the weights are loaded.
 
     Args:
         model: checkpoint directory or hub name.
         plan: the whole recipe.
-        samples: of calibration.
+        workload: the calibration text, as far as the model takes its length.
         export, out: see `prune.prune`.
 
     Returns:
@@ -35,7 +41,7 @@ def check_request(
             the disk has no room for the result.
     """
     from funcnet_plugin.adapters import bind
-    from funcnet_plugin.checkpoints.loading import load_config, model_without_weights
+    from funcnet_plugin.checkpoints.loading import load_config, max_length, model_without_weights
     from funcnet_plugin.checkpoints.weights import check_weights
     from funcnet_plugin.hosts.llmcompressor.modifiers import WidthPruningModifier
     from funcnet_plugin.hosts.llmcompressor.size import smallest_size
@@ -46,7 +52,9 @@ def check_request(
     bind(shapes, try_mlps=False)  # those that cut neurons try them
     for modifier in modifiers:
         if isinstance(modifier, WidthPruningModifier):
-            modifier.plan(shapes, samples)
+            run = modifier.plan(shapes, workload.samples)
+            length = min(workload.length, max_length(shapes) or workload.length)
+            _check_memory(run, shapes, replace(workload, length=length))
         elif isinstance(modifier, WholeModelModifier):
             modifier.plan(shapes)
     if export:
@@ -58,6 +66,57 @@ def check_request(
     check_generation_file(model)
     check_weights(model, load_config(model))
     return shapes
+
+
+def needed_memory(
+    model: str | Path,
+    plan: Recipe,
+    workload: Workload,
+    *,
+    gpu: bool,
+    free: FreeMemory | None = None,
+) -> tuple[list[Stage], list[str]]:
+    """Compute what each stage of a run takes, without its weights.
+
+    Args:
+        model: checkpoint directory or hub name.
+        plan: the whole recipe.
+        workload: the calibration text.
+        gpu, free: see `memory`.
+
+    Returns:
+        the stages, and the modifiers whose memory is not ours to know.
+
+    Raises:
+        FuncnetError: the recipe does not fit the model, or cuts no neurons.
+    """
+    from funcnet_plugin.checkpoints.loading import model_without_weights
+    from funcnet_plugin.hosts.llmcompressor.modifiers import WidthPruningModifier
+    from funcnet_plugin.run.memory import memory
+
+    modifiers = _modifiers(plan)
+    shapes = model_without_weights(model)
+    ours = [modifier for modifier in modifiers if isinstance(modifier, WidthPruningModifier)]
+    if not ours:
+        raise RecipeError(
+            "what a recipe needs is known of WidthPruningModifier and FunctionalNetworkModifier, "
+            f"and this one has {', '.join(type(m).__name__ for m in modifiers)}."
+        )
+    run = ours[0].plan(shapes, workload.samples)
+    others = [type(modifier).__name__ for modifier in modifiers if modifier is not ours[0]]
+    return memory(run.request, run.plan, shapes, workload, gpu=gpu, free=free), others
+
+
+def _check_memory(run: Run, shapes: PreTrainedModel, workload: Workload) -> None:
+    """Refuse what clearly does not fit; of what may not, the run itself warns.
+
+    Raises:
+        RoomError: see `check_fits`.
+    """
+    from funcnet_plugin.measure.free_memory import free_memory
+    from funcnet_plugin.run.fitting import check_fits
+
+    check_fits(run.request, run.plan, shapes, workload, free_memory())
 
 
 def check_form(form: str, model: PreTrainedModel, modifiers: Sequence[Modifier]) -> None:

@@ -16,6 +16,7 @@ from funcnet_plugin.checkpoints.saving import check_tokenizer
 from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import CheckpointError, FuncnetError
 from funcnet_plugin.export import exporter
+from funcnet_plugin.measure.workload import Workload
 from funcnet_plugin.output import check_output, staged
 from funcnet_plugin.preflight import check_request
 from funcnet_plugin.recipe import (
@@ -75,7 +76,8 @@ def prune(
     if ratio is not None:
         fields["pruning_ratio"] = ratio
     plan = override(load_recipe(recipe or recipe_path("ica_prune")), fields)
-    shapes = check_request(model, plan, samples, export, out)
+    workload = Workload(samples, window, min(batch_size or 1, samples), joined=batch_size is None)
+    shapes = check_request(model, plan, workload, export, out)
     tokenizer = load_tokenizer(model)
     check_tokenizer(tokenizer)
     sources = load_sources(data, text_column, tokenizer)
@@ -90,7 +92,9 @@ def prune(
 
     from llmcompressor import oneshot
 
-    with saying_full(out), staged(out) as staging:
+    from funcnet_plugin.hosts.llmcompressor.summary import going_to
+
+    with saying_full(out), going_to(out), staged(out) as staging:
         oneshot(
             model=str(model),
             tokenizer=tokenizer,

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 
 import pytest
 import tqdm as tqdm_package
@@ -57,9 +58,11 @@ def test_writing_is_the_same_with_and_without_a_bar(shown):
             recipe("WidthPruningModifier", scorer="surgeon", own_text=0.25,
                    repair={"name": "reconstruction", "epochs": 1}),
             ["the model writes", "gradients", "moments of its own text", "repairing layers",
-             "how the layers are called", "reconstructing a layer"],
+             "how the layers are called", "reconstructing a layer", "calibrating layers",
+             "checking weights", "reading calibration data", "eliminating neurons"],
         ),
         (recipe(scorer=networks(strategy="global")), ["networks across layers"]),
+        (recipe(allocation="threshold"), ["calibrating layers", "cutting and repairing layers"]),
         (depth("block_influence"), ["block influence"]),
         (depth("perplexity"), ["perplexity without each layer"]),
     ],
@@ -86,3 +89,19 @@ def test_items_come_through_whatever_their_length(shown):
     before = shown.getvalue()
     assert list(bars.bar([1], "")) == [1] and shown.getvalue() == before
     assert sys.stderr is not shown
+
+
+def test_work_without_steps_shows_how_long_it_takes(shown, monkeypatch):
+    monkeypatch.setattr(bars, "_PATIENCE", 0.0)
+    with bars.ticking("thinking"):
+        while "thinking (00:00)" not in shown.getvalue():
+            time.sleep(0.01)
+    shown.truncate(0)
+    time.sleep(0.01)
+    assert "thinking" not in shown.getvalue()
+
+
+def test_work_that_is_soon_done_shows_nothing(shown):
+    with bars.ticking("thinking"):
+        pass
+    assert shown.getvalue() == ""

@@ -18,6 +18,7 @@ from typing import Any
 from compressed_tensors.distributed import is_source_process
 from torch import nn
 
+from funcnet_plugin.bars import ticking
 from funcnet_plugin.checkpoints.saved_config import settle_file
 from funcnet_plugin.checkpoints.saving import generation_config_as_it_came
 from funcnet_plugin.checkpoints.wrapped import refuse_adapter_files
@@ -107,6 +108,7 @@ def patch_save_pretrained(
         with (
             saying_full(Path(save_directory)),
             generation_config_as_it_came(model, save_directory),
+            ticking("saving the model"),
         ):
             result = inner(save_directory, *args, **kwargs)
         written = Path(save_directory) / "config.json"

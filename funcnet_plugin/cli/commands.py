@@ -19,6 +19,7 @@ from funcnet_plugin.cli.arguments import (
     stdout_for_json,
 )
 from funcnet_plugin.cli.listing import list_adapters, list_parts
+from funcnet_plugin.cli.memory import memory_of, show_memory
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.recipe import packaged_recipes
 
@@ -61,11 +62,19 @@ def inspect(
         bool,
         typer.Option("--parts", help="List scorers, repairs, decomposers, and their parameters."),
     ] = False,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="Recipe file or name: show what its stages need in memory."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Calibration windows, for --recipe.")] = 160,
+    length: Annotated[int, typer.Option(min=2, help="Tokens per window, for --recipe.")] = 512,
     as_json: AsJson = False,
 ) -> None:
     """Show adapter, layers, widths, parameters, and what a ratio would give. Loads no weights.
 
     Example: `funcnet inspect meta-llama/Llama-3.2-1B --ratio 0.2 --ratio 0.3`
+
+    Memory: `funcnet inspect meta-llama/Llama-2-7b --recipe ica_prune --samples 512 --length 2048`
     """
     if adapters:
         list_adapters(as_json)
@@ -79,8 +88,9 @@ def inspect(
 
     with stdout_for_json(as_json):
         shape = inspect_model(model, tuple(ratio or (0.1, 0.2, 0.3)), align)
+        found = None if recipe is None else memory_of(model, recipe, samples, length)
     if as_json:
-        print(json.dumps(asdict(shape), indent=2))
+        print(json.dumps(asdict(shape) | ({} if found is None else {"memory": found}), indent=2))
         return
     console = Console()
     console.print(f"[bold]{shape.source}[/]: {shape.architecture}, adapter {shape.adapter}")
@@ -101,6 +111,8 @@ def inspect(
                 f"{reach.parameters:,}" + (f" ({reach.reason})" if reach.reason else ""),
             )
     console.print(table)
+    if found is not None:
+        show_memory(found)
 
 
 def prune(

@@ -100,6 +100,13 @@ class WidthPlan:
             return [self.kept[unit.index]]
         return [*range(self.budget.align, unit.width, self.budget.align), unit.width]
 
+    def expected_columns(self, unit: Unit) -> int:
+        """Count the columns of a unit's output projection that are left, on average if open."""
+        if self.kept is not None:
+            return unit.n_columns * self.kept[unit.index] // unit.width
+        share = self.budget.target / sum(other.parameters for other in self.prunable)
+        return round(unit.n_columns * (1.0 - min(share, 1.0)))
+
     def parameters_now(self) -> int:
         """Count the parameters of the model as it is cut by now.
 

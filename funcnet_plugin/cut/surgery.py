@@ -79,6 +79,13 @@ def set_output_bias(unit: Unit, bias: Tensor) -> None:
             _assign(unit, module, "bias", module.weight.new_zeros(out_size(module)))
 
 
+def complete_biases(units: Sequence[Unit]) -> None:
+    """Give units that were left whole a bias of zeros: configs have one switch for all."""
+    for unit in units:
+        if unit.output.bias is None:
+            set_output_bias(unit, torch.zeros(unit.hidden_size))
+
+
 @torch.no_grad()
 def set_output_weight(unit: Unit, weight: Tensor) -> None:
     """Give a unit another output projection of its width, (hidden, width)."""

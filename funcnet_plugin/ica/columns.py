@@ -37,8 +37,7 @@ def parts(
     if not blocks:
         return
     width, device = blocks[0].shape[1], blocks[0].device
-    size = max(16, _PART.get(device.type, _PART_ELSEWHERE) // (4 * max(width, 1)))
-    size = min(size, sum(map(len, blocks)))
+    size = _rows(sum(map(len, blocks)), width, device.type)
     rounded = None if mean is None else mean.float()
     rest = None if mean is None else (mean - rounded).float()
     part, filled = torch.empty(size, width, device=device), 0
@@ -60,6 +59,16 @@ def parts(
                 part, filled = part if reuse else torch.empty_like(part), 0
     if filled:
         yield part[:filled]
+
+
+def part_bytes(n_rows: int, n_columns: int, device: str = "cpu") -> int:
+    """Count the bytes of one part."""
+    return 4 * _rows(n_rows, n_columns, device) * n_columns
+
+
+def _rows(n_rows: int, n_columns: int, device: str) -> int:
+    """Say how many rows a part has."""
+    return min(n_rows, max(16, _PART.get(device, _PART_ELSEWHERE) // (4 * max(n_columns, 1))))
 
 
 class ColumnMoments:

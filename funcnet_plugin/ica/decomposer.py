@@ -8,6 +8,7 @@ from functools import partial
 from torch import Tensor
 
 from funcnet_plugin.ica.canica import Decomposition, decompose_by
+from funcnet_plugin.ica.cost import reduction_bytes, reduction_operations, whitening_bytes
 from funcnet_plugin.ica.runs import ICAResult
 from funcnet_plugin.ica.signals import Signals
 from funcnet_plugin.ica.stream import TruncatedSignals
@@ -89,3 +90,26 @@ class Decomposer(Part):
             DecompositionError: the signals cannot be decomposed.
         """
         return decompose_by(partial(self.rotate, seed=seed), signals, n_components)
+
+    def working_bytes(self, n_tokens: int, n_signals: int, n_components: int) -> int:
+        """Count the bytes that `decompose` takes at its peak, beside the signals: to plan with.
+
+        The default is that of the reduction and of the rotation of one start.
+
+        Args:
+            n_tokens, n_signals: shape of the signals.
+            n_components: see `decompose`.
+        """
+        reduction = reduction_bytes(n_tokens, n_signals, n_components)
+        return max(reduction, self._rotation_bytes(n_signals, n_components))
+
+    def _rotation_bytes(self, n_signals: int, n_components: int) -> int:
+        maps = 8 * n_components * n_signals
+        return whitening_bytes(n_signals, n_components) + 5 * maps
+
+    def operations(self, n_tokens: int, n_signals: int, n_components: int) -> float:
+        """Count the multiplications and additions of `decompose`, roughly: to plan with.
+
+        The default is the reduction alone.
+        """
+        return reduction_operations(n_tokens, n_signals, n_components)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from funcnet_plugin.ica import decomposer
 from funcnet_plugin.ica.canica import SOLVERS, Decomposition
+from funcnet_plugin.ica.cost import whitening_bytes
 from funcnet_plugin.ica.decomposer import Decomposer
 from funcnet_plugin.ica.nilearn_canica import nilearn_canica
 from funcnet_plugin.ica.runs import ICAResult
@@ -25,6 +26,8 @@ _STARTS_OF_ALL_GROUPS = 64
 _FEWEST_STARTS = 2
 # Where the number of groups is not known, or nothing is averaged over them.
 _STARTS = 16
+# Evaluations of the contrast that one start takes on real signals, at the default tolerance.
+_EVALUATIONS = 50
 
 
 class CanICA(Decomposer):
@@ -57,9 +60,25 @@ class CanICA(Decomposer):
             starts = max(_FEWEST_STARTS, math.ceil(_STARTS_OF_ALL_GROUPS / n_groups))
         return self.model_copy(update={"n_init": starts})
 
+    @property
+    def _starts(self) -> int:
+        return self.for_groups(None).n_init
+
     def rotate(self, white: Tensor, seed: int) -> ICAResult:
         parameters = self.for_groups(None).model_dump(exclude={"solver"})
         return SOLVERS[self.solver](white, seed=seed, **parameters)
+
+    def _rotation_bytes(self, n_signals: int, n_components: int) -> int:
+        size, starts = n_components * n_signals, self._starts
+        white = whitening_bytes(n_signals, n_components)
+        # picard keeps parts of the sources only; fastica those of all starts, in float64
+        rotating = 4 * 8 * size * starts if self.solver == "fastica" else 2 * 4 * size
+        # all maps are put together, and their absolute values are taken
+        return white + max(rotating, 4 * size * (2 * starts + 4))
+
+    def operations(self, n_tokens: int, n_signals: int, n_components: int) -> float:
+        rotation = 4.0 * n_components**2 * n_signals * self._starts * _EVALUATIONS
+        return super().operations(n_tokens, n_signals, n_components) + rotation
 
 
 class Nilearn(Decomposer):
@@ -77,6 +96,14 @@ class Nilearn(Decomposer):
         self, signals: Signals | TruncatedSignals, n_components: int, seed: int
     ) -> Decomposition:
         return nilearn_canica(signals, n_components, n_init=self.n_init, seed=seed)
+
+    def working_bytes(self, n_tokens: int, n_signals: int, n_components: int) -> int:
+        copies = 4 * 4 * n_tokens * n_signals  # standardised, joined, and what nilearn makes of it
+        return copies + self._rotation_bytes(n_signals, n_components)
+
+    def operations(self, n_tokens: int, n_signals: int, n_components: int) -> float:
+        rotation = 4.0 * n_components**2 * n_signals * self.n_init * 200  # its max_iter
+        return super().operations(n_tokens, n_signals, n_components) + rotation
 
 
 @hookimpl

@@ -25,7 +25,7 @@ _RANK = 1e-6
 # The same after the reduction, where everything is float64: only an exact loss counts.
 _RANK_REDUCED = 1e-10
 # Directions of a block Krylov space beyond those wanted.
-_OVERSAMPLING = 16
+OVERSAMPLING = 16
 
 
 @dataclass(frozen=True)
@@ -124,19 +124,23 @@ def reduce_time(Z: Signals, n_components: int, *, exact: bool = False) -> tuple[
             f"n_components={n_components} does not fit signals of {T} tokens x {V} neurons; it "
             f"must lie between 1 and {min(T, V)}."
         )
-    width = n_components + _OVERSAMPLING
-    # below this the Krylov space is not cheaper than all directions
-    if exact or min(T, V) <= 3 * PASSES * width:
+    if exact or takes_second_moment(T, V, n_components):
         values, vectors = _second_moment(Z, n_components)
     else:
         # drawn on the CPU: the same on every device
-        block = torch.randn(V, width, generator=torch.Generator().manual_seed(0)).to(Z.mean.device)
+        generator = torch.Generator().manual_seed(0)
+        block = torch.randn(V, n_components + OVERSAMPLING, generator=generator).to(Z.mean.device)
         values, vectors = leading(partial(Z.rows, reuse=True), block, n_components)
     rank = int((values > _RANK * values[0]).sum()) if values[0] > 0 else 0
     if rank == 0:
         raise DecompositionError("no neuron varies over these tokens, so there is nothing to find.")
     C = (vectors[:, :rank] * values[:rank].sqrt()).T
     return C.contiguous(), float(values[:rank].sum()) / Z.variance
+
+
+def takes_second_moment(n_tokens: int, n_signals: int, n_components: int) -> bool:
+    """Tell whether the Krylov space would not be cheaper than all directions."""
+    return min(n_tokens, n_signals) <= 3 * PASSES * (n_components + OVERSAMPLING)
 
 
 def _second_moment(Z: Signals, n: int) -> tuple[Tensor, Tensor]:

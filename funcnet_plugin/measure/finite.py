@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from funcnet_plugin.bars import bar
 from funcnet_plugin.errors import NumbersError
 from funcnet_plugin.measure.hooks import hooked
 
@@ -53,7 +54,8 @@ def check_finite_weights(model: nn.Module) -> None:
     Raises:
         NumbersError: one is not; the message names it.
     """
-    for path, module in model.named_modules():
+    modules = list(model.named_modules())
+    for path, module in bar(modules, "checking weights", "module", within=True):
         for key in module._parameters:
             weight = getattr(module, key)  # not from the dictionary: it may have to be onloaded
             if weight is None or is_finite(weight):

@@ -119,6 +119,23 @@ class Moments:
         return raw.clamp_min(0.0)
 
 
+def product_bytes(width: int, itemsize: int, device: str) -> int:
+    """Count the bytes of one product: its tokens, their float32 copy, and what comes out.
+
+    Args:
+        width: of the activations.
+        itemsize: bytes of one.
+        device: its type.
+    """
+    rows = min(_STRIP, width) if device == "cpu" else width
+    return _TOGETHER * width * (itemsize + 4) + 4 * rows * width
+
+
+def product_operations(width: int, device: str) -> float:
+    """Count the multiplications and additions for one token."""
+    return width**2 + _STRIP * width if device == "cpu" else 2.0 * width**2
+
+
 def damping(second: Tensor, ridge: float) -> float:
     """Compute what is added to the diagonal of second moments before they are inverted.
 

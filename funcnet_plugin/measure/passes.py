@@ -12,7 +12,7 @@ from loguru import logger
 from torch import Tensor, nn
 
 from funcnet_plugin.bars import bar
-from funcnet_plugin.measure.gpu_memory import free_bytes
+from funcnet_plugin.measure.free_memory import free_bytes
 from funcnet_plugin.measure.offloading import device_of, sent_as_needed, waits
 
 _ROOM = 1.5  # of the weights' size: what else a pass through the model needs
@@ -35,7 +35,7 @@ def on_gpu(model: nn.Module, besides: int = 0, *, whole: bool = False) -> Iterat
         yield
         return
     needed = _ROOM * _bytes(model) + besides
-    free = free_bytes()
+    free = free_bytes(torch.device("cuda"))
     stays = any(isinstance(module._parameters, OffloadCache) for module in model.modules())
     if stays or needed > free:
         if needed > free:

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import psutil
 import torch
 from compressed_tensors.offload import disable_onloading
 from torch import nn
 
 from funcnet_plugin.adapters import Unit
-from funcnet_plugin.measure.gpu_memory import free_bytes
+from funcnet_plugin.measure.free_memory import free_bytes
 
 _FAST_ON_CPU = 64 * 2**20  # bytes inside of a layer
 _SHARE = 0.25  # of the free memory: what is measured needs some as well
@@ -39,7 +38,11 @@ class Limit:
 
     def holds(self, samples: int, length: int) -> bool:
         """Tell whether so many samples of one length stay within it."""
-        return samples * length * (self.per_token + length * self.per_pair) <= self.bytes
+        return self.taken(samples, length) <= self.bytes
+
+    def taken(self, samples: int, length: int) -> int:
+        """Count what so many samples of one length take."""
+        return samples * length * (self.per_token + length * self.per_pair)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,12 @@ class Room:
         small = samples * length <= self.tokens
         return small and all(limit.holds(samples, length) for limit in self.limits)
 
+    def most(self, length: int) -> int:
+        """Count the samples of one length that a batch has: as many as fit, at least one."""
+        found = [self.tokens // length]
+        found += [int(limit.bytes // limit.taken(1, length)) for limit in self.limits]
+        return max(1, min(found))
+
 
 def room_for(
     model: nn.Module,
@@ -79,6 +88,29 @@ def room_for(
             kept then.
         checkpointed: whether the backward pass computes the insides of a layer again.
     """
+    free = free_bytes(device)
+    return room_within(
+        free, model, units, device.type, backward=backward, checkpointed=checkpointed
+    )
+
+
+def room_within(
+    free: float,
+    model: nn.Module,
+    units: Sequence[Unit],
+    device: str,
+    *,
+    backward: bool = False,
+    checkpointed: bool = False,
+) -> Room:
+    """Compute what a batch may hold.
+
+    Args:
+        free: bytes of the device that are free, weights being there.
+        model: may be on the meta device.
+        device: its type.
+        units, backward, checkpointed: see `room_for`.
+    """
     hidden, width = units[0].hidden_size, max(unit.n_columns for unit in units)
     with disable_onloading():  # only its type is asked
         item = units[0].output.weight.element_size()
@@ -93,7 +125,7 @@ def room_for(
         per_token += layers * (hidden * item if checkpointed else inside)
         if getattr(config, "_attn_implementation", None) == "eager" and not checkpointed:
             per_pair += layers * scores
-    if device.type == "cpu":
-        memory = Limit(_SHARE * psutil.virtual_memory().available, per_token, per_pair)
+    memory = Limit(_SHARE * free, per_token, per_pair)
+    if device == "cpu":
         return Room(2048, 0.05, (memory, Limit(_FAST_ON_CPU, *layer)))
-    return Room(16384, 0.5, (Limit(_SHARE * free_bytes(device), per_token, per_pair),))
+    return Room(16384, 0.5, (memory,))

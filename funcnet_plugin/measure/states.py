@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.measure.finite import check_finite
-from funcnet_plugin.measure.gpu_memory import free_bytes
+from funcnet_plugin.measure.free_memory import free_bytes
 from funcnet_plugin.measure.halving import halves, say_halved
 from funcnet_plugin.measure.joining import joined
 from funcnet_plugin.measure.layer_calls import LayerCall, layer_calls
@@ -138,7 +138,17 @@ def _place(model: nn.Module, units: Sequence[Unit], text: Text, streams: int) ->
         return device
     tokens = sum(batch["input_ids"].numel() for batch in text.batches)
     needed = streams * tokens * units[0].hidden_size * units[0].dtype.itemsize
-    return device if needed < _SHARE * free_bytes(device) else torch.device("cpu")
+    return device if wait_on_gpu(needed, free_bytes(device)) else torch.device("cpu")
+
+
+def wait_on_gpu(states: int, free: float) -> bool:
+    """Tell whether the states of one text stay on a GPU.
+
+    Args:
+        states: bytes of all streams.
+        free: bytes of the GPU.
+    """
+    return states < _SHARE * free
 
 
 def _put(hidden: Tensor, place: torch.device) -> Tensor:

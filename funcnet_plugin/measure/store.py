@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from funcnet_plugin.bars import bar
 from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import CheckpointError
 
@@ -142,7 +143,8 @@ def fingerprint_model(model: nn.Module) -> str:
     The weights stay where they are, but for one at a time.
     """
     digest = hashlib.sha256(json.dumps(_config_of(model), sort_keys=True, default=str).encode())
-    for name, module in model.named_modules():
+    modules = list(model.named_modules())
+    for name, module in bar(modules, "fingerprint of the model", "module", within=True):
         for key in module._parameters:
             weight = getattr(module, key)  # not from the dictionary: it may have to be onloaded
             if weight is not None:

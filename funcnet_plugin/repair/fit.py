@@ -20,7 +20,7 @@ from torch import Tensor
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.bars import bar
 from funcnet_plugin.errors import NumbersError
-from funcnet_plugin.measure.gpu_memory import free_bytes
+from funcnet_plugin.measure.free_memory import free_bytes
 from funcnet_plugin.measure.processes import Processes
 
 _TOKENS = 2048  # of one step, all processes together ...
@@ -122,6 +122,17 @@ def fit_weights(
     if after < before:
         return Fit(found, after, before)
     return Fit(first, before, before)  # also where the fit ran away to NaN
+
+
+def fit_bytes(weights: int, width: int, hidden: int) -> int:
+    """Count the bytes that `fit_weights` takes, the examples left out.
+
+    Args:
+        weights: numbers in all projections.
+        width, hidden: of the unit.
+    """
+    of_step = 4 * _TOKENS * (5 * width + 4 * hidden)  # what its backward pass keeps
+    return 4 * weights * (_COPIES + 2) + of_step
 
 
 class _Tokens:

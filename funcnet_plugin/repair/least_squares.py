@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from funcnet_plugin.adapters import Unit
 from funcnet_plugin.measure.moments import damping
 from funcnet_plugin.plugins import hookimpl
 from funcnet_plugin.repair.enough import too_little_text
@@ -29,6 +30,16 @@ class LeastSquares(Repair):
         weight = cut.unit.output_weight
         second = cut.moments.second.to(weight.device)  # they may have waited on the CPU
         return Repaired(least_squares(weight, second, cut.columns, self.ridge))
+
+    def working_bytes(self, unit: Unit, kept: int) -> int:
+        columns, cut = unit.n_columns, unit.n_columns - kept
+        # all moments; those of what is kept, their rows, factor and copies; the solution
+        square = columns**2 + kept * columns + 3 * kept**2 + 2 * kept * cut
+        return 8 * (square + 2 * unit.hidden_size * columns)
+
+    def operations(self, unit: Unit, kept: int, tokens: int) -> float:
+        cut = unit.n_columns - kept
+        return kept**3 / 3 + 2.0 * kept**2 * cut + 2.0 * unit.hidden_size * kept * cut
 
     def too_little(self, tokens: int, width: int, samples: int) -> str | None:
         return too_little_text(tokens, width, continued=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from funcnet_plugin.adapters import Unit
 from funcnet_plugin.plugins import hookimpl
 from funcnet_plugin.repair.repair import Cut, Repair, Repaired
 
@@ -13,6 +14,9 @@ class NoRepair(Repair):
 
     def repaired(self, cut: Cut) -> Repaired:
         return Repaired()
+
+    def working_bytes(self, unit: Unit, kept: int) -> int:
+        return 0
 
 
 @hookimpl

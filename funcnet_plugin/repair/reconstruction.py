@@ -8,10 +8,12 @@ import torch
 from loguru import logger
 from pydantic import Field
 
+from funcnet_plugin.adapters import Unit
 from funcnet_plugin.cut.surgery import set_output_weight, set_weights
+from funcnet_plugin.measure.workload import Bytes
 from funcnet_plugin.plugins import hookimpl
 from funcnet_plugin.repair.enough import too_little_text
-from funcnet_plugin.repair.fit import Examples, fit_weights
+from funcnet_plugin.repair.fit import Examples, fit_bytes, fit_weights
 from funcnet_plugin.repair.least_squares import LeastSquares
 from funcnet_plugin.repair.pruned_layer import PrunedLayer
 from funcnet_plugin.repair.repair import Repair
@@ -50,6 +52,23 @@ class Reconstruction(LeastSquares):
     def refit(self, layer: PrunedLayer) -> dict[str, float]:
         self._fit_output(layer)
         return self._fit_all(layer) if self.epochs else {}
+
+    def refit_bytes(self, unit: Unit, kept: int, tokens: int) -> Bytes:
+        hidden, itemsize = unit.hidden_size, unit.dtype.itemsize
+        solving = 8 * (5 * kept**2 + 3 * hidden * kept)
+        if not self.epochs:
+            return Bytes(device=solving)
+        read = min(tokens, _MOST_TOKENS)
+        weights = unit.parameters * kept // unit.n_columns
+        examples = 2 * 2 * read * hidden * itemsize  # inputs and targets, in pieces and joined
+        return Bytes(device=max(solving, fit_bytes(weights, kept, hidden)), host=examples)
+
+    def operations(self, unit: Unit, kept: int, tokens: int) -> float:
+        read = min(tokens, _MOST_TOKENS)
+        weights = unit.parameters * kept / unit.n_columns
+        solving = kept**3 / 3 + 2.0 * kept**2 * unit.hidden_size + 2.0 * tokens * kept**2
+        fitting = self.epochs * read * 6.0 * weights
+        return super().operations(unit, kept, tokens) + solving + fitting
 
     def too_little(self, tokens: int, width: int, samples: int) -> str | None:
         return too_little_text(tokens, width, samples)

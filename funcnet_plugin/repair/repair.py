@@ -12,6 +12,7 @@ from torch import Tensor
 from funcnet_plugin.adapters import MLPAdapter, Unit
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.measure.moments import Moments
+from funcnet_plugin.measure.workload import Bytes
 from funcnet_plugin.plugins import Part, hookspec
 from funcnet_plugin.repair.pruned_layer import PrunedLayer
 
@@ -130,6 +131,32 @@ class Repair(Part):
             what was found, by name: it joins the layer's report.
         """
         raise NotImplementedError(f"{type(self).__name__} has no refit.")
+
+    def working_bytes(self, unit: Unit, kept: int) -> int:
+        """Count the bytes that `repaired` takes where the unit is computed: to plan a run with.
+
+        The default is a copy of the moments, where they are needed, and the output weight in
+        float64 twice.
+
+        Args:
+            unit: may be on the meta device.
+            kept: columns of the output projection that are left.
+        """
+        moments = 8 * unit.n_columns**2 if self.needs else 0
+        return moments + 2 * 8 * unit.hidden_size * unit.n_columns
+
+    def refit_bytes(self, unit: Unit, kept: int, tokens: int) -> Bytes:
+        """Count the bytes that `refit` takes, besides the hidden states of both models.
+
+        Args:
+            unit, kept: see `working_bytes`.
+            tokens: that it reads.
+        """
+        return Bytes()
+
+    def operations(self, unit: Unit, kept: int, tokens: int) -> float:
+        """Count the multiplications and additions for one unit, roughly: to plan with."""
+        return 0.0
 
     def too_little(self, tokens: int, width: int, samples: int) -> str | None:
         """Say that the text is too little for this repair; None where it is enough.

@@ -19,6 +19,8 @@ from funcnet_plugin.measure.text import Text
 from funcnet_plugin.measure.threads import warn_of_busy_cores
 from funcnet_plugin.repair.pruned_layer import total
 from funcnet_plugin.repair.residual import residual_gain
+from funcnet_plugin.run import stages
+from funcnet_plugin.run.clock import Clock
 from funcnet_plugin.run.request import Request
 from funcnet_plugin.text.cache import TextCache
 from funcnet_plugin.text.own import OwnText, write_continuations, write_own_text
@@ -60,7 +62,8 @@ def measure_ahead(
     text: Text,
     processes: Processes | None,
     store: Store | None,
-    cache: TextCache | None = None,
+    cache: TextCache | None,
+    clock: Clock,
 ) -> Ahead:
     """Measure the whole dense model, as far as the parts of a recipe need it.
 
@@ -72,6 +75,7 @@ def measure_ahead(
         processes: others that read other samples.
         store: of the run; keeps what the model wrote.
         cache: of all runs; does so too.
+        clock: of the run.
 
     Raises:
         CalibrationError: passes are needed and the text has no tokens.
@@ -85,22 +89,26 @@ def measure_ahead(
             "reconstruction."
         )
     own = None
-    if request.own_text and (todo or request.repair.behind_pruned_layers):
-        own = write_own_text(model, text, request.own_text, seed, processes, store, cache)
-    if request.repair.behind_pruned_layers:
-        _plan_repair(ahead, request, model, units, text, own, processes, store, cache)
+    with clock.stage(stages.OWN_TEXT):
+        if request.own_text and (todo or request.repair.behind_pruned_layers):
+            own = write_own_text(model, text, request.own_text, seed, processes, store, cache)
+        if request.repair.behind_pruned_layers:
+            _plan_repair(ahead, request, model, units, text, own, processes, store, cache)
     if not todo:
         return ahead
     if own is not None and "moments" in request.needs:
-        found = moments_of(model, units, own.text, todo)
         weight = round(text.n_tokens * own.share / (1.0 - own.share))
-        ahead.own_moments = {i: moments.counted_as(weight) for i, moments in found.items()}
-    if "output_gradients" in request.needs:
-        ahead.gradients["output_gradients"] = output_gradients(
-            model, text, todo, processes, seed=seed
-        )
-    if "weight_gradients" in request.needs:
-        ahead.gradients["weight_gradients"] = weight_gradients(model, text, todo, processes)
+        with clock.stage(stages.OWN_MOMENTS):
+            found = moments_of(model, units, own.text, todo)
+            # one after the other: all of them twice may be more than there is room for
+            ahead.own_moments = {i: found.pop(i).counted_as(weight) for i in list(found)}
+    with clock.stage(stages.GRADIENTS):
+        if "output_gradients" in request.needs:
+            ahead.gradients["output_gradients"] = output_gradients(
+                model, text, todo, processes, seed=seed
+            )
+        if "weight_gradients" in request.needs:
+            ahead.gradients["weight_gradients"] = weight_gradients(model, text, todo, processes)
     return ahead
 
 

@@ -8,6 +8,7 @@ model, unless something in the request waits for all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,9 @@ from loguru import logger
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
+from funcnet_plugin.bars import counter, ticking
 from funcnet_plugin.cut.plan import WidthPlan
-from funcnet_plugin.cut.surgery import set_output_bias
+from funcnet_plugin.cut.surgery import complete_biases
 from funcnet_plugin.errors import CalibrationError, DecompositionError, RecipeError
 from funcnet_plugin.measure.finite import check_finite_weights
 from funcnet_plugin.measure.processes import Processes
@@ -27,17 +29,15 @@ from funcnet_plugin.measure.recorder import Recorder, RegisterHook
 from funcnet_plugin.measure.sample import Sample
 from funcnet_plugin.measure.statistics import LayerStatistics
 from funcnet_plugin.measure.text import Text
-from funcnet_plugin.repair.behind import cut_behind
+from funcnet_plugin.run import stages
 from funcnet_plugin.run.ahead import Ahead, measure_ahead
+from funcnet_plugin.run.clock import Clock
 from funcnet_plugin.run.cuts import LayerCuts
 from funcnet_plugin.run.record import Record
 from funcnet_plugin.run.request import Request
-from funcnet_plugin.score.checks import checked_scores
-from funcnet_plugin.score.scorer import Evidence, Scoring
+from funcnet_plugin.run.scorings import Scores, Scorings
 from funcnet_plugin.score.union import combined
 from funcnet_plugin.text.cache import TextCache
-
-Scores = dict[str, Tensor]  # name of the scorer -> (width,)
 
 
 class Run:
@@ -55,6 +55,7 @@ class Run:
     Attributes:
         plan: the units of the model, and their widths before and after.
         reached: share of the scope that goes; None until the widths are decided.
+        clock: what the stages took.
 
     Raises:
         FuncnetError: one sentence on what cannot be done.
@@ -78,11 +79,13 @@ class Run:
         self.reached: float | None = None
         if request.allocation == "uniform":
             self.reached = self.plan.decide_uniform()
+        self.clock = Clock()
+        self._calibrating = ExitStack()  # holds the bar of that stage, and its time
         self._model = model
         self._ahead = Ahead()
         self._processes: Processes | None = None  # None: one process
         self._record: Record | None = None
-        self._scorings: list[Scoring] = []
+        self._scorings: Scorings | None = None
         self._statistics: dict[int, LayerStatistics] = {}
         self._scores: dict[int, Scores] = {}  # waiting for one cut
         self._cuts: LayerCuts | None = None
@@ -151,10 +154,18 @@ class Run:
         self._cuts = LayerCuts(self.plan, request.repair, after_cut, processes, kept)
         n_samples = len(lengths) if processes is None else processes.total(len(lengths))
         setting = replace(request.setting, n_samples=n_samples)
-        self._scorings = [scorer.begin(setting) for scorer in request.scorers]
+        self._scorings = Scorings(request.scorers, setting)
         store = None if self._record is None else self._record.store
         self._ahead = measure_ahead(
-            request, self._model, self.plan.layout.blocks, todo, text, processes, store, cache
+            request,
+            self._model,
+            self.plan.layout.blocks,
+            todo,
+            text,
+            processes,
+            store,
+            cache,
+            self.clock,
         )
 
     def record(self, register_hook: RegisterHook) -> None:
@@ -166,9 +177,17 @@ class Run:
         for unit in self.plan.prunable:
             if self._cuts.replay(unit):
                 continue
-            self._statistics[unit.index] = self._new_statistics(unit)
+            moments = self._ahead.new_moments(unit) if "moments" in self.request.needs else None
+            self._statistics[unit.index] = self._scorings.new_statistics(unit, moments)
             if not self._restore(unit):
                 Recorder(unit, register_hook, partial(self._add_sample, unit))
+        self._calibrating.enter_context(self.clock.stage(stages.CALIBRATION))
+        todo = len(self._statistics.keys() - self._scores.keys())
+        self._bar = self._calibrating.enter_context(counter(todo, "calibrating layers", "layer"))
+
+    def close(self) -> None:
+        """End the bar of the calibration: it is over, or has failed."""
+        self._calibrating.close()
 
     @torch.no_grad()
     def layers_passed(self, modules: Collection[nn.Module]) -> None:
@@ -195,18 +214,22 @@ class Run:
             if self._processes is not None:
                 measured.merge(self._processes)
             measured.check_finite(unit)
-            scores = checked_scores(unit, self._scored(unit, measured))
+            with self.clock.stage(stages.SCORING), ticking(f"scoring layer {unit.index}"):
+                known, seed = self._ahead.of_unit(unit), self.request.seed
+                scores = self._scorings.of_layer(unit, measured, known, seed)
+            self._bar.update()
             if not self.request.waits_for_all_layers:
                 self._prune(unit, combined([scores])[0])
                 continue
             self._scores[unit.index] = scores
             measured.wait()
             if self._record is not None:
-                self._record.save_measured(unit, measured, scores, self._across)
+                self._record.save_measured(unit, measured, scores, self._scorings.across)
 
     @torch.no_grad()
     def finish(self) -> None:
         """Cut all layers, where the cut waited for them."""
+        self.close()
         units = self.plan.prunable
         if self.request.waits_for_all_layers and len(self._scores) == len(units):
             self._complete_scores()
@@ -220,26 +243,17 @@ class Run:
                 unit.index: partial(self._prune, unit, score)
                 for unit, score in zip(units, together, strict=True)
             }
-            self._cut_all(cuts)
+            with self.clock.stage(stages.REPAIR):
+                self._cuts.cut_all(self._model, cuts, self._ahead, self.request.seed)
         self._scores.clear()
         if self.request.repair.adds_bias and self.kept:
-            self._complete_biases()
-
-    @property
-    def _across(self) -> Scoring | None:
-        """Find the scorer that works across layers, if there is one."""
-        return next((s for s in self._scorings if s.scorer.across_layers), None)
-
-    def _new_statistics(self, unit: Unit) -> LayerStatistics:
-        moments = self._ahead.new_moments(unit) if "moments" in self.request.needs else None
-        watches = {scoring.scorer.name: scoring.watch(unit) for scoring in self._scorings}
-        return LayerStatistics(moments, {n: w for n, w in watches.items() if w is not None})
+            complete_biases(self.plan.layout.blocks)
 
     def _restore(self, unit: Unit) -> bool:
         """Take over what the interrupted run measured of a layer."""
         if self._record is None or not self.request.waits_for_all_layers:
             return False
-        scores = self._record.restore(unit, self._statistics[unit.index], self._across)
+        scores = self._record.restore(unit, self._statistics[unit.index], self._scorings.across)
         if scores is not None:
             self._scores[unit.index] = scores
         return scores is not None
@@ -247,66 +261,29 @@ class Run:
     def _add_sample(self, unit: Unit, sample: Sample) -> None:
         sample.check_finite(unit)
         try:
-            self._statistics[unit.index].add(sample)
+            with self.clock.stage(stages.SCORING):
+                self._statistics[unit.index].add(sample)
         except DecompositionError as error:
             raise DecompositionError(
                 f"layer {unit.index}: {str(error).rstrip('.')}; to leave the layer as it is, put "
                 f"{unit.name} into the recipe's ignore."
             ) from error
 
-    def _scored(self, unit: Unit, measured: LayerStatistics) -> Scores:
-        known = self._ahead.of_unit(unit)
-        if measured.moments is not None:
-            known["moments"] = measured.moments
-        found = {}
-        for scoring in self._scorings:
-            scorer = scoring.scorer
-            known["samples"] = measured.watches.get(scorer.name)
-            statistics = {name: known[name] for name in scorer.needs}
-            score = scoring.score(Evidence(unit, self.request.seed, statistics))
-            if not scorer.across_layers:
-                found[scorer.name] = score
-        return found
-
     def _complete_scores(self) -> None:
         """Score what could not be scored layer by layer."""
-        across = self._across
+        across = self._scorings.across
         if across is None:
             return
-        scores = across.scores(self._processes)
-        for unit in self.plan.prunable:
-            found = checked_scores(unit, {across.scorer.name: scores[unit.index]})
-            self._scores[unit.index] = found | self._scores[unit.index]
+        with self.clock.stage(stages.SCORING):
+            scores = self._scorings.of_all_layers(self.plan.prunable, self._processes)
+        for layer, found in scores.items():
+            self._scores[layer] = found | self._scores[layer]
         if self._record is not None:
             self._record.save_networks(across)
-
-    def _cut_all(self, cuts: dict[int, Callable[[], None]]) -> None:
-        if not self._ahead.repair_texts:
-            for cut in cuts.values():
-                cut()
-            return
-        found = cut_behind(
-            self._model,
-            self.plan.layout.blocks,
-            cuts,
-            self.request.repair,
-            self._ahead.repair_texts,
-            gain=self._ahead.gain,
-            seed=self.request.seed,
-            processes=self._processes,
-        )
-        for index, report in found.items():
-            self._cuts.reports[index].update(report)
-
-    def _complete_biases(self) -> None:
-        """Give layers that were left whole a bias of zeros: configs have one switch for all."""
-        for unit in self.plan.layout.blocks:
-            if unit.output.bias is None:
-                set_output_bias(unit, torch.zeros(unit.hidden_size))
 
     def _prune(self, unit: Unit, score: Tensor) -> None:
         statistics = self._statistics.pop(unit.index)
         report = {"layer": unit.index, "samples": statistics.n_samples}
-        for scoring in self._scorings:
-            report |= scoring.report(unit, statistics.watches.get(scoring.scorer.name))
-        self._cuts.cut(unit, score, statistics, report)
+        report |= self._scorings.report(unit, statistics)
+        with self.clock.stage(stages.REPAIR), ticking(f"cutting and repairing layer {unit.index}"):
+            self._cuts.cut(unit, score, statistics, report)

@@ -7,14 +7,29 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from funcnet_plugin.adapters import Unit
+from funcnet_plugin.bars import bar
 from funcnet_plugin.measure.moments import damping
+from funcnet_plugin.measure.workload import Workload
 from funcnet_plugin.plugins import hookimpl
-from funcnet_plugin.score.scorer import Evidence, Scorer
+from funcnet_plugin.score.scorer import Evidence, Scorer, Setting
 
 _AT_ONCE = 64  # eliminations between two updates of whole matrices
 
 
-class OBS(Scorer):
+class _Eliminating(Scorer):
+    """Serves as the base of scorers that eliminate."""
+
+    def working_bytes(self, unit: Unit, workload: Workload, setting: Setting) -> int:
+        columns = unit.n_columns
+        # moments, their damped copy, its factor and inverse, and what LAPACK copies
+        return 6 * 8 * columns**2 + 2 * 8 * unit.hidden_size * columns
+
+    def operations(self, unit: Unit, workload: Workload) -> float:
+        return 10.0 * unit.n_columns**3
+
+
+class OBS(_Eliminating):
     """Orders neurons by greedy second-order elimination of what the output loses.
 
     Always the neuron goes whose removal, after the best update of the others, changes the output
@@ -50,7 +65,7 @@ class LossEffect(Scorer):
         return evidence.unit.by_piece(second * weight.square().sum(0))
 
 
-class Surgeon(Scorer):
+class Surgeon(_Eliminating):
     """Orders neurons by greedy elimination in the K-FAC metric of the loss.
 
     It is LLM Surgeon in one shot, neurons only: ``w_j' E[g g'] w_j / [S^-1]_jj``. The score is what
@@ -105,7 +120,7 @@ def eliminate(weight: Tensor, second: Tensor, ridge: float = 0.02) -> tuple[Tens
     cost = torch.empty_like(order)
     removed = torch.zeros_like(cost)  # infinite for a column that went
     highest = torch.zeros(1, dtype=torch.float64, device=weight.device)
-    for start in range(0, n, _AT_ONCE):
+    for start in bar(range(0, n, _AT_ONCE), "eliminating neurons", within=True):
         steps = min(_AT_ONCE, n - start)
         # A is A - C' diag(a) C by now, and H is H - C'U - U'C
         C = torch.zeros(steps, n, dtype=torch.float64, device=weight.device)

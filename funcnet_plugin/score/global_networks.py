@@ -15,7 +15,7 @@ from loguru import logger
 from torch import Tensor
 
 from funcnet_plugin.adapters import Unit
-from funcnet_plugin.bars import bar
+from funcnet_plugin.bars import bar, ticking
 from funcnet_plugin.ica import LayeredSignals, stability, standardise, whiten
 from funcnet_plugin.ica.canica import standardise_maps
 from funcnet_plugin.measure.processes import Processes
@@ -57,7 +57,8 @@ class GlobalNetworks(Scoring):
         """Take in the signals of one layer for one group."""
         if number == len(self._groups):
             self._groups.append(LayeredSignals(self._n_rows))
-        self._groups[number].add(layer, standardise(blocks))
+        with ticking(f"reducing signals of layer {layer}, group {number + 1}"):
+            self._groups[number].add(layer, standardise(blocks))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Give the groups as far as the layers have come, and the scores once they are found."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from funcnet_plugin.adapters import Unit
+from funcnet_plugin.bars import ticking
 from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.ica import SignalStream
 from funcnet_plugin.measure.processes import Processes
@@ -79,10 +80,11 @@ class NetworkWatch:
         self._stream = self._new_stream()
 
     def _add_group(self, stream: SignalStream) -> None:
-        scorer = self._scorer
-        result = scorer.decomposer.decompose(
-            stream.finish(), scorer.n_components, self._setting.seed
-        )
+        scorer, layer = self._scorer, self._unit.index
+        with ticking(f"networks of layer {layer}, group {self.n_groups + 1}"):
+            result = scorer.decomposer.decompose(
+                stream.finish(), scorer.n_components, self._setting.seed
+            )
         score = map_scores(result.maps, len(self._names)).cpu()
         if scorer.aggregate == "max":
             self._score = torch.maximum(self._score, score)

@@ -11,8 +11,10 @@ from pydantic import Field, field_serializer, field_validator
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.errors import CalibrationError, CheckpointError, RecipeError
 from funcnet_plugin.ica import least_bytes
+from funcnet_plugin.ica.cost import reduction_bytes
 from funcnet_plugin.ica.decomposer import Decomposer
 from funcnet_plugin.ica.parts import DECOMPOSERS
+from funcnet_plugin.measure.workload import Workload
 from funcnet_plugin.score.groups import GroupReport
 from funcnet_plugin.score.scorer import Scorer, Setting
 
@@ -80,10 +82,13 @@ class NetworkScorer(Scorer):
 
     def decided(self, setting: Setting) -> NetworkScorer:
         """Decide what the recipe leaves to the number of groups, such as starts of the ICA."""
+        return self.model_copy(update={"decomposer": self._decomposer_for(setting.n_samples)})
+
+    def _decomposer_for(self, n_samples: int | None) -> Decomposer:
         n_groups = None  # a maximum does not gain from more groups
-        if setting.n_samples is not None and self.aggregate == "mean":
-            n_groups = setting.n_samples // self.samples_per_group
-        return self.model_copy(update={"decomposer": self.decomposer.for_groups(n_groups)})
+        if n_samples is not None and self.aggregate == "mean":
+            n_groups = n_samples // self.samples_per_group
+        return self.decomposer.for_groups(n_groups)
 
     @property
     def n_rows(self) -> int:
@@ -152,6 +157,43 @@ class NetworkScorer(Scorer):
                 f"{narrowest} neurons, as a group of samples_per_group={size} samples has; "
                 "give longer samples, or lower n_components."
             )
+
+    def signal_bytes(self, unit: Unit, workload: Workload, setting: Setting) -> int:
+        V = len(self.signals_of(unit)) * unit.width
+        held = self._group_tokens(workload) * V * unit.dtype.itemsize
+        return held if setting.max_bytes is None else min(held, setting.max_bytes)
+
+    def working_bytes(self, unit: Unit, workload: Workload, setting: Setting) -> int:
+        held = self.signal_bytes(unit, workload, setting)
+        V, tokens = len(self.signals_of(unit)) * unit.width, self._group_tokens(workload)
+        if tokens * V * unit.dtype.itemsize > held:
+            tokens = self.n_rows
+        if self.across_layers:
+            k = 3 * self.n_components
+            return held + reduction_bytes(tokens, V, k) + 8 * 4 * tokens * k
+        decomposer = self._decomposer_for(workload.samples)
+        return held + decomposer.working_bytes(tokens, V, self.n_components)
+
+    def across_bytes(self, units: Sequence[Unit], workload: Workload) -> int:
+        if not self.across_layers:
+            return 0
+        V = sum(len(self.signals_of(unit)) * unit.width for unit in units)
+        rows = min(3 * self.n_components, self._group_tokens(workload))
+        groups = workload.samples // self.samples_per_group
+        kept = groups * 4 * rows * (self._group_tokens(workload) + V)
+        # of the last group there is one matrix more, in float64
+        decomposer = self._decomposer_for(workload.samples)
+        return kept + decomposer.working_bytes(rows, V, self.n_components) // 2
+
+    def operations(self, unit: Unit, workload: Workload) -> float:
+        V = len(self.signals_of(unit)) * unit.width
+        groups = workload.samples // self.samples_per_group
+        tokens = self._group_tokens(workload)
+        decomposer = self._decomposer_for(workload.samples)
+        return groups * decomposer.operations(tokens, V, self.n_components)
+
+    def _group_tokens(self, workload: Workload) -> int:
+        return min(self.samples_per_group, workload.samples) * workload.length
 
     def _check_samples(self, n_samples: int | None) -> None:
         if n_samples is not None and n_samples < self.samples_per_group:

@@ -13,6 +13,7 @@ from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.measure.moments import Moments
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.statistics import Watch
+from funcnet_plugin.measure.workload import Workload
 from funcnet_plugin.plugins import Part, hookspec
 
 
@@ -182,3 +183,31 @@ class Scorer(Part):
             (width,), any real dtype and device; larger is more important.
         """
         raise NotImplementedError(f"{type(self).__name__} has no score.")
+
+    def working_bytes(self, unit: Unit, workload: Workload, setting: Setting) -> int:
+        """Count the bytes that measuring and scoring one unit takes: to plan a run with.
+
+        They are counted where the unit is computed, at their peak, and without the statistics that
+        the run itself keeps. The default is a copy of the moments, where they are needed, and
+        the output weight in float64 twice.
+
+        Args:
+            unit: may be on the meta device.
+            workload: the calibration text.
+            setting: of the run.
+        """
+        columns = unit.n_columns
+        moments = 8 * columns**2 if "moments" in self.needs else 0
+        return moments + 2 * 8 * unit.hidden_size * columns
+
+    def signal_bytes(self, unit: Unit, workload: Workload, setting: Setting) -> int:
+        """Count the bytes of what a watch keeps of the samples of one unit, at its most."""
+        return 0
+
+    def across_bytes(self, units: Sequence[Unit], workload: Workload) -> int:
+        """Count the bytes that are kept from layer to layer, and for scores of all at once."""
+        return 0
+
+    def operations(self, unit: Unit, workload: Workload) -> float:
+        """Count the multiplications and additions of scoring one unit, roughly: to plan with."""
+        return 0.0

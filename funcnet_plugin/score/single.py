@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.adapters.projection import oriented
+from funcnet_plugin.measure.workload import Workload
 from funcnet_plugin.plugins import hookimpl
-from funcnet_plugin.score.scorer import Evidence, Scorer
+from funcnet_plugin.score.scorer import Evidence, Scorer, Setting
 
 
 class Effect(Scorer):
@@ -77,6 +78,9 @@ class Taylor(Scorer):
             for weight, gradient in zip(unit.weights, evidence.weight_gradients, strict=True)
         )
         return unit.by_piece(columns.sum(0), [product.sum(1) for product in rows])
+
+    def working_bytes(self, unit: Unit, workload: Workload, setting: Setting) -> int:
+        return 3 * 8 * unit.parameters  # weights and gradients in float64, and their products
 
 
 class Magnitude(Scorer):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
 
-from funcnet_plugin.measure.gpu_memory import free_bytes
+from funcnet_plugin.measure.free_memory import free_bytes
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -34,8 +33,18 @@ def windows_at_once(network: PreTrainedModel, window: int) -> int:
     Args:
         network: in memory, on the device that it will write on.
     """
-    device = network.device.type
-    free = free_bytes(network.device) if device == "cuda" else psutil.virtual_memory().available
+    return windows_within(free_bytes(network.device), network, window, network.device.type)
+
+
+def windows_within(free: float, network: PreTrainedModel, window: int, device: str) -> int:
+    """Compute how many windows are written at once.
+
+    Args:
+        free: bytes of the device that are free, weights being there.
+        network: may be on the meta device.
+        window: tokens of each.
+        device: its type.
+    """
     room = _SHARE.get(device, _SHARE_ON_GPU) * free
     most = _MOST.get(device, _MOST_ON_GPU)
     if device == "cpu":

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from funcnet_plugin.bars import bar
 from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.measure.text import Text
 
@@ -50,7 +51,7 @@ def read_calibration(calibration: Any, model: nn.Module, *, may_join: bool = Fal
     batches: list[Mapping[str, Any]] = []
     n_samples = 0
     with _undisturbed(calibration):
-        for number, batch in enumerate(calibration):
+        for number, batch in enumerate(bar(calibration, "reading calibration data", within=True)):
             where = f"batch {number} of the calibration data"
             if not isinstance(batch, Mapping):
                 raise CalibrationError(

@@ -13,6 +13,7 @@ from funcnet_plugin.plugins import hookimpl
 from funcnet_plugin.repair.parts import REPAIRS
 from funcnet_plugin.score.parts import SCORERS
 from tests.conftest import make_llama
+from tests.hosting import networks, recipe
 from tests.parts import Early
 
 FAST = ["--set", "align=4", "--set", "scorer.networks.n_components=6",
@@ -87,3 +88,37 @@ def test_a_part_of_another_package_is_listed_with_what_it_requires():
     }  # fmt: skip
     assert "mine (my-package (mine))" in printed and "strength (required)" in printed
     assert "where: ['[here]']" in printed
+
+
+def needs(tmp_path, recipe, *more):
+    make_llama().config.save_pretrained(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    return call("inspect", tmp_path, "--recipe", tmp_path / "recipe.yaml", *more)
+
+
+def test_inspect_shows_the_memory_of_a_recipe_without_weights(tmp_path):
+    text = recipe(scorer=networks(), repair="reconstruction")
+    shown = needs(tmp_path, text, "--samples", 64, "--length", 100, "--json")
+    found = json.loads(shown.stdout)["memory"]
+    assert [stage["stage"] for stage in found["stages"]] == [
+        "calibration", "scoring", "cut and repair", "saving"
+    ]  # fmt: skip
+    for figure in ("gpu", "host", "host_without_gpu"):
+        assert found["most"][figure] == max(stage[figure] for stage in found["stages"]) > 0
+    assert found["others"] == [] and found["samples"] == 64
+    more = json.loads(needs(tmp_path, text, "--samples", 640, "--length", 100, "--json").stdout)
+    assert more["memory"]["most"]["host"] > found["most"]["host"]
+    table = needs(tmp_path, text, "--samples", 64, "--length", 100).stdout
+    assert "memory for 64 samples of 100 tokens" in table and "cut and repair" in table
+
+
+def test_inspect_leaves_the_memory_of_quantization_to_llm_compressor(tmp_path):
+    then = {"QuantizationModifier": {"targets": "Linear", "scheme": "FP8_DYNAMIC"}}
+    shown = needs(tmp_path, recipe(scorer=networks(), then=then)).stdout
+    assert "and llm-compressor's own for QuantizationModifier" in shown
+
+
+def test_inspect_knows_the_memory_of_width_pruning_only(tmp_path):
+    text = "s_stage: {p_modifiers: {DepthPruningModifier: {pruning_ratio: 0.3}}}"
+    result = needs(tmp_path, text)
+    assert "DepthPruningModifier" in str(result.exception)

@@ -13,6 +13,7 @@ from funcnet_plugin.measure.text import Text
 from funcnet_plugin.repair.parts import REPAIRS
 from funcnet_plugin.run import Request
 from funcnet_plugin.run.ahead import measure_ahead
+from funcnet_plugin.run.clock import Clock
 from funcnet_plugin.score.parts import SCORERS
 from tests.conftest import make_llama
 from tests.hosting import loader, offload_layers
@@ -152,7 +153,7 @@ def test_weights_keep_the_gradients_of_the_text_beside_a_true_fisher(texts):
             repair=REPAIRS.make("none"),
             seed=seed,
         )
-        return measure_ahead(request, model, units, units, text, None, None).gradients
+        return measure_ahead(request, model, units, units, text, None, None, Clock()).gradients
 
     one, other, alone = found(0), found(1), weight_gradients(model, text, units)
     for i in range(3):

@@ -112,7 +112,7 @@ def test_a_gpu_without_room_is_sent_one_layer_after_the_other(monkeypatch):
     model, seen = make_llama(), []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(passes, "free_bytes", lambda: 1000)
+    monkeypatch.setattr(passes, "free_bytes", lambda device: 1000)
     dispatch = passes.sent_as_needed
     monkeypatch.setattr(
         passes, "sent_as_needed", lambda m, device: seen.append(device.type) or dispatch(m, CPU)

@@ -8,7 +8,8 @@ from llmcompressor.core import active_session
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import CheckpointError
-from funcnet_plugin.run import Run, ahead
+from funcnet_plugin.run import ahead
+from funcnet_plugin.run.scorings import Scorings
 from funcnet_plugin.score.global_networks import GlobalNetworks
 from funcnet_plugin.text import own
 from tests.hosting import as_dataset, loader, networks, recipe, run
@@ -52,14 +53,14 @@ def biased(tmp_path):
 
 def interrupt_at(monkeypatch, layer):
     """Stop like a user does, in the middle of a layer."""
-    scored = Run._scored
+    scored = Scorings.of_layer
 
-    def score(self, unit, measured):
+    def score(self, unit, *known):
         if unit.index == layer:
             raise InterruptedRunError
-        return scored(self, unit, measured)
+        return scored(self, unit, *known)
 
-    monkeypatch.setattr(Run, "_scored", score)
+    monkeypatch.setattr(Scorings, "of_layer", score)
 
 
 def interrupted(model, texts, text, monkeypatch, layer=2, **options):
@@ -79,9 +80,11 @@ def test_the_result_is_that_of_an_uninterrupted_run(biased, texts, tmp_path, mon
     finished = {path.name for path in (tmp_path / "progress").glob("layer-*")}
     assert finished == {"layer-0000.safetensors", "layer-0001.safetensors"}
     scored = []
-    original = Run._scored
+    original = Scorings.of_layer
     monkeypatch.setattr(
-        Run, "_scored", lambda self, unit, s: scored.append(unit.index) or original(self, unit, s)
+        Scorings,
+        "of_layer",
+        lambda self, unit, *known: scored.append(unit.index) or original(self, unit, *known),
     )
     resumed = run(biased(), texts, text)
     assert scored == [2]  # the others were not done again
@@ -156,7 +159,7 @@ def test_another_ratio_of_one_cut_measures_nothing_again(fresh, texts, tmp_path,
     def refuse(*args, **kwargs):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(Run, "_scored", refuse)
+    monkeypatch.setattr(Scorings, "of_layer", refuse)
     monkeypatch.setattr(GlobalNetworks, "_decompose", refuse)
     monkeypatch.setattr(ahead, "weight_gradients", refuse)
     monkeypatch.setattr(ahead, "output_gradients", refuse)

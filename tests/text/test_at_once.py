@@ -55,8 +55,7 @@ def test_a_quarter_of_the_free_memory_is_filled_unless_a_step_takes_long(monkeyp
     # copies of 32 predictions
     assert bytes_per_window(model, 20) == 20 * 4 * (2 * 2 * 6) * 4 + 4 * 32 * 4
     free = 4 * 7.5 * bytes_per_window(model, 20)
-    memory = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=free))
-    monkeypatch.setattr(at_once, "psutil", memory)
+    monkeypatch.setattr(at_once, "free_bytes", lambda device: free)
     assert windows_at_once(model, 20) == 7
     assert windows_at_once(model, 2000) == 1
     free *= 10**6

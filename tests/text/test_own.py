@@ -12,6 +12,7 @@ from funcnet_plugin.repair.least_squares import least_squares
 from funcnet_plugin.repair.none import NoRepair
 from funcnet_plugin.run import Request
 from funcnet_plugin.run.ahead import measure_ahead
+from funcnet_plugin.run.clock import Clock
 from funcnet_plugin.score.parts import SCORERS
 from funcnet_plugin.text import own, writing
 from funcnet_plugin.text.own import write_continuations, write_own_text
@@ -38,7 +39,7 @@ def own_moments(model, text, share):
     """Measure what a run measures of the text that the model writes for it, layer by layer."""
     units = bind(model).blocks
     request = Request(0.2, (SCORERS.make("effect"),), NoRepair(), own_text=share)
-    return measure_ahead(request, model, units, units, text, None, None).own_moments
+    return measure_ahead(request, model, units, units, text, None, None, Clock()).own_moments
 
 
 @pytest.fixture

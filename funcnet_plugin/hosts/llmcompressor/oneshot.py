@@ -54,22 +54,31 @@ def surround(entry: ModuleType) -> None:
 
     @wraps(call)
     def call_checked(self, *args: Any, **kwargs: Any) -> Any:
-        if names_ours(self.recipe):
-            from funcnet_plugin.hosts.llmcompressor.given_data import check_given_data
+        if not names_ours(self.recipe):
+            return call(self, *args, **kwargs)
+        from funcnet_plugin.hosts.llmcompressor.given_data import check_given_data
+        from funcnet_plugin.hosts.llmcompressor.summary import summing_up
 
-            check_given_data(self.dataset_args, self.processor)
-        return call(self, *args, **kwargs)
+        check_given_data(self.dataset_args, self.processor)
+        with summing_up(_out(self)) as self._funcnet_saving:
+            return call(self, *args, **kwargs)
 
     @wraps(apply)
     def apply_to_the_end(self, *args: Any, **kwargs: Any) -> Any:
-        out = None if self.output_dir is None else Path(self.output_dir)
-        with going_on(Call(out, self.processor, left_to_us(self.dataset_args))):
-            return apply(self, *args, **kwargs)
+        with going_on(Call(_out(self), self.processor, left_to_us(self.dataset_args))):
+            found = apply(self, *args, **kwargs)
+        if names_ours(self.recipe):
+            self._funcnet_saving.begins()
+        return found
 
     make_checked._funcnet = True
     mark_default(entry)
     oneshot.__init__, oneshot.__call__ = make_checked, call_checked
     oneshot.apply_recipe_modifiers = apply_to_the_end
+
+
+def _out(oneshot: Any) -> Path | None:
+    return None if oneshot.output_dir is None else Path(oneshot.output_dir)
 
 
 def names_ours(recipe: Any) -> bool:

@@ -44,6 +44,7 @@ from funcnet_plugin.hosts.llmcompressor.given_model import check_model
 from funcnet_plugin.hosts.llmcompressor.neighbours import check_after, check_before
 from funcnet_plugin.hosts.llmcompressor.old_shape import refuse_old_shape
 from funcnet_plugin.hosts.llmcompressor.requantize import renew_quantization
+from funcnet_plugin.hosts.llmcompressor.summary import ended
 from funcnet_plugin.hosts.llmcompressor.tracing import trust_no_trace
 from funcnet_plugin.measure.joining import Batch, joined
 from funcnet_plugin.measure.padding import takes_padding
@@ -51,6 +52,7 @@ from funcnet_plugin.measure.room import room_for
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.repair.parts import REPAIRS
 from funcnet_plugin.run import Request, Run
+from funcnet_plugin.run.announce import announce
 from funcnet_plugin.score.parts import SCORERS
 from funcnet_plugin.text.batches import SingleSamples, read_calibration
 from funcnet_plugin.text.cache import TextCache
@@ -212,7 +214,9 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
         settings = settings_of(self) | {"version": __version__}
         resume = (self.resume_dir, settings) if self.resume_dir else None
         cache = TextCache(Path(self.text_cache), model) if self.text_cache else None
+        self._when_the_run_ends(run.close)
         with eval_context(model):  # the pipeline sees to that in its own passes only
+            announce(run, model, self._text)
             run.begin(self._text, processes, resume, after_cut=_renew, cache=cache)
         return True
 
@@ -262,6 +266,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
             )
         layout, block = run.plan.layout, self._describe(model)
         describe_widths(model, layout, block, run.kept, biased=run.request.repair.adds_bias)
+        ended(block, run.clock)
         logger.info(
             f"pruned {block['parameters_before']:,} -> {block['parameters_after']:,} parameters: "
             f"{block['pruning_ratio_reached']:.4f} of the {self.ratio_scope} "

@@ -1,0 +1,298 @@
+"""Computes what a run takes in memory, stage by stage, before it starts.
+
+Everything follows from the model's shapes, the recipe and the amount of text; the weights are not
+needed. Each part of a recipe says what it takes itself (`working_bytes` and its neighbours). Python
+and the libraries are left out: they take about 1 GB of the host and, with CUDA, about as much of
+the GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from funcnet_plugin.adapters import Unit
+from funcnet_plugin.cut.plan import WidthPlan
+from funcnet_plugin.measure.free_memory import FreeMemory
+from funcnet_plugin.measure.moments import product_bytes
+from funcnet_plugin.measure.room import room_within
+from funcnet_plugin.measure.states import wait_on_gpu
+from funcnet_plugin.measure.workload import Workload
+from funcnet_plugin.run import stages
+from funcnet_plugin.run.request import Request
+from funcnet_plugin.run.sizes import Sizes
+from funcnet_plugin.run.stages import Stage, Term
+from funcnet_plugin.text.at_once import bytes_per_window, windows_within
+from funcnet_plugin.text.own import CONTINUED_LENGTH, OWN_LENGTH, PER_SAMPLE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def memory(
+    request: Request,
+    plan: WidthPlan,
+    model: PreTrainedModel,
+    workload: Workload,
+    *,
+    gpu: bool,
+    free: FreeMemory | None = None,
+) -> list[Stage]:
+    """Compute the peak of every stage that a run will have.
+
+    Args:
+        request: what is asked for.
+        plan: of the model.
+        model: before pruning; may be on the meta device.
+        workload: the calibration text.
+        gpu: whether layers are computed on a GPU; without one all is counted as the host's.
+        free: what adapts to the memory that there is, such as batches, is counted as with this
+            much; None: at its smallest.
+    """
+    return _Counting(request, plan, model, workload, gpu, free).all()
+
+
+class _Counting:
+    """Counts the stages of one run; the arguments are those of `memory`."""
+
+    def __init__(
+        self,
+        request: Request,
+        plan: WidthPlan,
+        model: PreTrainedModel,
+        workload: Workload,
+        gpu: bool,
+        free: FreeMemory | None,
+    ) -> None:
+        self._request, self._work, self._gpu = request, workload, gpu
+        self._model, self._plan, self._units = model, plan, plan.prunable
+        self._sizes = Sizes.of(model, len(plan.layout.blocks))
+        self._device, self._free = ("cuda" if gpu else "cpu"), 0
+        if free is not None:
+            self._free = (free.gpu if gpu else free.host) or 0
+
+    def all(self) -> list[Stage]:
+        request = self._request
+        found = []
+        if request.own_text or request.repair.windows_to_write:
+            found.append(self._own_text())
+        if request.needs & {"output_gradients", "weight_gradients"}:
+            found.append(self._gradients())
+        if request.own_text and "moments" in request.needs:
+            found.append(self._own_moments())
+        return [*found, self._calibration(), self._scoring(), self._repair(), self._saving()]
+
+    # -- passes through the whole model ------------------------------------------------------------
+
+    def _own_text(self) -> Stage:
+        request, work = self._request, self._work
+        most = 0
+        for wanted, longest in (
+            (PER_SAMPLE * (request.own_text > 0), OWN_LENGTH),
+            (request.repair.windows_to_write, CONTINUED_LENGTH),
+        ):
+            window = min(work.length, longest)
+            at_once = windows_within(self._left, self._model, window, self._device)
+            windows = min(at_once, work.samples * wanted)
+            most = max(most, windows * bytes_per_window(self._model, window))
+        return self._whole_model(stages.OWN_TEXT, [self._here("windows that are written", most)])
+
+    def _gradients(self) -> Stage:
+        found = [
+            self._here("gradients", self._of_gradients()),
+            *self._later("their means", self._of_gradients()),
+        ]
+        kept, again = (
+            self._here("a backward pass", self._batch(backward=True, checkpointed=checkpointed))
+            for checkpointed in (False, True)
+        )
+        return self._whole_model(stages.GRADIENTS, [kept, *found], [again, *found])
+
+    def _own_moments(self) -> Stage:
+        one = max((8 * unit.n_columns**2 for unit in self._units), default=0)
+        own = Workload(self._work.samples * PER_SAMPLE, min(self._work.length, OWN_LENGTH))
+        return Stage(
+            stages.OWN_MOMENTS,
+            (
+                Term("weights", host=self._sizes.weights),
+                *self._a_layer(),
+                *self._states([own.tokens], streams=1),
+                Term("moments of all layers", host=self._of_moments() + one),
+                *self._of_gpu("moments", one),
+                self._here("a batch", self._batch(own) + self._product()),
+            ),
+        )
+
+    def _whole_model(
+        self, name: str, others: Sequence[Term], sent: Sequence[Term] | None = None
+    ) -> Stage:
+        """Count a pass through all of the model, for which a GPU gets all weights if it can."""
+        whole = (self._here("weights", self._sizes.weights), *others)
+        if not self._gpu:
+            return Stage(name, whole)
+        some = (Term("weights", host=self._sizes.weights), *self._a_layer())
+        return Stage(name, whole, (*some, *(others if sent is None else sent)))
+
+    # -- layer by layer ----------------------------------------------------------------------------
+
+    def _calibration(self) -> Stage:
+        working = max((self._signals(unit) for unit in self._units), default=0)
+        return Stage(
+            stages.CALIBRATION,
+            (*self._pipeline(), *self._statistics(), self._here("signals of a group", working)),
+        )
+
+    def _scoring(self) -> Stage:
+        setting = self._request.setting
+        found = [
+            (scorer.working_bytes(unit, self._work, setting), scorer.name)
+            for scorer in self._request.scorers
+            for unit in self._units
+        ]
+        most, name = max(found, default=(0, "scores"))
+        return Stage(
+            stages.SCORING,
+            (*self._pipeline(), *self._statistics(), self._here(f"scoring by {name}", most)),
+        )
+
+    def _repair(self) -> Stage:
+        repair = self._request.repair
+        terms = [*self._pipeline(running=False), *self._statistics(running=False)]
+        texts = self._repair_texts()
+        batch, tokens = self._batch(), sum(texts)
+        working, host = 0, 0
+        for unit in self._units:
+            kept = self._plan.expected_columns(unit)
+            working = max(working, repair.working_bytes(unit, kept))
+            if repair.behind_pruned_layers:
+                more = repair.refit_bytes(unit, kept, tokens)
+                # sums are half of what solving takes, and gather while batches come
+                working = max(working, more.device, batch + more.device // 2)
+                host = max(host, more.host)
+        terms.append(self._here(f"repair by {repair.name}", working))
+        if repair.behind_pruned_layers:
+            terms += self._states(texts, streams=2)
+            terms.append(Term("what the repair learns from", host=host))
+        return Stage(stages.REPAIR, tuple(terms))
+
+    def _saving(self) -> Stage:
+        weights = Term("weights", host=self._sizes.weights)
+        return Stage(stages.SAVING, (weights, self._cut_weights()))
+
+    # -- what stages have in common ----------------------------------------------------------------
+
+    def _pipeline(self, running: bool = True) -> list[Term]:
+        """Count weights, what waits between layers, and the layer that runs."""
+        sizes, work = self._sizes, self._work
+        terms = [
+            Term("weights", host=sizes.weights),
+            Term("activations between layers", host=sizes.between_layers(work)),
+        ]
+        terms += self._a_layer()
+        if running:
+            terms.append(self._here("a batch", self._batch()))
+        if not running or not self._request.waits_for_all_layers:
+            terms.append(self._cut_weights())
+        return terms
+
+    def _cut_weights(self) -> Term:
+        """Count what is left of cut units, beside the file that they were read from."""
+        left = sum(
+            unit.parameters * self._plan.expected_columns(unit) // unit.n_columns
+            for unit in self._units
+        )
+        return Term("weights that were cut", host=left * self._sizes.itemsize)
+
+    def _statistics(self, running: bool = True) -> list[Term]:
+        """Count what is known of layers: of the one that runs, and of those that wait."""
+        request = self._request
+        terms = list(self._held("gradients", self._of_gradients()))
+        if "moments" in request.needs:
+            one = max((8 * unit.n_columns**2 for unit in self._units), default=0)
+            if request.waits_for_all_layers:
+                terms.append(Term("moments of all layers", host=self._of_moments()))
+                terms += self._of_gpu("moments", one)
+            else:
+                terms.append(self._here("moments", one))
+            if running:
+                terms.append(self._here("products of activations", self._product()))
+        for scorer in request.scorers:
+            across = scorer.across_bytes(self._units, self._work)
+            if across:
+                terms.append(self._here(f"{scorer.name} across layers", across))
+        return terms
+
+    def _signals(self, unit: Unit) -> int:
+        """Count the samples of one group, which wait until it is full, of scorers that watch."""
+        watching = [s for s in self._request.scorers if "samples" in s.needs]
+        return sum(
+            scorer.signal_bytes(unit, self._work, self._request.setting) for scorer in watching
+        )
+
+    def _product(self) -> int:
+        """Count the tokens that wait for one product, and that product, of one layer."""
+        widest = max((unit.n_columns for unit in self._units), default=0)
+        return product_bytes(widest, self._sizes.itemsize, self._device)
+
+    def _batch(
+        self, work: Workload | None = None, *, backward: bool = False, checkpointed: bool = False
+    ) -> int:
+        """Count what is computed of the largest batch, of the calibration text if not said."""
+        work = self._work if work is None else work
+        if not self._units:
+            return 0
+        place = (self._left, self._model, self._units, self._device)
+        room = room_within(*place, backward=backward, checkpointed=checkpointed)
+        samples = min(work.samples, room.most(work.length)) if work.joined else work.batch
+        return room.limits[0].taken(samples, work.length)
+
+    @property
+    def _left(self) -> int:
+        """Count what is free where layers are computed, once weights are there."""
+        return max(0, self._free - self._sizes.weights)
+
+    def _states(self, texts: Sequence[int], streams: int) -> list[Term]:
+        """Count the hidden states of texts, of so many tokens each, that wait between layers."""
+        sizes, found = self._sizes, []
+        what = "hidden states of both models" if streams > 1 else "hidden states"
+        for tokens in texts:
+            count = streams * tokens * sizes.hidden * sizes.itemsize
+            on_gpu = self._gpu and wait_on_gpu(count, self._free)
+            found.append(Term(what, gpu=count) if on_gpu else Term(what, host=count))
+        return found
+
+    def _of_moments(self) -> int:
+        return sum(8 * unit.n_columns**2 for unit in self._units)
+
+    def _of_gradients(self) -> int:
+        needs, found = self._request.needs, 0
+        if "output_gradients" in needs:
+            found += sum(8 * unit.hidden_size**2 for unit in self._units)
+        if "weight_gradients" in needs:
+            found += sum(self._sizes.itemsize * unit.parameters for unit in self._units)
+        return found
+
+    def _repair_texts(self) -> list[int]:
+        """Count the tokens of the texts that a repair behind pruned layers reads."""
+        request, work = self._request, self._work
+        continued = request.repair.windows_to_write * min(work.length, CONTINUED_LENGTH)
+        own = PER_SAMPLE * (request.own_text > 0) * min(work.length, OWN_LENGTH)
+        return [work.tokens, *(work.samples * tokens for tokens in (continued, own) if tokens)]
+
+    def _a_layer(self) -> list[Term]:
+        return self._of_gpu("weights of a layer", self._sizes.largest)
+
+    def _of_gpu(self, what: str, count: int) -> list[Term]:
+        return [Term(what, gpu=count)] if self._gpu else []
+
+    def _here(self, what: str, count: int) -> Term:
+        """Count where layers are computed."""
+        return Term(what, gpu=count) if self._gpu else Term(what, host=count)
+
+    def _held(self, what: str, count: int) -> Sequence[Term]:
+        """Count what waits in the host's memory."""
+        return [Term(what, host=count)] if count else []
+
+    def _later(self, what: str, count: int) -> Sequence[Term]:
+        """Count what goes from the GPU to the host's memory when a pass is done."""
+        return self._held(what, count) if self._gpu else []
