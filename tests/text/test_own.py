@@ -39,7 +39,7 @@ def own_moments(model, text, share):
     """Measure what a run measures of the text that the model writes for it, layer by layer."""
     units = bind(model).blocks
     request = Request(0.2, (SCORERS.make("effect"),), NoRepair(), own_text=share)
-    return measure_ahead(request, model, units, units, text, None, None, Clock()).own_moments
+    return measure_ahead(request, model, units, units, text, None, None, None, Clock()).own_moments
 
 
 @pytest.fixture
