@@ -153,7 +153,8 @@ def test_weights_keep_the_gradients_of_the_text_beside_a_true_fisher(texts):
             repair=REPAIRS.make("none"),
             seed=seed,
         )
-        return measure_ahead(request, model, units, units, text, None, None, None, Clock()).gradients
+        ahead = measure_ahead(request, model, units, units, text, None, None, None, Clock())
+        return ahead.gradients
 
     one, other, alone = found(0), found(1), weight_gradients(model, text, units)
     for i in range(3):
