@@ -1,8 +1,8 @@
-"""Writes tables as text, for a log, a terminal and a file alike."""
+"""Writes tables and numbers as text, for a log, a terminal and a file alike."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 _GB = 2**30
 
@@ -36,3 +36,9 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def span(numbers: Collection[int]) -> str:
+    """Say what numbers there are: one that all are, or the least and the most."""
+    least, most = min(numbers), max(numbers)
+    return str(least) if least == most else f"{least} to {most}"

@@ -58,7 +58,7 @@ def test_writing_is_the_same_with_and_without_a_bar(shown):
             recipe("WidthPruningModifier", scorer="surgeon", own_text=0.25,
                    repair={"name": "reconstruction", "epochs": 1}),
             ["the model writes", "gradients", "moments of its own text", "repairing layers",
-             "how the layers are called", "reconstructing a layer", "calibrating layers",
+             "how layers are called", "reconstructing a layer", "calibrating layers",
              "checking weights", "reading calibration data", "eliminating neurons"],
         ),
         (recipe(scorer=networks(strategy="global")), ["networks across layers"]),

@@ -22,6 +22,7 @@ from funcnet_plugin.cli.listing import list_adapters, list_parts
 from funcnet_plugin.cli.memory import memory_of, show_memory
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.recipe import packaged_recipes
+from funcnet_plugin.screen import span
 
 
 def demo(
@@ -180,7 +181,10 @@ def prune(
 def _left(block: dict[str, Any]) -> str:
     """Say what a modifier left: neurons, layers or axes of the hidden states."""
     names = {"kept_widths": "widths", "kept_layers": "layers", "hidden_size": "hidden size"}
-    return ", ".join(f"{name} {block[key]}" for key, name in names.items() if key in block)
+    found = {name: block[key] for key, name in names.items() if key in block}
+    if "widths" in found:
+        found["widths"] = span(found["widths"])
+    return ", ".join(f"{name} {left}" for name, left in found.items())
 
 
 def export(

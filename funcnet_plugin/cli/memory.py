@@ -58,8 +58,8 @@ def show_memory(found: dict[str, Any]) -> None:
     table.add_section()
     table.add_row("the most", *(size(found["most"][f]) for f in figures), "")
     console.print(
-        f"memory for {found['samples']} samples of {found['length']} tokens; Python and its "
-        "libraries take about 1 GB more",
+        f"memory for {found['samples']} samples of {found['length']} tokens, at the least: batches "
+        "grow where more is free; Python and its libraries take about 1 GB besides",
         soft_wrap=True,
     )
     console.print(table)

@@ -56,7 +56,7 @@ class HiddenStates:
         units: of all layers, in order.
         text: that is read. Equal samples are read together in any case.
         streams: names; each begins with what enters the first layer.
-        what: is done with them, for a bar and for messages.
+        what: is done with them, for messages.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class HiddenStates:
         text = text if text.may_join else replace(text, may_join=True)
         read = joined(text, room_for(model, units, device))
         with disable_offloading():  # what all batches need is sent once
-            for ids, mask, _ in model_inputs(model, read, what):
+            for ids, mask, _ in model_inputs(model, read, "how layers are called"):
                 self._begin(ids, mask, streams)
 
     def through(self, unit: Unit, stream: str) -> Iterator[tuple[StateBatch, Tensor]]:

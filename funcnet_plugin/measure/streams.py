@@ -54,9 +54,7 @@ class Streams:
 
     def __init__(self, model: nn.Module, units: Sequence[Unit], text: Text) -> None:
         self._per_sample = text.per_sample
-        self._states = HiddenStates(
-            model, units, text, (_DENSE, _PRUNED), "how the layers are called"
-        )
+        self._states = HiddenStates(model, units, text, (_DENSE, _PRUNED), "the repair")
 
     @property
     def n_tokens(self) -> int:

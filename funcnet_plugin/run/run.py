@@ -37,6 +37,7 @@ from funcnet_plugin.run.record import Record
 from funcnet_plugin.run.request import Request
 from funcnet_plugin.run.scorings import Scores, Scorings
 from funcnet_plugin.score.union import combined
+from funcnet_plugin.screen import span
 from funcnet_plugin.text.cache import TextCache
 
 
@@ -141,8 +142,8 @@ class Run:
             raise RecipeError("resume_dir is for runs of one process; leave it out.")
         if self.reached is not None:
             logger.info(
-                f"widths will be {self.plan.kept}: {self.reached:.4f} of the {request.ratio_scope} "
-                f"removed (asked: {request.pruning_ratio})"
+                f"widths will be {span(self.plan.kept)}: {self.reached:.4f} of the "
+                f"{request.ratio_scope} removed (asked: {request.pruning_ratio})"
             )
         check_finite_weights(self._model)
         self._processes, waits, todo = processes, request.waits_for_all_layers, units

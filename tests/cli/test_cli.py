@@ -70,7 +70,7 @@ def test_prune_writes_a_checkpoint_and_prints_json(checkpoint, text, tmp_path):
 @pytest.mark.parametrize(
     ("modifier", "said"),
     [
-        ("WidthPruningModifier: {pruning_ratio: 0.2, align: 4}", "widths ["),
+        ("WidthPruningModifier: {pruning_ratio: 0.2, align: 4}", "widths "),
         ("DepthPruningModifier: {pruning_ratio: 0.3}", "layers ["),
         ("HiddenSlicingModifier: {pruning_ratio: 0.2, multiple_of: 2}", "hidden size "),
     ],

@@ -15,6 +15,7 @@ from loguru import logger
 from funcnet_plugin.run import stages
 from funcnet_plugin.run.clock import Clock
 from funcnet_plugin.run.forecast import spent_table
+from funcnet_plugin.screen import span
 
 # Where the user will find what is written to another place first.
 _place: ContextVar[Path | None] = ContextVar("place", default=None)
@@ -86,12 +87,11 @@ class Saving:
 
 def _summary(one: _Ended, out: Path | None) -> str:
     block = one.block
-    widths = sorted(set(block["kept_widths"]))
-    said = str(widths[0]) if len(widths) == 1 else f"{widths[0]} to {widths[-1]}"
+    widths = set(block["kept_widths"])
     lines = [
         f"{block['parameters_before']:,} -> {block['parameters_after']:,} parameters, "
         f"{block['pruning_ratio_reached']:.4f} removed (asked: "
-        f"{block['pruning_ratio_requested']:g}), widths {said}",
+        f"{block['pruning_ratio_requested']:g}), widths {span(widths)}",
         spent_table(one.clock.spent),
     ]
     if out is not None:

@@ -54,6 +54,7 @@ from funcnet_plugin.repair.parts import REPAIRS
 from funcnet_plugin.run import Request, Run
 from funcnet_plugin.run.announce import announce
 from funcnet_plugin.score.parts import SCORERS
+from funcnet_plugin.screen import span
 from funcnet_plugin.text.batches import SingleSamples, read_calibration
 from funcnet_plugin.text.cache import TextCache
 from funcnet_plugin.text.order import arrange
@@ -270,7 +271,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
         logger.info(
             f"pruned {block['parameters_before']:,} -> {block['parameters_after']:,} parameters: "
             f"{block['pruning_ratio_reached']:.4f} of the {self.ratio_scope} "
-            f"(asked: {self.pruning_ratio}); widths {layout.widths}"
+            f"(asked: {self.pruning_ratio}); widths {span(layout.widths)}"
         )
         return True
 
