@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
@@ -30,17 +29,12 @@ class Difference:
         error: (n_tokens, hidden), float32: the dense model's hidden states after the layer, less
             the pruned model's.
         sample: (n_tokens,), int64, which calibration sample the token belongs to.
-        weight: (n_tokens,), float32, what the squared error of a token counts: the inverse of the
-            mean square of its hidden state in the dense model, for whatever reads the stream
-            normalises it first. Without it a few tokens decide: a model's first token may have a
-            state a hundred times as long as others (Sun et al. 2024, arXiv 2402.17762).
     """
 
     x: Tensor
     h: Tensor
     error: Tensor
     sample: Tensor
-    weight: Tensor
 
 
 class Streams:
@@ -86,12 +80,10 @@ class Streams:
                 real = batch.real.flatten().to(output.device)
                 # OPT flattens the batch before its MLP
                 x, h = (entered.pop(name).flatten(0, -2)[real] for name, _ in watched)
-                dense = batch.hidden[_DENSE].to(output.device).float()
-                error = (dense - output.float()).flatten(0, -2)[real]
-                energy = dense.square().mean(-1).flatten()[real]
-                weight = 1.0 / energy.clamp_min(torch.finfo(energy.dtype).tiny)
+                dense = batch.hidden[_DENSE].to(output.device)
+                error = (dense.float() - output.float()).flatten(0, -2)[real]
                 sample = (first + batch.real.nonzero()[:, 0]) // self._per_sample
-                yield Difference(x, h, error, sample, weight)
+                yield Difference(x, h, error, sample)
                 first += len(batch.real)
 
     def pass_pruned(self, unit: Unit) -> None:

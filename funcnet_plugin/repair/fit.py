@@ -43,13 +43,13 @@ class Examples:
         x: (n_tokens, hidden), what enters the MLP in the pruned model, any floating dtype.
         target: (n_tokens, hidden), what it should give.
         sample: (n_tokens,), int64, the sample that each token is of.
-        weight: (n_tokens,), what the squared error of each counts.
+        weight: what each token counts.
     """
 
     x: Tensor
     target: Tensor
     sample: Tensor
-    weight: Tensor
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,8 @@ class _Tokens:
         place = _place(examples, device, besides)
         self._x = torch.cat([e.x.to(place) for e in examples])
         self._target = torch.cat([e.target.to(place) for e in examples])
-        self._weight = torch.cat([e.weight.to(place) for e in examples])
+        weight = torch.cat([torch.full((len(e.x),), float(e.weight)) for e in examples])
+        self._weight = weight.to(place)
         held_out = torch.cat([e.sample.cpu() % _HELD_OUT == _HELD_OUT - 1 for e in examples])
         self._fitted = (~held_out).nonzero().flatten()
         # with fewer samples than that, those that are fitted judge

@@ -78,7 +78,7 @@ class Reconstruction(LeastSquares):
         weight = layer.unit.output_weight.to(torch.float64, copy=True)
         fit = ResidualFit(*reversed(weight.shape), layer.gain, weight.device)
         for missing, of_token in layer.missing():
-            fit.add(missing.h, missing.error, of_token * missing.weight)
+            fit.add(missing.h, missing.error, of_token)
         if layer.processes is not None:
             fit.merge(layer.processes)
         set_output_weight(layer.unit, weight + fit.change(self.ridge))
@@ -90,13 +90,10 @@ class Reconstruction(LeastSquares):
         examples = []
         for missing, of_token in layer.missing():
             drawn = torch.rand(len(missing.sample), generator=generator) * n_tokens < _MOST_TOKENS
-            x, error, weight = (
-                t[drawn.to(t.device)] for t in (missing.x, missing.error, missing.weight)
-            )
+            x, error = (t[drawn.to(t.device)] for t in (missing.x, missing.error))
             # as precise as the stream that it is added to
             target = (unit.compute(weights, x) + error / layer.gain).to(x.dtype)
-            weight = of_token * weight.cpu()
-            examples.append(Examples(x.cpu(), target.cpu(), missing.sample[drawn], weight))
+            examples.append(Examples(x.cpu(), target.cpu(), missing.sample[drawn], of_token))
         fit = fit_weights(
             unit, examples, epochs=self.epochs, seed=layer.seed, processes=layer.processes
         )

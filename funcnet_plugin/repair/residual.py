@@ -47,18 +47,17 @@ class ResidualFit:
         self._second = torch.zeros(width, width, dtype=torch.float64, device=device)
         self._cross = torch.zeros(hidden, width, dtype=torch.float64, device=device)
 
-    def add(self, h: Tensor, error: Tensor, weight: Tensor) -> None:
+    def add(self, h: Tensor, error: Tensor, weight: float = 1.0) -> None:
         """Take tokens in.
 
         Args:
             h: (n_tokens, width), any floating dtype.
             error: (n_tokens, hidden), of the residual stream: dense less pruned.
-            weight: (n_tokens,), what the squared error of each counts, > 0.
+            weight: of each token.
         """
-        root = weight.float().sqrt()[:, None]
-        h, error = h.float() * root, error.float() * root
-        self._second += (h.T @ h).double()
-        self._cross += (error.T @ h).double()
+        h, error = h.float(), error.float()
+        self._second += weight * (h.T @ h).double()
+        self._cross += weight * (error.T @ h).double()
 
     def merge(self, processes: Processes) -> None:
         """Take the tokens of the other processes in."""

@@ -213,9 +213,7 @@ def test_targets_that_are_not_finite_are_refused():
     x = torch.randn(64, 24)
     target = torch.full((64, 24), INF)
     with pytest.raises(NumbersError, match=r"layer 1: what model\.layers\.1\.mlp should give"):
-        fit_weights(
-            block, [Examples(x, target, torch.arange(64), torch.ones(len(x)))], epochs=1, seed=0
-        )
+        fit_weights(block, [Examples(x, target, torch.arange(64), 1.0)], epochs=1, seed=0)
 
 
 def test_layers_that_are_all_alike_are_said_to_be(texts):

@@ -72,7 +72,7 @@ def test_gradients_taken_on_the_gpu_are_those_of_the_cpu(texts, monkeypatch):
 def test_examples_lie_there_if_it_has_room_for_the_fit_too(monkeypatch, free, place):
     monkeypatch.setattr(fit, "free_bytes", lambda device: free)
     x = torch.zeros(10, 4)  # with its target 320 bytes, and as many once more while they are joined
-    examples = [Examples(x, x, torch.arange(10), torch.ones(len(x)))]
+    examples = [Examples(x, x, torch.arange(10), 1.0)]
     found = fit._place(examples, torch.device("cuda"), besides=700)
     assert found.type == place
     assert fit._place(examples, torch.device("cpu"), besides=0).type == "cpu"
@@ -84,7 +84,7 @@ def test_an_mlp_is_reconstructed_on_the_gpu_as_on_the_cpu():
     weights = []
     for device in ("cpu", "cuda"):
         block = bind(make_llama().to(device)).blocks[0]
-        examples = [Examples(x, target, torch.arange(160) // 10, torch.ones(len(x)))]
+        examples = [Examples(x, target, torch.arange(160) // 10, 1.0)]
         found = fit_weights(block, examples, epochs=5, seed=0)
         assert found.error < found.error_before
         weights.append([weight.cpu() for weight in found.weights])

@@ -51,7 +51,7 @@ def test_all_projections_are_fitted(block):
     first, x = weights_of(block), tokens(0)
     teacher = [w + 0.3 * w.std() * tokens(n, *w.shape) for n, w in enumerate(first, 1)]
     target = block.compute(teacher, x)
-    found = fit_weights(block, [Examples(x, target, SAMPLE, torch.ones(len(x)))], epochs=60, seed=0)
+    found = fit_weights(block, [Examples(x, target, SAMPLE, 1.0)], epochs=60, seed=0)
     assert found.error < 0.1 * found.error_before
     unseen = tokens(9)
     missing = [
@@ -66,9 +66,7 @@ def test_errors_are_shares_of_the_target_on_held_out_samples(block):
     first, x = weights_of(block), tokens(0)
     target = block.compute(first, x) + tokens(1)
     held_out = SAMPLE % 8 == 7
-    found = fit_weights(
-        block, [Examples(x, target, SAMPLE, torch.full((len(x),), 0.3))], epochs=1, seed=0
-    )
+    found = fit_weights(block, [Examples(x, target, SAMPLE, 0.3)], epochs=1, seed=0)
     for weights, error in ((first, found.error_before), (found.weights, found.error)):
         missing = (block.compute(weights, x) - target)[held_out].square().mean()
         assert error == pytest.approx(float(missing / target[held_out].square().mean()), rel=1e-4)
@@ -78,21 +76,19 @@ def test_a_fit_that_does_not_hold_is_left_out(block):
     """Of noise: what is learnt on the fitted samples is wrong on the others."""
     first, x = weights_of(block), tokens(0, 160)
     target = block.compute(first, x) + tokens(1, 160)
-    examples = [Examples(x, target, torch.arange(160) // 10, torch.ones(len(x)))]
+    examples = [Examples(x, target, torch.arange(160) // 10, 1.0)]
     found = fit_weights(block, examples, epochs=100, seed=0)
     assert found.error == found.error_before
     assert all(torch.equal(*pair) for pair in zip(found.weights, first, strict=True))
     # with too few samples to hold any out nothing tells it from signal
-    alone = fit_weights(
-        block, [Examples(x, target, torch.zeros(160), torch.ones(len(x)))], epochs=100, seed=0
-    )
+    alone = fit_weights(block, [Examples(x, target, torch.zeros(160), 1.0)], epochs=100, seed=0)
     assert alone.error < 0.9 * alone.error_before
 
 
 def test_where_nothing_is_missing_nothing_is_fitted(block):
     first, x = weights_of(block), tokens(0)
     target = block.compute(first, x)
-    found = fit_weights(block, [Examples(x, target, SAMPLE, torch.ones(len(x)))], epochs=1, seed=0)
+    found = fit_weights(block, [Examples(x, target, SAMPLE, 1.0)], epochs=1, seed=0)
     assert found.error < 1e-5
     assert all(torch.equal(*pair) for pair in zip(found.weights, first, strict=True))
 
@@ -103,10 +99,7 @@ def test_text_counts_by_its_weight(block):
     found = [
         fit_weights(
             block,
-            [
-                Examples(x, target, SAMPLE, torch.ones(len(x))),
-                Examples(x, other, SAMPLE, torch.full((len(x),), weight)),
-            ],
+            [Examples(x, target, SAMPLE, 1.0), Examples(x, other, SAMPLE, weight)],
             epochs=5,
             seed=0,
         ).weights
