@@ -21,6 +21,8 @@ from funcnet_plugin.adapters.projection import (
 )
 from funcnet_plugin.adapters.unit import Signal
 
+_COUNTED = ("weight", "bias")  # of a projection
+
 
 @dataclass(frozen=True)
 class MLPBlock:
@@ -103,8 +105,10 @@ class MLPBlock:
 
     @property
     def parameters(self) -> int:
+        # by name: quantization that comes later in a recipe has given them scales by now
         with disable_onloading():
-            return sum(p.numel() for module in self.projections for p in module.parameters())
+            held = [m._parameters.get(name) for m in self.projections for name in _COUNTED]
+        return sum(p.numel() for p in held if p is not None)
 
     def path_of(self, module: nn.Module) -> str:
         inside = next(name for name, m in self.mlp.named_modules() if m is module)

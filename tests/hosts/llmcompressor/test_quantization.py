@@ -51,6 +51,12 @@ def test_quantization_after_pruning_is_that_of_the_pruned_model(
     assert max(widths) <= 48 and sum(widths) < 3 * 48
     assert (len(set(widths)) > 1) == (allocation == "threshold")
     assert torch.equal(logits(reloaded), logits(apart))
+    pruned, quantized = (
+        json.loads((tmp_path / name / "config.json").read_text())["functional_network"]
+        for name in ("pruned", "together")
+    )
+    for key in ("parameters_before", "parameters_after", "pruning_ratio_reached"):
+        assert quantized[key] == pruned[key], f"{key} counts what quantization added"
     # In memory the weights are dequantized on the fly, on disk they are packed.
     torch.testing.assert_close(logits(together), logits(reloaded), atol=1e-5, rtol=1e-5)
     for name, module in together.named_modules():
