@@ -69,6 +69,7 @@ CUT = {
     "best-uniform": "equal widths",
     "best-without-own-text": "one cut",
     "deployable": "equal widths",
+    "fast": "equal widths",
     "paper": "one cut, bias",
     "networks": "one cut",
     "networks-vocabulary": "one cut",

@@ -5,7 +5,7 @@
 DIR holds `text/c4.jsonl`, `wikitext-2/{valid,test_a}.jsonl`,
 `domains/{shakespeare,speeches}.jsonl`, records with the text in "page", and `tasks/*.jsonl`, see
 real_tasks.py. The first documents of C4 are measured on and the others calibrate. Every method is
-run as published and, where that is something else, with the repair of `best`. Runs
+run as published, and four peers with the text and the repair of `best` too. Runs
 `funcnet compare`, so an interrupted run goes on. Rows go to benchmarks/results/real.jsonl, from
 which real_tables.py makes a page.
 
@@ -26,8 +26,8 @@ RESULTS = Path(__file__).parent / "results" / "real.jsonl"
 TEST_DOCUMENTS = 150  # of C4
 TEST_TOKENS = 2**13  # of each text
 METHODS = (
-    "best", "default", "fast", "paper", "flap", "wanda_sp", "taylor", "obs", "random",
-    "flap-repaired", "wanda_sp-repaired", "taylor-repaired", "obs-repaired", "random-repaired",
+    "best", "deployable", "fast", "paper", "surgeon", "flap", "wanda_sp", "taylor", "obs", "random",
+    "flap-own-text", "wanda_sp-own-text", "taylor-own-text", "obs-own-text", "random-or-deployable",
     "shortgpt", "slicegpt",
 )  # fmt: skip
 

@@ -138,7 +138,7 @@ def test_the_wheel_brings_recipes_tasks_and_the_demo(wheel, tmp_path):
         [wheel / "python", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
     )
     kinds = ("", "_fp8", "_gptq", "_paper", "_w8a8")
-    recipes = [*(f"ica_prune{kind}" for kind in kinds), "prune_best"]
+    recipes = [*(f"ica_prune{kind}" for kind in kinds), "prune_best", "prune_fast"]
     assert done.stdout == f"{recipes}\nfuncnet_paper.yaml\n"
     listed = subprocess.run(
         [wheel / "python", "-c", "import tests"], capture_output=True, text=True, cwd=tmp_path

@@ -30,6 +30,7 @@ def _width(scorer: str, allocation: str = "uniform", repair: str = "least_square
 METHODS: dict[str, Recipe] = {
     "deployable": load_recipe("ica_prune"),
     "best": load_recipe("prune_best"),
+    "fast": load_recipe("prune_fast"),
     "paper": load_recipe("ica_prune_paper"),
     # FLAP as published: WIFV standardised per layer, one cut, the bias
     "flap": _width("flap", "threshold", repair="bias"),
