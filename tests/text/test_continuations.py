@@ -95,14 +95,6 @@ def test_tokens_count_as_those_of_the_samples_and_are_held_out_with_them(
         seen.append(examples)
         return fit_weights(block, examples, **options)
 
-    differences = Streams.differences
-
-    def of_one_size(self, unit):
-        """Leave out what tokens count by the size of their states."""
-        for found in differences(self, unit):
-            yield replace(found, weight=torch.ones_like(found.weight))
-
-    monkeypatch.setattr(Streams, "differences", of_one_size)
     monkeypatch.setattr(reconstruction, "fit_weights", see)
     monkeypatch.setattr(own, "CONTINUED_LENGTH", length)
     monkeypatch.setattr(own, "OWN_LENGTH", own_length)
@@ -110,8 +102,7 @@ def test_tokens_count_as_those_of_the_samples_and_are_held_out_with_them(
     for examples in seen:
         by_weight = {}
         for example in examples:
-            (weight,) = example.weight.unique().tolist()
-            by_weight.setdefault(round(weight, 9), []).append(example)
+            by_weight.setdefault(round(example.weight, 12), []).append(example)
         assert len(by_weight) == 2  # the own windows, and all else
         shares, counts = {}, {}
         for weight, alike in by_weight.items():
