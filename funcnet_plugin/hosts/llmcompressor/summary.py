@@ -27,9 +27,8 @@ class _Ended:
     clock: Clock
 
 
-_ended: list[
-    _Ended
-] = []  # of the call that is going on; llm-compressor's session is global as well
+# Of the call that is going on; llm-compressor's session is global as well.
+_ended: list[_Ended] = []
 
 
 @contextmanager
