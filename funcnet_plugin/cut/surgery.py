@@ -99,13 +99,26 @@ def set_weights(unit: Unit, weights: Sequence[Tensor]) -> None:
         _assign(unit, module, "weight", oriented(module, weight))
 
 
-def _assign(unit: Unit, module: nn.Module, name: str, value: Tensor) -> None:
+def assign_weight(module: nn.Module, value: Tensor, what: str, name: str = "weight") -> None:
+    """Give a module another parameter, in the dtype and on the device of its weight.
+
+    Args:
+        module: a projection.
+        value: as the module stores it.
+        what: the value is, for a message.
+        name: of the parameter.
+
+    Raises:
+        NumbersError: the value is not finite, in that dtype.
+    """
     weight = module.weight
     value = value.detach().to(device=weight.device, dtype=weight.dtype)
-    check_finite(value, f"layer {unit.index}: the pruned and repaired weights of {unit.name}")
-    setattr(
-        module,
-        name,
-        # contiguous copy: a view would keep the whole old matrix alive
-        nn.Parameter(value.contiguous().clone(), requires_grad=weight.requires_grad),
-    )
+    check_finite(value, what)
+    # contiguous copy: a view would keep the whole old matrix alive
+    parameter = nn.Parameter(value.contiguous().clone(), requires_grad=weight.requires_grad)
+    setattr(module, name, parameter)
+
+
+def _assign(unit: Unit, module: nn.Module, name: str, value: Tensor) -> None:
+    what = f"layer {unit.index}: the pruned and repaired weights of {unit.name}"
+    assign_weight(module, value, what, name)

@@ -12,8 +12,8 @@ let the few samples of a short last batch count more, and a mean over samples th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 
 import torch
 from compressed_tensors.offload import disable_onloading
@@ -28,7 +28,7 @@ from funcnet_plugin.measure.halving import Reading
 from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.measure.joining import joined
 from funcnet_plugin.measure.offloading import computed_again, device_of, is_sent
-from funcnet_plugin.measure.passes import on_gpu
+from funcnet_plugin.measure.passes import of_no_weight, on_gpu
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.room import room_for
 from funcnet_plugin.measure.text import Text
@@ -59,7 +59,7 @@ def weight_gradients(
     home = _home(model)
     with disable_onloading():
         needed = sum(w.numel() * w.element_size() for unit in units for w in unit.weights)
-    with on_gpu(model, besides=needed), _of_no_weight(model):
+    with on_gpu(model, besides=needed), of_no_weight(model):
         watched = [WeightSums(module, unit) for unit in units for module in unit.projections]
         passed = _backward_passes(model, text, units, processes, None, watched)
         found = {}
@@ -101,7 +101,7 @@ def output_gradients(
     """
     home = _home(model)
     needed = sum(8 * unit.hidden_size**2 for unit in units)
-    with on_gpu(model, besides=needed), _of_no_weight(model):
+    with on_gpu(model, besides=needed), of_no_weight(model):
         watched = [OutputSums(unit) for unit in units]
         passed = _backward_passes(model, text, units, processes, seed, watched)
         found = {}
@@ -122,20 +122,6 @@ def _home(model: nn.Module) -> torch.device:
 def _check(unit: Unit, gradients: Sequence[Tensor]) -> None:
     for gradient in gradients:
         check_finite(gradient, f"layer {unit.index}: the loss's gradients by {unit.name}")
-
-
-@contextmanager
-def _of_no_weight(model: nn.Module) -> Iterator[None]:
-    """Let a backward pass leave no gradient in any weight; what asked for one does so again."""
-    with disable_onloading():  # what is fetched asks for as much as what waits
-        before = [(p, p.requires_grad) for p in model.parameters()]
-    try:
-        for parameter, _ in before:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, required in before:
-            parameter.requires_grad_(required)
 
 
 class _Passed:

@@ -75,6 +75,20 @@ def layer_by_layer(model: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def of_no_weight(model: nn.Module) -> Iterator[None]:
+    """Let a backward pass leave no gradient in any weight; what asked for one does so again."""
+    with disable_onloading():  # what is fetched asks for as much as what waits
+        before = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, required in before:
+            parameter.requires_grad_(required)
+
+
 def _bytes(model: nn.Module) -> int:
     with disable_onloading():
         return sum(p.numel() * p.element_size() for p in model.parameters())

@@ -78,6 +78,7 @@ def room_for(
     *,
     backward: bool = False,
     checkpointed: bool = False,
+    logits: int = 1,
 ) -> Room:
     """Look how much of what a pass computes fits into the free memory of a device.
 
@@ -87,10 +88,16 @@ def room_for(
         backward: whether a loss is taken and sent back: logits and the insides of all layers are
             kept then.
         checkpointed: whether the backward pass computes the insides of a layer again.
+        logits: models whose logits the loss compares.
     """
-    free = free_bytes(device)
     return room_within(
-        free, model, units, device.type, backward=backward, checkpointed=checkpointed
+        free_bytes(device),
+        model,
+        units,
+        device.type,
+        backward=backward,
+        checkpointed=checkpointed,
+        logits=logits,
     )
 
 
@@ -102,6 +109,7 @@ def room_within(
     *,
     backward: bool = False,
     checkpointed: bool = False,
+    logits: int = 1,
 ) -> Room:
     """Compute what a batch may hold.
 
@@ -109,7 +117,7 @@ def room_within(
         free: bytes of the device that are free, weights being there.
         model: may be on the meta device.
         device: its type.
-        units, backward, checkpointed: see `room_for`.
+        units, backward, checkpointed, logits: see `room_for`.
     """
     hidden, width = units[0].hidden_size, max(unit.n_columns for unit in units)
     with disable_onloading():  # only its type is asked
@@ -121,7 +129,8 @@ def room_within(
     per_token, per_pair = layer
     if backward:
         layers = getattr(config, "num_hidden_layers", None) or len(units)
-        per_token += model.get_input_embeddings().num_embeddings * (2 * item + 3 * _FLOAT)
+        vocabulary = model.get_input_embeddings().num_embeddings
+        per_token += logits * vocabulary * (2 * item + 3 * _FLOAT)
         per_token += layers * (hidden * item if checkpointed else inside)
         if getattr(config, "_attn_implementation", None) == "eager" and not checkpointed:
             per_pair += layers * scores

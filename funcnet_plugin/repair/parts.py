@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from funcnet_plugin.measure.statistics import unknown_statistics
 from funcnet_plugin.plugins import Registry
-from funcnet_plugin.repair import bias, least_squares, none, reconstruction, repair
+from funcnet_plugin.repair import bias, distillation, least_squares, none, reconstruction, repair
 from funcnet_plugin.repair.repair import Repair
 
 # What is measured of a unit besides moments is let go before it is cut.
@@ -19,5 +19,9 @@ def _problem(part: type[Repair]) -> str | None:
 
 
 REPAIRS = Registry(
-    "repair", Repair, repair, [none, bias, least_squares, reconstruction], problem=_problem
+    "repair",
+    Repair,
+    repair,
+    [none, bias, least_squares, reconstruction, distillation],
+    problem=_problem,
 )

@@ -15,6 +15,7 @@ from funcnet_plugin.measure.moments import Moments
 from funcnet_plugin.measure.workload import Bytes
 from funcnet_plugin.plugins import Part, hookspec
 from funcnet_plugin.repair.pruned_layer import PrunedLayer
+from funcnet_plugin.repair.pruned_model import PrunedModel
 
 
 @hookspec
@@ -79,18 +80,21 @@ class Repair(Part):
     """Stands at the base of all repairs.
 
     A simple one has a `name`, declares what it `needs`, and implements `repaired`. One that works
-    behind pruned layers also implements `refit`.
+    behind pruned layers also implements `refit`, and one that tunes the whole model `tune`.
 
     Attributes:
         needs: ``{"moments"}``, or nothing: the other statistics are let go before a cut.
         behind_pruned_layers: whether `refit` is called for every layer once it is cut, with what
             the pruned layers before it made of the text. All layers are measured before any is cut
             then, and hidden states of all text wait in memory, twice.
+        tunes_the_model: whether `tune` is called once, when all layers are cut, with what the dense
+            model predicted. A hidden state of every token of all text waits in memory until then.
         adds_bias: whether it gives output projections a bias that they may not have.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     behind_pruned_layers: ClassVar[bool] = False
+    tunes_the_model: ClassVar[bool] = False
     adds_bias: ClassVar[bool] = False
 
     @property
@@ -104,6 +108,8 @@ class Repair(Part):
             return "does not implement repaired"
         if cls.behind_pruned_layers and cls.refit is Repair.refit:
             return "works behind pruned layers and does not implement refit"
+        if cls.tunes_the_model and cls.tune is Repair.tune:
+            return "tunes the whole model and does not implement tune"
         return None
 
     def check(self, adapter: MLPAdapter, units: Sequence[Unit]) -> None:
@@ -132,6 +138,14 @@ class Repair(Part):
         """
         raise NotImplementedError(f"{type(self).__name__} has no refit.")
 
+    def tune(self, pruned: PrunedModel) -> dict[str, float]:
+        """Change the weights of the whole model, once all layers are cut.
+
+        Returns:
+            what was found, by name: it joins what config.json says was measured.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no tune.")
+
     def working_bytes(self, unit: Unit, kept: int) -> int:
         """Count the bytes that `repaired` takes where the unit is computed: to plan a run with.
 
@@ -153,6 +167,19 @@ class Repair(Part):
             tokens: that it reads.
         """
         return Bytes()
+
+    def tuning_bytes(self, units: Sequence[Unit]) -> int:
+        """Count the bytes that `tune` takes where the model is computed, besides a batch.
+
+        Args:
+            units: of all layers, before the cut; may be on the meta device.
+        """
+        return 0
+
+    @property
+    def tuning_passes(self) -> int:
+        """Count how often `tune` runs the model forward and backward over its text."""
+        return 1 if self.tunes_the_model else 0
 
     def operations(self, unit: Unit, kept: int, tokens: int) -> float:
         """Count the multiplications and additions for one unit, roughly: to plan with."""

@@ -13,6 +13,7 @@ from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.measure.dense_moments import moments_of
 from funcnet_plugin.measure.gradients import output_gradients, weight_gradients
 from funcnet_plugin.measure.moments import Moments
+from funcnet_plugin.measure.predictions import Predicted, predictions_of
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.store import Store
 from funcnet_plugin.measure.text import Text
@@ -35,12 +36,14 @@ class Ahead:
         own_moments: layer -> moments on text that the model wrote, by what they weigh.
         repair_texts: what a repair behind pruned layers reads; their shares sum to 1.
         gain: see `residual_gain`; None where there is no repair of the residual stream.
+        predicted: for a repair that tunes the model, which lets go of it.
     """
 
     gradients: dict[str, dict[int, object]] = field(default_factory=dict)
     own_moments: dict[int, Moments] = field(default_factory=dict)
     repair_texts: list[Text] = field(default_factory=list)
     gain: float | None = None
+    predicted: list[Predicted] = field(default_factory=list)
 
     def new_moments(self, unit: Unit) -> Moments:
         """Start the moments of a unit from those on the model's own text. Once per unit."""
@@ -90,10 +93,17 @@ def measure_ahead(
         )
     own = None
     with clock.stage(stages.OWN_TEXT):
-        if request.own_text and (todo or request.repair.behind_pruned_layers):
+        if request.own_text and (todo or request.repair_reads_text):
             own = write_own_text(model, text, request.own_text, seed, processes, store, cache)
         if request.repair.behind_pruned_layers:
-            _plan_repair(ahead, request, model, units, text, own, processes, store, cache)
+            ahead.gain = _gain(model, units, text)
+        if request.repair.tunes_the_model or ahead.gain is not None:
+            texts = _repair_texts(request, model, text, own, processes, store, cache)
+    if request.repair.tunes_the_model:
+        with clock.stage(stages.PREDICTIONS):
+            ahead.predicted = predictions_of(model, units, texts, processes)
+    if ahead.gain is not None:
+        ahead.repair_texts = texts
     if not todo:
         return ahead
     if own is not None and "moments" in request.needs:
@@ -112,33 +122,33 @@ def measure_ahead(
     return ahead
 
 
-def _plan_repair(
-    ahead: Ahead,
+def _gain(model: nn.Module, units: Sequence[Unit], text: Text) -> float | None:
+    """Measure `residual_gain`, and warn of an architecture without one."""
+    gain = residual_gain(model, units, text.batches[0])
+    if gain is None:
+        logger.warning(
+            f"{type(model).__name__} does not add its MLPs' output to the residual stream as it "
+            "is, so each MLP's own output is repaired only, as by repair: least_squares."
+        )
+    return gain
+
+
+def _repair_texts(
     request: Request,
     model: nn.Module,
-    units: Sequence[Unit],
     text: Text,
     own: OwnText | None,
     processes: Processes | None,
     store: Store | None,
     cache: TextCache | None,
-) -> None:
-    ahead.gain = residual_gain(model, units, text.batches[0])
-    if ahead.gain is None:
-        logger.warning(
-            f"{type(model).__name__} does not add its MLPs' output to the residual stream as it "
-            "is, so each MLP's own output is repaired only, as by repair: least_squares."
-        )
-        return
+) -> list[Text]:
+    """Gather what the repair reads; the shares of the texts sum to 1."""
     share = 1.0 - own.share if own is not None else 1.0
-    windows = request.repair.windows_to_write
+    windows, texts = request.repair.windows_to_write, [replace(text, share=share)]
     if windows:
         more = write_continuations(model, text, windows, request.seed, processes, store, cache)
-        ahead.repair_texts += _by_tokens([text, more], share, processes)
-    else:
-        ahead.repair_texts.append(replace(text, share=share))
-    if own is not None:
-        ahead.repair_texts.append(own.text)
+        texts = _by_tokens([text, more], share, processes)
+    return texts if own is None else [*texts, own.text]
 
 
 def _by_tokens(texts: Sequence[Text], share: float, processes: Processes | None) -> list[Text]:

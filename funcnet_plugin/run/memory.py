@@ -76,11 +76,16 @@ class _Counting:
         found = []
         if request.own_text or request.repair.windows_to_write:
             found.append(self._own_text())
-        if request.needs & {"output_gradients", "weight_gradients"}:
-            found.append(self._gradients())
+        if request.repair.tunes_the_model:
+            found.append(self._predictions())
         if request.own_text and "moments" in request.needs:
             found.append(self._own_moments())
-        return [*found, self._calibration(), self._scoring(), self._repair(), self._saving()]
+        if request.needs & {"output_gradients", "weight_gradients"}:
+            found.append(self._gradients())
+        found += [self._calibration(), self._scoring(), self._repair()]
+        if request.repair.tunes_the_model:
+            found.append(self._distillation())
+        return [*found, self._saving()]
 
     # -- passes through the whole model ------------------------------------------------------------
 
@@ -97,16 +102,41 @@ class _Counting:
             most = max(most, windows * bytes_per_window(self._model, window))
         return self._whole_model(stages.OWN_TEXT, [self._here("windows that are written", most)])
 
+    def _predictions(self) -> Stage:
+        return self._whole_model(
+            stages.PREDICTIONS, [self._here("a batch", self._batch()), self._predicted()]
+        )
+
     def _gradients(self) -> Stage:
         found = [
             self._here("gradients", self._of_gradients()),
             *self._later("their means", self._of_gradients()),
+            self._predicted(),
         ]
         kept, again = (
             self._here("a backward pass", self._batch(backward=True, checkpointed=checkpointed))
             for checkpointed in (False, True)
         )
         return self._whole_model(stages.GRADIENTS, [kept, *found], [again, *found])
+
+    def _distillation(self) -> Stage:
+        numbers = self._request.repair.tuning_bytes(self._plan.layout.blocks)
+        tuned = self._here("what is tuned", numbers)
+        kept, again = (
+            self._here(
+                "a backward pass",
+                self._batch(backward=True, checkpointed=checkpointed, logits=2),
+            )
+            for checkpointed in (False, True)
+        )
+        others = [tuned, self._predicted(), self._cut_weights()]
+        return self._whole_model(stages.DISTILLATION, [kept, *others], [again, *others])
+
+    def _predicted(self) -> Term:
+        """Count what waits of the dense model's predictions: one hidden state for every token."""
+        tokens = sum(self._repair_texts()) if self._request.repair.tunes_the_model else 0
+        count = tokens * self._sizes.hidden * self._sizes.itemsize
+        return Term("predictions of the dense model", host=count)
 
     def _own_moments(self) -> Stage:
         one = max((8 * unit.n_columns**2 for unit in self._units), default=0)
@@ -118,6 +148,7 @@ class _Counting:
                 *self._a_layer(),
                 *self._states([own.tokens], streams=1),
                 Term("moments of all layers", host=self._of_moments() + one),
+                self._predicted(),
                 *self._of_gpu("moments", one),
                 self._here("a batch", self._batch(own) + self._product()),
             ),
@@ -187,6 +218,7 @@ class _Counting:
         terms = [
             Term("weights", host=sizes.weights),
             Term("activations between layers", host=sizes.between_layers(work)),
+            self._predicted(),
         ]
         terms += self._a_layer()
         if running:
@@ -235,14 +267,19 @@ class _Counting:
         return product_bytes(widest, self._sizes.itemsize, self._device)
 
     def _batch(
-        self, work: Workload | None = None, *, backward: bool = False, checkpointed: bool = False
+        self,
+        work: Workload | None = None,
+        *,
+        backward: bool = False,
+        checkpointed: bool = False,
+        logits: int = 1,
     ) -> int:
         """Count what is computed of the largest batch, of the calibration text if not said."""
         work = self._work if work is None else work
         if not self._units:
             return 0
         place = (self._left, self._model, self._units, self._device)
-        room = room_within(*place, backward=backward, checkpointed=checkpointed)
+        room = room_within(*place, backward=backward, checkpointed=checkpointed, logits=logits)
         samples = min(work.samples, room.most(work.length)) if work.joined else work.batch
         return room.limits[0].taken(samples, work.length)
 
@@ -273,7 +310,7 @@ class _Counting:
         return found
 
     def _repair_texts(self) -> list[int]:
-        """Count the tokens of the texts that a repair behind pruned layers reads."""
+        """Count the tokens of the texts that a repair reads itself."""
         request, work = self._request, self._work
         continued = request.repair.windows_to_write * min(work.length, CONTINUED_LENGTH)
         own = PER_SAMPLE * (request.own_text > 0) * min(work.length, OWN_LENGTH)

@@ -154,4 +154,7 @@ def estimate(
     solving = sum(repair.operations(unit, plan.expected_columns(unit), tokens) for unit in units)
     passes = 4 * tokens * whole if repair.behind_pruned_layers else 0.0
     found[stages.REPAIR] = _DOUBLE * solving / pace + passes
+    if repair.tunes_the_model:
+        found[stages.PREDICTIONS] = tokens * whole
+        found[stages.DISTILLATION] = repair.tuning_passes * tokens * (1 + _BACKWARD) * whole
     return found

@@ -78,7 +78,12 @@ class Request:
     def measures_ahead(self) -> bool:
         """Tell whether anything is measured on the model before any layer is calibrated."""
         of_gradients = self.needs & {"weight_gradients", "output_gradients"}
-        return bool(of_gradients) or self.repair.behind_pruned_layers or self.own_text > 0.0
+        return bool(of_gradients) or self.repair_reads_text or self.own_text > 0.0
+
+    @property
+    def repair_reads_text(self) -> bool:
+        """Tell whether the repair reads text itself, besides what calibration measures."""
+        return self.repair.behind_pruned_layers or self.repair.tunes_the_model
 
     @property
     def group_size(self) -> int:

@@ -29,6 +29,7 @@ from funcnet_plugin.measure.recorder import Recorder, RegisterHook
 from funcnet_plugin.measure.sample import Sample
 from funcnet_plugin.measure.statistics import LayerStatistics
 from funcnet_plugin.measure.text import Text
+from funcnet_plugin.repair.pruned_model import PrunedModel
 from funcnet_plugin.run import stages
 from funcnet_plugin.run.ahead import Ahead, measure_ahead
 from funcnet_plugin.run.clock import Clock
@@ -55,6 +56,7 @@ class Run:
 
     Attributes:
         plan: the units of the model, and their widths before and after.
+        tuned: what was found while the whole model was tuned, by name; empty where it was not.
         reached: share of the scope that goes; None until the widths are decided.
         clock: what the stages took.
 
@@ -80,6 +82,7 @@ class Run:
         self.reached: float | None = None
         if request.allocation == "uniform":
             self.reached = self.plan.decide_uniform()
+        self.tuned: dict[str, float] = {}
         self.clock = Clock()
         self._calibrating = ExitStack()  # holds the bar of that stage, and its time
         self._model = model
@@ -247,8 +250,24 @@ class Run:
             with self.clock.stage(stages.REPAIR):
                 self._cuts.cut_all(self._model, cuts, self._ahead, self.request.seed)
         self._scores.clear()
+        if self.request.repair.tunes_the_model and not self.unfinished:
+            with self.clock.stage(stages.DISTILLATION):
+                self.tuned = self._tune()
         if self.request.repair.adds_bias and self.kept:
             complete_biases(self.plan.layout.blocks)
+
+    def _tune(self) -> dict[str, float]:
+        """Have the repair tune the model; what the dense one predicted is let go afterwards."""
+        predicted, self._ahead.predicted = self._ahead.predicted, []
+        return self.request.repair.tune(
+            PrunedModel(
+                self._model,
+                self.plan.layout.blocks,
+                predicted,
+                self.request.seed,
+                self._processes,
+            )
+        )
 
     def _restore(self, unit: Unit) -> bool:
         """Take over what the interrupted run measured of a layer."""

@@ -8,13 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 OWN_TEXT = "own text"
+PREDICTIONS = "predictions of the dense model"
 GRADIENTS = "gradients"
 OWN_MOMENTS = "moments of own text"
 CALIBRATION = "calibration"
 SCORING = "scoring"
 REPAIR = "cut and repair"
+DISTILLATION = "distillation"
 SAVING = "saving"
-NAMES = (OWN_TEXT, GRADIENTS, OWN_MOMENTS, CALIBRATION, SCORING, REPAIR, SAVING)
+NAMES = (
+    OWN_TEXT, PREDICTIONS, OWN_MOMENTS, GRADIENTS, CALIBRATION, SCORING, REPAIR, DISTILLATION,
+    SAVING,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,17 @@ from compressed_tensors.offload import offload_module
 from compressed_tensors.offload.cache import CPUCache
 
 from funcnet_plugin.adapters import bind
+from funcnet_plugin.cut.surgery import cut
 from funcnet_plugin.measure import offloading, passes
 from funcnet_plugin.measure.dense_moments import moments_of
 from funcnet_plugin.measure.gradients import output_gradients, weight_gradients
 from funcnet_plugin.measure.offloading import computed_again, is_sent, sent_as_needed, waits
 from funcnet_plugin.measure.passes import on_gpu
+from funcnet_plugin.measure.predictions import predictions_of
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.repair.behind import cut_behind
 from funcnet_plugin.repair.parts import REPAIRS
+from funcnet_plugin.repair.tuning import tune
 from tests.conftest import make_llama
 from tests.families import FAMILIES
 from tests.hosting import loader
@@ -55,6 +58,27 @@ def test_gradients_of_every_family_are_the_same_to_the_bit(family, tmp_path):
     assert all(torch.equal(again[i], of_outputs[i]) for i in of_outputs)
     again = weight_gradients(model, text, blocks)
     assert all(all(map(torch.equal, again[i], of_weights[i])) for i in of_weights)
+
+
+def test_a_model_is_tuned_alike(tmp_path):
+    """To rounding: a batch of a model that is sent is computed again in the backward pass."""
+    found = []
+    for folder in (None, tmp_path):
+        model = make_llama()
+        units = bind(model).blocks
+        text = Text.of_windows(
+            torch.randint(3, 30, (32, 9), generator=torch.Generator().manual_seed(2))
+        )
+        predicted = predictions_of(model, units, [text])
+        for unit in units:
+            cut(unit, torch.arange(0, 48, 2))
+        if folder is not None:
+            on_disk(model, folder)
+        tuned = tune(model, units, predicted, epochs=1, seed=0)
+        assert tuned.divergence < tuned.divergence_before
+        found.append([weight for unit in units for weight in unit.weights])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
 
 
 def test_moments_are_the_same_to_the_bit(texts, tmp_path):

@@ -42,6 +42,9 @@ RECIPES = {
     "reconstruction": recipe(
         "WidthPruningModifier", scorer="effect", repair=RECONSTRUCTION, align=128
     ),
+    "distillation": recipe(
+        "WidthPruningModifier", scorer="effect", repair="distillation", align=128
+    ),
     "networks": recipe(scorer=NETWORKS, repair="none", align=128),
 }
 

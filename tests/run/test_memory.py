@@ -83,7 +83,12 @@ def test_stages_are_those_that_the_recipe_has(large):
     plain = needed(large)
     assert list(plain) == [stages.CALIBRATION, stages.SCORING, stages.REPAIR, stages.SAVING]
     full = needed(large, scorers=["surgeon"], repair="reconstruction", own_text=0.25)
-    assert list(full) == list(stages.NAMES)
+    tuned = needed(large, repair="distillation")
+    behind = [stages.REPAIR, stages.DISTILLATION, stages.SAVING]
+    assert list(tuned) == [stages.PREDICTIONS, stages.CALIBRATION, stages.SCORING, *behind]
+    assert {*full, *tuned} == set(stages.NAMES)
+    for found in (plain, full, tuned):  # in the order of the run
+        assert list(found) == [name for name in stages.NAMES if name in found]
 
 
 def test_without_a_gpu_all_is_counted_as_the_hosts(large):

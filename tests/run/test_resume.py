@@ -33,6 +33,7 @@ KINDS = {
         "own_text": 0.25,
         "repair": {"name": "reconstruction", "continuations": 1},
     },
+    "distillation": {"repair": {"name": "distillation", "continuations": 1}},
 }
 
 

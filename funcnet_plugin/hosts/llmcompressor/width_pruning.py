@@ -33,6 +33,7 @@ from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts.llmcompressor import checks
 from funcnet_plugin.hosts.llmcompressor.batching import read_in_our_batches
 from funcnet_plugin.hosts.llmcompressor.borrowed import GivesBack
+from funcnet_plugin.hosts.llmcompressor.calibrating import AsItCame
 from funcnet_plugin.hosts.llmcompressor.call import running
 from funcnet_plugin.hosts.llmcompressor.description import (
     describe_widths,
@@ -76,8 +77,8 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
     :param scorer: says which neurons matter: `networks`, `effect`, `loss_effect`, `surgeon`,
         `flap`, `wanda_sp`, `taylor`, `obs`, `magnitude`, `random`, or one that another package
         brings. Of a list a neuron goes only if no scorer needs it (the better of its ranks).
-    :param repair: makes up for what was cut: `none`, `bias`, `least_squares`, `reconstruction`, or
-        one that another package brings.
+    :param repair: makes up for what was cut: `none`, `bias`, `least_squares`, `reconstruction`,
+        `distillation`, or one that another package brings.
     :param own_text: share of the calibration that the model writes itself, in [0, 1). Scorers of
         activations and the repair see that text beside the calibration data; gradients and networks
         are of the calibration data alone. It is measured on the dense model, and so are all layers
@@ -128,6 +129,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
 
     _run: Run = PrivateAttr()
     _text: Text = PrivateAttr()
+    _as_it_came: AsItCame = PrivateAttr()
 
     def __init__(self, **fields: Any) -> None:
         refuse_old_shape(type(self).__name__, fields)
@@ -246,6 +248,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
                 "pruning must be calibrated on the pruned model; use oneshot's default, "
                 "pipeline='independent'."
             )
+        self._as_it_came = AsItCame(state.model)
         self._run.record(self._register)
 
     def on_sequential_epoch_end(
@@ -255,7 +258,8 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
 
     def on_calibration_end(self, state: State, event: Event, **kwargs: Any) -> None:
         self.remove_hooks()
-        self._run.finish()
+        with self._as_it_came.again():
+            self._run.finish()
 
     def on_finalize(self, state: State, **kwargs: Any) -> bool:
         self.remove_hooks()
@@ -299,7 +303,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
             plan.budget.scope_parameters,
             original_widths=plan.original,
             kept_widths=plan.layout.widths,
-            measured=checkpoint.by_figure(self._run.reports),
+            measured=checkpoint.by_figure(self._run.reports) | self._run.tuned,
         )
 
 
