@@ -7,13 +7,13 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from compressed_tensors.offload import OffloadCache, disable_onloading
+from compressed_tensors.offload import OffloadCache, disable_offloading, disable_onloading
 from loguru import logger
 from torch import Tensor, nn
 
 from funcnet_plugin.bars import bar
 from funcnet_plugin.measure.free_memory import free_bytes
-from funcnet_plugin.measure.offloading import device_of, sent_as_needed, waits
+from funcnet_plugin.measure.offloading import device_of, is_sent, sent_as_needed, waits
 
 _ROOM = 1.5  # of the weights' size: what else a pass through the model needs
 
@@ -58,6 +58,25 @@ def on_gpu(model: nn.Module, besides: int = 0, *, whole: bool = False) -> Iterat
     finally:
         model.to("cpu")
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def kept_where_it_runs(model: nn.Module, besides: int = 0) -> Iterator[bool]:
+    """Keep weights that were sent where the model runs, for many passes in a row, if they fit.
+
+    Args:
+        besides: bytes that the passes need there besides a batch.
+
+    Yields:
+        whether weights still come one by one whenever they are needed.
+    """
+    if not is_sent(model):
+        yield False
+    elif _ROOM * _bytes(model) + besides < free_bytes(device_of(model)):
+        with disable_offloading():
+            yield False
+    else:
+        yield True
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from funcnet_plugin.adapters import Unit
 from funcnet_plugin.measure.halving import Reading
 from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.measure.joining import joined
-from funcnet_plugin.measure.offloading import computed_again, device_of, is_sent
+from funcnet_plugin.measure.offloading import computed_again, device_of
 from funcnet_plugin.measure.predictions import Predicted, head_of, one_by_one, padded
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.room import room_for
@@ -29,16 +29,22 @@ class Divergence:
         model: pruned; its weights may be offloaded.
         units: of all layers.
         processes: others that hold other windows.
+        sent: whether weights come one by one: a backward pass computes layers again then.
     """
 
     def __init__(
-        self, model: nn.Module, units: Sequence[Unit], processes: Processes | None
+        self,
+        model: nn.Module,
+        units: Sequence[Unit],
+        processes: Processes | None = None,
+        *,
+        sent: bool = False,
     ) -> None:
         self.processes = processes
         self._model, self._layer, self._head = model, units[0].decoder_layer, head_of(model)
-        self._sent = is_sent(model)
+        self._sent = sent
         self._room = room_for(
-            model, units, device_of(model), backward=True, checkpointed=self._sent, logits=2
+            model, units, device_of(model), backward=True, checkpointed=sent, logits=2
         )
 
     def batches(self, windows: Sequence[Predicted]) -> list[Batch]:
@@ -86,7 +92,7 @@ class Divergence:
         pruned, dense = (part.float().log_softmax(-1) for part in logits.chunk(2))
         by_token = nn.functional.kl_div(pruned, dense, reduction="none", log_target=True).sum(-1)
         counts = torch.tensor([[window.weight] for window in windows]) / weight_of(windows)
-        return (by_token * mask * counts.to(by_token)).sum()
+        return (by_token * mask.to(by_token) * counts.to(by_token)).sum()
 
     def mean(self, windows: Sequence[Predicted]) -> float:
         """Compute the mean over all windows of all processes."""

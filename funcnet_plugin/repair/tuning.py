@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
+from funcnet_plugin.adapters.projection import in_size, out_size
 from funcnet_plugin.cut.surgery import assign_weight
 from funcnet_plugin.measure.hooks import hooked
-from funcnet_plugin.measure.passes import of_no_weight, on_gpu
+from funcnet_plugin.measure.passes import kept_where_it_runs, of_no_weight, on_gpu
 from funcnet_plugin.measure.predictions import Predicted
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.repair.divergence import Divergence, weight_of
@@ -68,8 +69,9 @@ def tune(
     generator = torch.Generator().manual_seed(seed)
     learned, judging = _divided(predicted, processes)
     with on_gpu(model):
-        with of_no_weight(model):
-            divergence = Divergence(model, units, processes)
+        needed = tuning_bytes(units)
+        with of_no_weight(model), kept_where_it_runs(model, needed) as sent:
+            divergence = Divergence(model, units, processes, sent=sent)
             changes = [
                 LowRank(module, _RANK, generator)
                 for unit in units
@@ -88,7 +90,7 @@ def tune(
 def tuning_bytes(units: Sequence[Unit]) -> int:
     """Count the bytes of the changes of all layers, and of what their optimizer keeps."""
     numbers = sum(
-        _RANK * sum(module.weight.shape)
+        _RANK * (in_size(module) + out_size(module))
         for unit in units
         for module in projections_of(unit.decoder_layer)
     )

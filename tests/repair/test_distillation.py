@@ -60,9 +60,9 @@ def test_the_divergence_is_that_of_the_logits(family):
     found = predicted(dense)
     assert [len(window.ids) for window in found] == [12, 7, 12, 7]
     assert sum(len(w.ids) * w.weight for w in found) == pytest.approx(1.0)
-    mean = Divergence(other, bind(other).blocks, None).mean(found)
+    mean = Divergence(other, bind(other).blocks).mean(found)
     assert mean == pytest.approx(divergence_of(dense, other, found), rel=1e-3)
-    assert Divergence(dense, bind(dense).blocks, None).mean(found) == pytest.approx(0, abs=1e-6)
+    assert Divergence(dense, bind(dense).blocks).mean(found) == pytest.approx(0, abs=1e-6)
 
 
 def test_padding_changes_nothing():
@@ -71,7 +71,7 @@ def test_padding_changes_nothing():
     alone, padded = (predicted(dense, text, may_pad=may_pad) for may_pad in (False, True))
     for one, two in zip(alone, padded, strict=True):
         torch.testing.assert_close(one.states, two.states, atol=1e-5, rtol=1e-5)
-    divergence = Divergence(other, bind(other).blocks, None)
+    divergence = Divergence(other, bind(other).blocks)
     assert len(divergence.batches(alone)) == 2 and len(divergence.batches(padded)) == 1
     assert divergence.mean(alone) == pytest.approx(divergence.mean(padded), rel=1e-4)
 
@@ -82,7 +82,7 @@ def test_a_text_counts_by_its_share():
     one, two = Text.of_windows(ids[:2], 0.8), Text.of_windows(ids[2:], 0.2)
     units = bind(dense).blocks
     both = predictions_of(dense, units, [one, two])
-    divergence = Divergence(other, bind(other).blocks, None)
+    divergence = Divergence(other, bind(other).blocks)
     first, second = (divergence.mean(predictions_of(dense, units, [text])) for text in (one, two))
     assert divergence.mean(both) == pytest.approx(0.8 * first + 0.2 * second, rel=1e-4)
 
@@ -112,11 +112,11 @@ def test_a_pruned_model_comes_closer_on_text_that_it_did_not_learn_from(family):
     dense, model = FAMILIES[family].build(), pruned(FAMILIES[family].build())
     learned, other = (predicted(dense, windows(n)) for n in (64, 8))
     units = bind(model).blocks
-    before = Divergence(model, units, None).mean(other)
+    before = Divergence(model, units).mean(other)
     asked = {name: p.requires_grad for name, p in model.named_parameters()}
     tuned = tune(model, units, learned, epochs=3, seed=0)
     assert tuned.divergence < 0.97 * tuned.divergence_before
-    assert Divergence(model, units, None).mean(other) < before
+    assert Divergence(model, units).mean(other) < before
     assert not any(module._forward_hooks for module in model.modules())
     assert {name: p.requires_grad for name, p in model.named_parameters()} == asked
     assert all(p.grad is None for p in model.parameters())
