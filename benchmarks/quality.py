@@ -26,8 +26,8 @@ MAIN = (
     "random-or-best", "random-or-surgeon", "random-or-loss_effect",
 )  # fmt: skip
 OTHERS = (
-    "deployable", "best-uniform", "effect", "wanda_sp", "obs", "magnitude", "random",
-    "networks-or-effect-uniform", "random-or-deployable", "random-or-effect",
+    "default", "best-uniform", "effect", "wanda_sp", "obs", "magnitude", "random",
+    "networks-or-effect-uniform", "random-or-default", "random-or-effect",
     "random-or-effect-uniform", "shortgpt", "shortened_llama", "slicegpt",
 )  # fmt: skip
 FIELDS = {"align": 32, "scorer.networks.decomposer.n_init": 4}

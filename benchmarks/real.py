@@ -26,8 +26,8 @@ RESULTS = Path(__file__).parent / "results" / "real.jsonl"
 TEST_DOCUMENTS = 150  # of C4
 TEST_TOKENS = 2**13  # of each text
 METHODS = (
-    "best", "deployable", "fast", "paper", "surgeon", "flap", "wanda_sp", "taylor", "obs", "random",
-    "flap-own-text", "wanda_sp-own-text", "taylor-own-text", "obs-own-text", "random-or-deployable",
+    "best", "default", "fast", "paper", "surgeon", "flap", "wanda_sp", "taylor", "obs", "random",
+    "flap-own-text", "wanda_sp-own-text", "taylor-own-text", "obs-own-text", "random-or-default",
     "shortgpt", "slicegpt",
 )  # fmt: skip
 

@@ -38,7 +38,7 @@ from funcnet_plugin.tasks import write_local_tasks
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train_reference_models.py"
 METHODS = (
-    "best", "deployable", "surgeon", "loss_effect", "taylor", "flap", "obs", "effect",
+    "best", "default", "surgeon", "loss_effect", "taylor", "flap", "obs", "effect",
     "wanda_sp", "magnitude", "random", "random-or-best", "random-or-surgeon", "shortgpt",
     "slicegpt",
 )  # fmt: skip

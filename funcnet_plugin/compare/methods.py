@@ -28,7 +28,7 @@ def _width(scorer: str, allocation: str = "uniform", repair: str = "least_square
 
 # The peers have one cut over all layers, as the best of ours, if their numbers compare across them.
 METHODS: dict[str, Recipe] = {
-    "deployable": load_recipe("ica_prune"),
+    "default": load_recipe("ica_prune"),
     "best": load_recipe("prune_best"),
     "fast": load_recipe("prune_fast"),
     "paper": load_recipe("ica_prune_paper"),

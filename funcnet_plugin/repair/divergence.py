@@ -89,7 +89,8 @@ class Divergence:
         # through the model, which may do more to logits than its head does
         with hooked([self._head.register_forward_pre_hook(beside)]):
             logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        pruned, dense = (part.float().log_softmax(-1) for part in logits.chunk(2))
+        pruned, dense = logits.chunk(2)
+        pruned, dense = (x.float().log_softmax(-1) for x in (pruned, dense.detach()))
         by_token = nn.functional.kl_div(pruned, dense, reduction="none", log_target=True).sum(-1)
         counts = torch.tensor([[window.weight] for window in windows]) / weight_of(windows)
         return (by_token * mask.to(by_token) * counts.to(by_token)).sum()

@@ -21,7 +21,7 @@ def plan(checkpoint, files, **changes):
             "model": str(checkpoint),
             "data": {str(files["calibration"]): 1.0},
             "texts": {name: str(files[name]) for name in ("near", "far")},
-            "methods": ("deployable", "flap", "random"),
+            "methods": ("default", "flap", "random"),
             "ratios": (0.1, 0.2),
             "repairs": ("none",),
             "overrides": SMALL,

@@ -48,7 +48,7 @@ def test_rows_hold_what_was_measured_and_an_old_one_goes_on(
 ):
     rows = compare(plan(checkpoint, files), tmp_path / "out")
     assert [row["method"] for row in rows] == [
-        "dense", "deployable", "deployable", "flap", "flap", "random", "random",
+        "dense", "default", "default", "flap", "flap", "random", "random",
     ]  # fmt: skip
     dense = rows[0]["perplexity"]
     for row in rows[1:]:
@@ -137,7 +137,7 @@ def test_ratios_share_what_is_measured_before_the_cut(
 
 def test_axes_with_several_values_become_lines_and_plots(checkpoint, files, tmp_path):
     axes = plan(
-        checkpoint, files, methods=("deployable", "shortgpt"), ratios=(0.1, 0.3), samples=(16, 24),
+        checkpoint, files, methods=("default", "shortgpt"), ratios=(0.1, 0.3), samples=(16, 24),
         sweeps={f"{NETWORKS}n_components": [4, 6]}, repairs=("none", "least_squares"),
         overrides={k: v for k, v in SMALL.items() if k != f"{NETWORKS}n_components"},
     )  # fmt: skip
@@ -267,7 +267,7 @@ def test_measuring_on_the_calibration_text_is_said(checkpoint, files, tmp_path):
 
 
 def test_bad_requests_come_before_the_work(checkpoint, files, tmp_path):
-    with pytest.raises(RecipeError, match="no method 'magic'; choose one of deployable, best"):
+    with pytest.raises(RecipeError, match="no method 'magic'; choose one of default, best"):
         compare(plan(checkpoint, files, methods=("magic",)), tmp_path / "out")
     with pytest.raises(BudgetError, match=r"between 0 and 1, got 1\.2"):
         compare(plan(checkpoint, files, ratios=(0.1, 1.2)), tmp_path / "out3")

@@ -24,7 +24,7 @@ def settings_of(recipe, **fields):
 @pytest.mark.parametrize(
     "method, control",
     [
-        ("deployable", "random-or-deployable"),
+        ("default", "random-or-default"),
         ("networks-or-effect-uniform", "random-or-effect-uniform"),
         *((name, f"random-or-{name}") for name in ("best", "effect", "loss_effect", "surgeon")),
     ],
@@ -84,7 +84,7 @@ def test_benchmarks_set_what_a_method_knows(controls):
     fields = {"align": 32, "scorer.networks.decomposer.n_init": 4}
     assert controls.known_fields(fields, ["shortgpt"]) == {}
     assert controls.known_fields(fields, ["shortgpt", "random-or-best"]) == {"align": 32}
-    assert controls.known_fields(fields, ["random", "deployable"]) == fields
+    assert controls.known_fields(fields, ["random", "default"]) == fields
 
 
 def test_every_named_method_is_a_valid_recipe(controls):
@@ -100,7 +100,7 @@ def test_every_named_method_is_a_valid_recipe(controls):
 @pytest.mark.parametrize(
     "method, control",
     [
-        ("deployable", "random-or-deployable"),
+        ("default", "random-or-default"),
         ("networks-or-effect-uniform", "random-or-effect-uniform"),
         *(("best", name) for name in ("random-or-best", "flap", "obs", "obs-own-text", "random")),
     ],
