@@ -130,7 +130,8 @@ class _Counting:
             for checkpointed in (False, True)
         )
         others = [tuned, self._predicted(), self._cut_weights()]
-        return self._whole_model(stages.DISTILLATION, [kept, *others], [again, *others])
+        waiting = self._later("weights", self._sizes.weights)  # as calibration left them
+        return self._whole_model(stages.DISTILLATION, [*waiting, kept, *others], [again, *others])
 
     def _predicted(self) -> Term:
         """Count what waits of the dense model's predictions: one hidden state for every token."""

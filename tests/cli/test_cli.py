@@ -107,7 +107,7 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(tmp_path):
         (["--set", "scorer.networks.n_components=500"], "n_components=500"),
         (["--set", "scorer.networks.components=5"], "networks has no parameter 'components'"),
         (["--set", "scorer.n_components=5"], "say of which, as in scorer.networks.n_components"),
-        (["--set", "repair.epoch=5"], "reconstruction has no parameter 'epoch'"),
+        (["--set", "repair.epoch=5"], "distillation has no parameter 'epoch'"),
         (
             ["--set", "n_components=5"],
             "is of an earlier version; it is written now: scorer: ",

@@ -40,21 +40,21 @@ def test_parameters_of_a_repair_are_for_the_runs_that_have_it(checkpoint, files)
     """A name is known where the recipe can be built with it, under the repair of the run."""
     asked = plan(
         checkpoint, files, methods=("flap", "best", "shortgpt"), ratios=(0.2,),
-        repairs=("", "none", "reconstruction"), overrides={"repair.ridge": 0.1},
-        sweeps={"repair.epochs": [0, 2]},
+        repairs=("", "none", "distillation"), overrides={"repair.ridge": 0.1},
+        sweeps={"repair.epochs": [1, 3]},
     )  # fmt: skip
     found = [(run.key["method"], run.key["repair"], run.key["setting"]) for run in runs(asked)]
-    epochs = [{"repair.epochs": 0}, {"repair.epochs": 2}]
+    epochs = [{"repair.epochs": 1}, {"repair.epochs": 3}]
     assert found == [
         ("flap", "bias", {}),
         ("flap", "none", {}),
-        *(("flap", "reconstruction", setting) for setting in epochs),
-        *(("best", "reconstruction", setting) for setting in epochs),  # with its continuations
+        *(("flap", "distillation", setting) for setting in epochs),
+        *(("best", "distillation", setting) for setting in epochs),  # its own
         ("best", "none", {}),
-        *(("best", "reconstruction", setting) for setting in epochs),
+        *(("best", "distillation", setting) for setting in epochs),
         ("shortgpt", "none", {}),
     ]
-    with_repair = [run for run in runs(asked) if run.key["repair"] == "reconstruction"]
+    with_repair = [run for run in runs(asked) if run.key["repair"] == "distillation"]
     for run in with_repair:
         _, fields = pruning_modifier(override(yaml.safe_load(run.recipe), run.fields))
         assert fields["repair"]["ridge"] == 0.1
