@@ -30,7 +30,9 @@ Perplexity is per token, relative to the dense model's, in windows as long as th
 lm-eval's wording: accuracy, and accuracy by likelihood per character for HellaSwag, ARC challenge
 and OpenBookQA. "lost" is the mean of the tasks below the dense model's, in points, ± the standard
 error of one model's mean. Percent are of all parameters. A method is run as published;
-`-own-text` after its name means that it has the text and the repair of `best`.
+`-own-text` after its name means that it has the text and the repair of `best`, and `random-or-`
+before it that random numbers stand in the place of functional networks. Seconds are of one thread,
+beside another run on a machine of two cores.
 """
 
 

@@ -26,6 +26,7 @@ FUNCNET = str(Path(sys.executable).with_name("funcnet"))  # of this environment
 PLAIN = {"own_text": 0.0}  # unless a kind says otherwise
 LEAST_SQUARES = {"repair": "least_squares"}
 RECONSTRUCTION = {"repair": "reconstruction"}  # without continuations
+DISTILLATION = {"repair": "distillation"}
 OWN_TEXT, CONTINUATIONS = {"own_text": 0.25}, {"repair.continuations": 3}
 KINDS = {  # label -> fields; the first is what the others are measured by
     "least_squares": LEAST_SQUARES,
@@ -35,7 +36,11 @@ KINDS = {  # label -> fields; the first is what the others are measured by
     "reconstruction, 3 continuations, 2 epochs": RECONSTRUCTION
     | CONTINUATIONS
     | {"repair.epochs": 2},
+    "distillation": DISTILLATION,
+    "distillation, 2 epochs": DISTILLATION | {"repair.epochs": 2},
+    "distillation, 3 continuations": DISTILLATION | CONTINUATIONS,
     "least_squares, own text": LEAST_SQUARES | OWN_TEXT,
+    "distillation, own text": DISTILLATION | OWN_TEXT,
     "reconstruction, own text": RECONSTRUCTION | OWN_TEXT,
     "reconstruction, own text, 3 continuations": RECONSTRUCTION | OWN_TEXT | CONTINUATIONS,
 }

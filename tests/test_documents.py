@@ -30,8 +30,18 @@ def page(tables):
     return tables.page(rows)
 
 
+@pytest.fixture(scope="module")
+def real_page():
+    tables = _benchmark("real_tables")
+    return tables.page([json.loads(line) for line in tables.ROWS.read_text().splitlines()])
+
+
 def test_the_page_is_what_the_rows_give(tables, page):
     assert tables.PAGE.read_text() == page
+
+
+def test_the_page_of_real_models_is_what_the_rows_give(real_page):
+    assert _benchmark("real_tables").PAGE.read_text() == real_page
 
 
 def test_the_page_can_show_whatever_is_compared(tables):
@@ -52,6 +62,13 @@ def test_what_is_repeated_elsewhere_is_what_was_measured(page):
     assert measured
     for line in measured:
         assert line in page.splitlines(), f"not what was measured: {line}"
+
+
+def test_what_readme_says_of_a_real_model_is_what_was_measured(real_page):
+    repeated = [line for line in _tables("README.md") if "% | " in line and line.startswith("| `")]
+    assert repeated
+    for line in repeated:
+        assert line in real_page.splitlines(), f"not what was measured: {line}"
 
 
 def _tables(name: str) -> list[str]:
