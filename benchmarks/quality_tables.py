@@ -29,9 +29,9 @@ MODELS = {
     "deep": "LLaMA, 10 layers of width 320, 5.5M parameters",
     "ungated": "GPT-NeoX, ungated, 6 layers of width 1024, 5.8M parameters",
 }
-# What `best` with continuations was measured on, and the peers that come near it: the second and third
-# trained without the pages that are measured. All peers were measured without continuations, which
-# take the time of four times the text; the second and third then came from another machine.
+# What `best` with continuations was measured on, and the peers that come near it: the second and
+# third trained without the pages that are measured. All peers were measured without continuations,
+# which take the time of four times the text; the second and third then came from another machine.
 AS_IT_IS = ("ref-llama", "deep-again", "ungated-again")
 NOW = ("ref-llama", "deep-unseen", "ungated-unseen")
 MORE_TEXT = ("ref-llama-1280",)  # the first, four times the calibration text
@@ -132,7 +132,7 @@ def page(rows: list[Row]) -> str:
     """Write the whole of docs/quality.md."""
     cells, runs = _cells(rows), _runs(rows)
     dense = {r["comparison"]: r["perplexity"] for r in rows if r["method"] == "dense"}
-    parts = [_INTRODUCTION, "## `best` with continuations, and peers with the same text and repair\n"]
+    parts = [_INTRODUCTION, "## `best` with continuations, and its peers\n"]
     parts += [_CONTINUED, _best_as_it_is(runs), _ahead(runs, CONTINUED)]
     parts += [_as_they_are(runs, CONTINUED)]
     parts += [_AGAIN, _as_they_are(runs, AGAIN)]
