@@ -14,8 +14,8 @@ from funcnet_plugin.output import check_directory
 
 MODEL = Path(__file__).parent / "model"
 # The packaged recipe is made for real models; this one has 512 neurons per layer.
-OVERRIDES = {"align": 8, "scorer.networks.n_components": 64}
-_SAMPLES, _WINDOW = 160, 128  # calibration: four groups of 40, as long as the training sequences
+OVERRIDES = {"align": 8}
+_SAMPLES, _WINDOW = 160, 128  # calibration: five groups of 32, as long as the training sequences
 _OURS = ("pruned", "tasks", "report.html", "results.json", "skills.png", "widths.png")
 _MARK = ".funcnet-demo"  # names like those above may be anyone's
 
