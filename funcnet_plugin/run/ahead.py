@@ -88,8 +88,8 @@ def measure_ahead(
     if request.measures_ahead and not text.batches:
         raise CalibrationError(
             "the calibration data has embeddings and no input_ids, and this recipe runs the whole "
-            "model on tokens; give tokens, or a recipe without own_text, gradients and "
-            "reconstruction."
+            "model on tokens; give tokens, or a recipe without own_text and gradients, and with "
+            "repair: least_squares."
         )
     own = None
     with clock.stage(stages.OWN_TEXT):
