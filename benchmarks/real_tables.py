@@ -32,7 +32,7 @@ and OpenBookQA. "lost" is the mean of the tasks below the dense model's, in poin
 error of one model's mean. Percent are of all parameters. A method is run as published;
 `-own-text` after its name means that it has the text and the repair of `best`, and `random-or-`
 before it that random numbers stand in the place of functional networks. Seconds are of one thread,
-beside another run on a machine of two cores.
+beside another run on a machine of two cores; "-" where more ran.
 """
 
 
