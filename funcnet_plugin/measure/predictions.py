@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +100,7 @@ def one_by_one(windows: Sequence[Tensor], may_pad: bool) -> Text:
     """Make a text of windows, each (length,), that passes may put together as they like."""
     rows = [window[None] for window in windows]
     batches = tuple({"input_ids": row, "attention_mask": torch.ones_like(row)} for row in rows)
-    return replace(Text(batches), may_join=True, may_pad=may_pad)
+    return Text(batches, may_join=True, may_pad=may_pad)
 
 
 def padded(states: Sequence[Tensor], length: int) -> Tensor:

@@ -66,7 +66,8 @@ class Distillation(LeastSquares):
         return self.epochs
 
     def too_little(self, tokens: int, width: int, samples: int) -> str | None:
-        return too_little_text(tokens, width, samples)
+        # asked of the least squares before it, which read no continuations
+        return too_little_text(tokens, width, samples, continued=False)
 
 
 @hookimpl
