@@ -39,14 +39,17 @@ class Tasks:
             self.names = tuple(dict.fromkeys(members))
 
     def scores(self, checkpoint: str | Path) -> dict[str, float]:
-        """Measure the first metric of each task (`acc`, a perplexity), of a group its aggregate."""
+        """Measure the first metric of each task (`acc`, a perplexity), of a group its aggregate.
+
+        In the checkpoint's own dtype, so that `lm_eval --model funcnet` finds the same.
+        """
         if not self.names:
             return {}
         from lm_eval import simple_evaluate
 
         results = simple_evaluate(
             model="funcnet",
-            model_args={"pretrained": str(checkpoint), "dtype": "float32"},
+            model_args={"pretrained": str(checkpoint)},
             tasks=list(self.names),
             task_manager=self._manager,
             limit=self._limit,
