@@ -13,6 +13,10 @@ class AdapterError(FuncnetError):
     """Says that a model has no adapter, or that its modules are not what the adapter says."""
 
 
+class AtlasError(FuncnetError):
+    """Says that an atlas cannot be read, is of another model, or has no such network."""
+
+
 class BudgetError(FuncnetError):
     """Says that the requested ratio cannot be reached."""
 

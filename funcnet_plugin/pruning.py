@@ -25,6 +25,7 @@ from funcnet_plugin.recipe import (
     override,
     pruning_modifier,
     recipe_path,
+    scored_by_atlas,
 )
 from funcnet_plugin.text.sources import load_sources
 from funcnet_plugin.text.windows import check_ids, make_loader, mixed_windows
@@ -43,6 +44,7 @@ def prune(
     batch_size: int | None = None,
     text_column: str = "text",
     export: str | None = None,
+    from_atlas: str | Path | None = None,
 ) -> dict[str, Any]:
     """Prune a model and save it.
 
@@ -59,6 +61,7 @@ def prune(
             holds. It does not change which neurons are kept.
         text_column: see `text.sources.load_texts`.
         export: write another form than the checkpoint, see `export.FORMATS`.
+        from_atlas: an atlas of the model, from which the scores of networks are taken.
 
     Returns:
         the `functional_network` block of the saved config.json.
@@ -75,7 +78,10 @@ def prune(
     fields = dict(overrides or {})
     if ratio is not None:
         fields["pruning_ratio"] = ratio
-    plan = override(load_recipe(recipe or recipe_path("ica_prune")), fields)
+    plan = load_recipe(recipe or recipe_path("ica_prune"))
+    if from_atlas is not None:
+        plan = scored_by_atlas(plan, from_atlas)
+    plan = override(plan, fields)
     workload = Workload(samples, window, min(batch_size or 1, samples), joined=batch_size is None)
     shapes = check_request(model, plan, workload, export, out)
     tokenizer = load_tokenizer(model)

@@ -141,6 +141,32 @@ def override(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+def scored_by_atlas(recipe: Recipe, directory: str | Path) -> Recipe:
+    """Take the scores of networks from an atlas, instead of finding them.
+
+    Args:
+        recipe: whose pruning modifier has the scorer `networks`, alone or among others.
+        directory: of the atlas.
+
+    Raises:
+        RecipeError: there are no networks in it.
+    """
+    recipe = deepcopy(recipe)
+    name, given = pruning_modifier(recipe)
+    whole = {"name": "atlas", "path": str(directory)}
+    by_default = "networks" if name == "FunctionalNetworkModifier" else None
+    before = given.get("scorer", by_default)
+    scorers = before if isinstance(before, list) else [before]
+    after = [whole if _name_of(one) == "networks" else one for one in scorers]
+    if after == scorers:
+        raise RecipeError(
+            "an atlas takes the place of the scorer networks, and the recipe has none; take a "
+            "recipe with networks, such as ica_prune."
+        )
+    given["scorer"] = after if isinstance(before, list) else after[0]
+    return recipe
+
+
 def _with(part: Any, path: list[str], value: Any, name: str) -> Any:
     """Put a value into a part, or a list of parts, at the end of a path."""
     if not path:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from funcnet_plugin import __version__
+from funcnet_plugin.cli.atlas import atlas
 from funcnet_plugin.cli.commands import demo, export, inspect, prune, tasks
 from funcnet_plugin.cli.compare import compare
 from funcnet_plugin.disk import saying_full
@@ -22,7 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
 )
-for command in (demo, inspect, prune, compare, export, tasks):
+for command in (demo, inspect, prune, compare, atlas, export, tasks):
     app.command()(command)
 
 

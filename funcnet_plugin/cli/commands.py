@@ -145,6 +145,10 @@ def prune(
         str | None,
         typer.Option("--export", help="Another form, see funcnet export --help."),
     ] = None,
+    from_atlas: Annotated[
+        Path | None,
+        typer.Option(help="Atlas of the model: its networks are taken, and not found again."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Prune a model and save it; stock transformers loads it if all layers keep one width.
@@ -167,6 +171,7 @@ def prune(
             batch_size=batch_size,
             text_column=text_column,
             export=export_,
+            from_atlas=from_atlas,
         )
     if as_json:
         print(json.dumps(block, indent=2))

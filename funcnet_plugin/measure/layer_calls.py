@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
+from funcnet_plugin.measure.hooks import hooked
+from funcnet_plugin.measure.offloading import device_of
 
 
 @dataclass
@@ -86,6 +88,45 @@ def layer_calls(
     with _through(see, units), suppress(_AllSeenError):
         model(input_ids=ids, attention_mask=mask, use_cache=False)
     return calls, first[0]
+
+
+def entering_head(model: nn.Module, units: Sequence[Unit], hidden: Tensor) -> Tensor:
+    """Give what enters the output embeddings, for hidden states behind the last layer.
+
+    Args:
+        units: of all layers, in order.
+        hidden: (n, hidden), any floating dtype.
+
+    Returns:
+        (n, hidden), where the model has it.
+    """
+    entered: list[Tensor] = []
+    rest: list[Any] = []  # as in `layer_calls`
+    calls = 0
+
+    def see(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if not rest:
+            output = forward(*args, **kwargs)
+            rest.append(output[1:] if isinstance(output, tuple) else None)
+        before = args[0] if args else kwargs["hidden_states"]
+        after = hidden.to(before)[:, None] if calls == len(units) else before
+        return after if rest[0] is None else (after, *rest[0])
+
+    def enter(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        entered.append(args[0][:, 0].detach())
+        raise _AllSeenError
+
+    ids = torch.zeros(len(hidden), 1, dtype=torch.long, device=device_of(model))
+    head = model.get_output_embeddings()
+    with (
+        _through(see, units),
+        hooked([head.register_forward_pre_hook(enter)]),
+        suppress(_AllSeenError),
+    ):
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    return entered[0]
 
 
 @contextmanager

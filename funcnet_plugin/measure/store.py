@@ -6,7 +6,6 @@ settings must be the same to go on.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from funcnet_plugin.bars import bar
 from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import CheckpointError
 
@@ -135,29 +133,3 @@ def _replace(path: Path, end: str, write: Callable[[Path], Any]) -> None:
     except CheckpointError:
         part.unlink(missing_ok=True)
         raise
-
-
-def fingerprint_model(model: nn.Module) -> str:
-    """Tell models apart by their config and a thousand weights of every parameter.
-
-    The weights stay where they are, but for one at a time.
-    """
-    digest = hashlib.sha256(json.dumps(_config_of(model), sort_keys=True, default=str).encode())
-    modules = list(model.named_modules())
-    for name, module in bar(modules, "fingerprint of the model", "module", within=True):
-        for key in module._parameters:
-            weight = getattr(module, key)  # not from the dictionary: it may have to be onloaded
-            if weight is not None:
-                flat = weight.detach().flatten()
-                digest.update(f"{name}.{key} {tuple(weight.shape)} {weight.dtype}".encode())
-                sample = flat[:: max(1, len(flat) // 1000)].float().cpu()
-                digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _config_of(model: nn.Module) -> dict[str, Any]:
-    """Give a model's config without what does not change what the model computes."""
-    config = getattr(model, "config", None)
-    facts = {} if config is None else config.to_dict()
-    elsewhere = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
-    return {key: value for key, value in facts.items() if key not in elsewhere}

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.cut.surgery import cut, set_output_bias
+from funcnet_plugin.measure.fingerprint import fingerprint_model
 from funcnet_plugin.measure.statistics import LayerStatistics
-from funcnet_plugin.measure.store import Store, fingerprint_model
+from funcnet_plugin.measure.store import Store
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.score.scorer import Scoring
 

@@ -20,7 +20,13 @@ from funcnet_plugin.ica import LayeredSignals, stability, standardise, whiten
 from funcnet_plugin.ica.canica import standardise_maps
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.sample import Sample
-from funcnet_plugin.score.groups import GroupReport, map_scores, over_groups
+from funcnet_plugin.score.groups import (
+    Found,
+    GroupNetworks,
+    GroupReport,
+    map_scores,
+    over_groups,
+)
 from funcnet_plugin.score.network_scorer import NetworkScorer
 from funcnet_plugin.score.scorer import Evidence, Scoring, Setting
 
@@ -28,14 +34,18 @@ from funcnet_plugin.score.scorer import Evidence, Scoring, Setting
 class GlobalNetworks(Scoring):
     """Scores the neurons of all layers by networks that reach over them.
 
+    Args:
+        found: is told of the networks of each group.
+
     Attributes:
         reports: one for each group, over all layers.
     """
 
     scorer: NetworkScorer
 
-    def __init__(self, scorer: NetworkScorer, setting: Setting) -> None:
+    def __init__(self, scorer: NetworkScorer, setting: Setting, found: Found | None = None) -> None:
         super().__init__(scorer, setting)
+        self._found = found
         self.reports: list[GroupReport] = []
         self._groups: list[LayeredSignals] = []
         self._scores: dict[int, Tensor] = {}
@@ -115,7 +125,11 @@ class GlobalNetworks(Scoring):
         result = self.scorer.decomposer.rotate(white, self.setting.seed)
         found: dict[int, Tensor] = {}
         outside = []
-        white = white.float()  # as maps are
+        white, stable = white.float(), stability(result.W)  # as maps are
+        if self._found is not None:
+            best = int(stable.mean(1).argmax())
+            maps = standardise_maps(result.W[best].float() @ white).cpu()
+            self._found(GroupNetworks(maps, columns, stable[best].cpu(), explained))
         for W in result.W:  # one start at a time: maps of all layers are large
             maps = standardise_maps(W.float() @ white)
             for layer, part in columns.items():
@@ -136,7 +150,7 @@ class GlobalNetworks(Scoring):
                 n_tokens,
                 white.shape[0],
                 explained,
-                float(stability(result.W).median()),
+                float(stable.median()),
                 result.runs,
                 sum(outside) / len(outside),
             )

@@ -7,6 +7,7 @@ maximum, so one running maximum per neuron holds every ratio at once, in one flo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -33,6 +34,27 @@ class GroupReport:
     def from_state(cls, state: dict[str, Any]) -> GroupReport:
         """Make one of what `dataclasses.asdict` gave."""
         return cls(**state | {"runs": tuple(RunReport(**run) for run in state["runs"])})
+
+
+@dataclass(frozen=True)
+class GroupNetworks:
+    """Holds the networks of one group of samples, of the start that most others agree with.
+
+    Attributes:
+        maps: (k, n_signals of all layers), float32, z-scored over neurons, the peak of each
+            positive; of each layer all neurons of the first signal, then all of the second.
+        layers: number of a layer -> its part of the signals.
+        stability: (k,), 0 to 1, see `ica.stability`; NaN where there was one start only.
+        explained: share of the signals' variance that was decomposed.
+    """
+
+    maps: Tensor
+    layers: dict[int, slice]
+    stability: Tensor
+    explained: float
+
+
+Found = Callable[[GroupNetworks], None]  # is told of the networks of each group
 
 
 def map_scores(maps: Tensor, n_signals: int) -> Tensor:

@@ -15,18 +15,32 @@ from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.ica import SignalStream
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.sample import Sample
-from funcnet_plugin.score.groups import GroupReport, map_scores, over_groups
+from funcnet_plugin.score.groups import (
+    Found,
+    GroupNetworks,
+    GroupReport,
+    map_scores,
+    over_groups,
+)
 from funcnet_plugin.score.network_scorer import NetworkScorer
 from funcnet_plugin.score.scorer import Evidence, Scoring, Setting
 
 
 class LocalNetworks(Scoring):
-    """Scores the neurons of each layer by the networks of that layer."""
+    """Scores the neurons of each layer by the networks of that layer.
+
+    Args:
+        found: is told of the networks of each group.
+    """
 
     scorer: NetworkScorer
 
+    def __init__(self, scorer: NetworkScorer, setting: Setting, found: Found | None = None) -> None:
+        super().__init__(scorer, setting)
+        self._found = found
+
     def watch(self, unit: Unit) -> NetworkWatch:
-        return NetworkWatch(unit, self.scorer, self.setting)
+        return NetworkWatch(unit, self.scorer, self.setting, self._found)
 
     def score(self, evidence: Evidence) -> Tensor:
         watch = evidence.watch
@@ -50,13 +64,17 @@ class NetworkWatch:
         unit: whose signals.
         scorer: its parameters say how.
         setting: of the run.
+        found: see `LocalNetworks`.
 
     Attributes:
         reports: one for each group.
     """
 
-    def __init__(self, unit: Unit, scorer: NetworkScorer, setting: Setting) -> None:
+    def __init__(
+        self, unit: Unit, scorer: NetworkScorer, setting: Setting, found: Found | None = None
+    ) -> None:
         self.reports: list[GroupReport] = []
+        self._found = found
         self.leftover_samples = 0
         self._unit, self._scorer, self._setting = unit, scorer, setting
         self._names = scorer.signals_of(unit)
@@ -85,6 +103,11 @@ class NetworkWatch:
             result = scorer.decomposer.decompose(
                 stream.finish(), scorer.n_components, self._setting.seed
             )
+        if self._found is not None:
+            best = int(result.stability.mean(1).argmax())
+            maps, layers = result.maps[best].cpu(), {layer: slice(None)}
+            explained = result.explained_variance
+            self._found(GroupNetworks(maps, layers, result.stability[best].cpu(), explained))
         score = map_scores(result.maps, len(self._names)).cpu()
         if scorer.aggregate == "max":
             self._score = torch.maximum(self._score, score)

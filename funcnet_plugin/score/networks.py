@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from funcnet_plugin.plugins import hookimpl
 from funcnet_plugin.score.global_networks import GlobalNetworks
+from funcnet_plugin.score.groups import Found
 from funcnet_plugin.score.local_networks import LocalNetworks
 from funcnet_plugin.score.network_scorer import NetworkScorer
 from funcnet_plugin.score.scorer import Scorer, Scoring, Setting
@@ -15,9 +16,14 @@ class Networks(NetworkScorer):
     name = "networks"
     source = "arXiv 2508.05239"
 
-    def begin(self, setting: Setting) -> Scoring:
+    def begin(self, setting: Setting, found: Found | None = None) -> Scoring:
+        """Start to work in one run.
+
+        Args:
+            found: is told of the networks of each group, as they are found.
+        """
         way = GlobalNetworks if self.across_layers else LocalNetworks
-        return way(self.decided(setting), setting)
+        return way(self.decided(setting), setting, found)
 
 
 @hookimpl

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from funcnet_plugin import __version__
 from funcnet_plugin.errors import CheckpointError
-from funcnet_plugin.measure.store import fingerprint_model, read_whole, save_whole
+from funcnet_plugin.measure.fingerprint import fingerprint_model
+from funcnet_plugin.measure.store import read_whole, save_whole
 from funcnet_plugin.text.sampling import TEMPERATURE
 
 _OURS = re.compile(r"[a-z-]+-[0-9a-f]{20}\.safetensors(\.\d+)?")  # with a number while written

@@ -26,7 +26,9 @@ from tests.conftest import make_llama
 from tests.hosting import recipe, run
 from tests.parts import Early, module_with
 
-NAMES = "effect, flap, wanda_sp, taylor, magnitude, random, obs, loss_effect, surgeon, networks"
+NAMES = (
+    "effect, flap, wanda_sp, taylor, magnitude, random, obs, loss_effect, surgeon, networks, atlas"
+)
 
 
 class Steep(Early):

@@ -10,6 +10,7 @@ from funcnet_plugin.score.parts import SCORERS
 from tests.families import FAMILIES
 from tests.hosting import logits, networks, recipe, run
 from tests.parts import Early, bringing
+from tests.surveys import write_survey
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 OURS = list(SCORERS.all())
@@ -19,7 +20,10 @@ OURS = list(SCORERS.all())
 @pytest.mark.parametrize("family", ["llama", "glm", "opt", "gpt2"])
 def test_every_scorer_prunes_every_layout(texts, tmp_path, name, family):
     FAMILIES[family].build().save_pretrained(tmp_path / "dense")
-    scorer = networks() if name == "networks" else name
+    scorer = {"networks": networks(), "atlas": {"name": "atlas", "path": str(tmp_path / "atlas")}}
+    scorer = scorer.get(name, name)
+    if name == "atlas":
+        write_survey(str(tmp_path / "dense"), texts, tmp_path / "atlas")
     text = recipe("WidthPruningModifier", scorer=scorer, align=8, pruning_ratio=0.1)
     model = run(str(tmp_path / "dense"), texts, text, output_dir=str(tmp_path / "out"))
     assert torch.isfinite(logits(model)).all()

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.hosts.llmcompressor.width_pruning import Named, WidthPruningModifier
+from funcnet_plugin.score.from_atlas import FromAtlas
 from funcnet_plugin.score.network_scorer import NetworkScorer
 from funcnet_plugin.score.parts import SCORERS
 
@@ -16,8 +17,9 @@ class FunctionalNetworkModifier(WidthPruningModifier):
     """Keeps the neurons of a model's functional networks (arXiv 2508.05239), cuts the others.
 
     It is `WidthPruningModifier` with `scorer: networks`, which has the fields and says what they
-    mean; the parameters of the networks are those of `score.network_scorer.NetworkScorer`. Other
-    scorers may stand beside them in a list.
+    mean; the parameters of the networks are those of `score.network_scorer.NetworkScorer`. The
+    scorer `atlas` takes networks that were found before. Other scorers may stand beside them in a
+    list.
 
     Example recipe::
 
@@ -35,7 +37,7 @@ class FunctionalNetworkModifier(WidthPruningModifier):
     def _has_networks(cls, scorer: Any) -> Any:
         """Refuse scorers among which there are no networks: the name would promise them."""
         scorers = scorer if isinstance(scorer, list) else [scorer]
-        if any(isinstance(SCORERS.make(one), NetworkScorer) for one in scorers):
+        if any(isinstance(SCORERS.make(one), NetworkScorer | FromAtlas) for one in scorers):
             return scorer
         names = ", ".join(one["name"] for one in scorers)
         raise RecipeError(

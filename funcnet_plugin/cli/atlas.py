@@ -1,0 +1,70 @@
+"""`funcnet atlas`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from funcnet_plugin.cli.arguments import AsJson, Calibration, recipe_fields, stdout_for_json
+
+
+def atlas(
+    model: Annotated[str, typer.Argument(help="Checkpoint directory or hub name.")],
+    data: Calibration,
+    out: Annotated[Path, typer.Option(help="New directory for the atlas.")],
+    components: Annotated[int, typer.Option(min=2, help="Networks of each layer.")] = 64,
+    strategy: Annotated[
+        str, typer.Option(help="local: networks within layers; global: across all layers.")
+    ] = "local",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Other parameters of the scorer networks, NAME=VALUE: samples_per_group=40, "
+            "signals=[act]; may be repeated.",
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Windows of text.")] = 160,
+    window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="Decides windows and random starts.")] = 0,
+    text_column: Annotated[str, typer.Option(help="Field of a record with the text.")] = "text",
+    as_json: AsJson = False,
+) -> None:
+    """Find the functional networks of a model: which neurons, what moves them, what they raise.
+
+    Writes atlas.json, networks.safetensors, courses.safetensors and contexts.parquet.
+
+    Example: `funcnet atlas ./llama --data wiki.jsonl --out ./llama-atlas`
+    """
+    from funcnet_plugin.surveying import make_atlas
+    from funcnet_plugin.text.sources import parse_sources
+
+    with stdout_for_json(as_json):
+        found = make_atlas(
+            model,
+            parse_sources(data),
+            out,
+            parameters={"n_components": components, "strategy": strategy}
+            | recipe_fields(set_ or []),
+            samples=samples,
+            window=window,
+            text_column=text_column,
+            seed=seed,
+        )
+    if as_json:
+        print(json.dumps(dict(found.facts), indent=2))
+        return
+    again = [
+        stability
+        for network in found.networks.values()
+        if (stability := network.facts["stability_groups"]) is not None
+    ]
+    likeness = f", found again in other text at {statistics.median(again):.2f}" if again else ""
+    Console(soft_wrap=True).print(
+        f"[bold]{out}[/]: {len(found.networks)} networks in {len(found.blocks)} blocks{likeness}"
+    )

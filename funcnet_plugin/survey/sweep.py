@@ -1,0 +1,88 @@
+"""Takes a text through the layers of a model, and hands over what is inside of each, by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from compressed_tensors.offload import disable_offloading
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from funcnet_plugin.adapters import Unit
+from funcnet_plugin.bars import bar
+from funcnet_plugin.measure.hooks import hooked
+from funcnet_plugin.measure.passes import layer_by_layer
+from funcnet_plugin.measure.recorder import Recorder
+from funcnet_plugin.measure.sample import Sample
+from funcnet_plugin.measure.states import HiddenStates, StateBatch
+from funcnet_plugin.measure.text import Text
+
+_STREAM = "dense"
+
+
+@torch.no_grad()
+def sweep(
+    model: nn.Module,
+    units: Sequence[Unit],
+    text: Text,
+    title: str,
+    wanted: Collection[int],
+    add: Callable[[Unit, Sample], None],
+    done: Callable[[Unit], None] = lambda unit: None,
+) -> HiddenStates:
+    """Run a whole text through one layer after the other; a GPU holds one of them at a time.
+
+    Args:
+        model: in evaluation mode.
+        units: of all layers, in order.
+        title: of the bar.
+        wanted: numbers of the layers that are looked at.
+        add: is given the samples of each, in the order of the text.
+        done: is told when a layer has seen all of them.
+
+    Returns:
+        the states behind the last layer.
+
+    Raises:
+        NumbersError: activations or hidden states are not finite.
+    """
+    with layer_by_layer(model):
+        states = HiddenStates(model, units, text, (_STREAM,), title)
+        for unit in bar(units, title, "layer"):
+            seen: list[Sample] = []
+            with disable_offloading(), hooked(_hooks(unit, seen, wanted)):
+                for batch, output in states.through(unit, _STREAM):
+                    for sample in seen:
+                        sample.check_finite(unit)
+                        add(unit, sample)
+                    what = f"layer {unit.index}: the hidden states behind the layer"
+                    states.keep(batch, _STREAM, output, what)
+            if unit.index in wanted:
+                done(unit)
+    return states
+
+
+def last_states(states: HiddenStates) -> list[tuple[StateBatch, Tensor]]:
+    """Give the batches of a sweep with what stands behind the last layer."""
+    return [(batch, batch.hidden[_STREAM]) for batch in states.batches]
+
+
+def _hooks(unit: Unit, seen: list[Sample], wanted: Collection[int]) -> list[RemovableHandle]:
+    """Fill `seen` with the samples of the batch that a layer was last called with."""
+    handles: list[RemovableHandle] = []
+    if unit.index not in wanted:
+        return handles
+
+    def register(
+        module: nn.Module, hook: Callable[..., Any], kind: str, **how: Any
+    ) -> RemovableHandle:
+        handle = getattr(module, f"register_{kind}_hook")(hook, **how)
+        handles.append(handle)
+        return handle
+
+    # a batch that ran out of memory half way is run again in halves
+    register(unit.decoder_layer, lambda module, args: seen.clear(), "forward_pre")
+    Recorder(unit, register, seen.append)
+    return handles
