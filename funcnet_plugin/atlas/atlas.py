@@ -65,6 +65,11 @@ class Atlas:
         """Give the widths of all layers of the model."""
         return list(self.facts["model"]["widths"])
 
+    @property
+    def cut(self) -> float:
+        """Say down to which size, in deviations, entries of maps were kept."""
+        return float(self.facts["settings"]["cut"])
+
     @cached_property
     def blocks(self) -> dict[str, list[Network]]:
         """Give the networks that were found together, by the name of their block."""
@@ -104,11 +109,10 @@ class Atlas:
         Raises:
             AtlasError: there is no such network, or the maps were not kept down to that size.
         """
-        cut = self.facts["settings"]["cut"]
-        if threshold < cut:
+        if not threshold >= self.cut:
             raise AtlasError(
-                f"the maps of this atlas hold entries of {cut:g} and more, so members cannot be "
-                f"told by {threshold:g}; take {cut:g} or more, or make an atlas with a lower cut."
+                f"the maps of this atlas hold entries of {self.cut:g} and more, so members cannot "
+                f"be told by {threshold:g}; take {self.cut:g} or more."
             )
         found: dict[int, list[Tensor]] = {}
         for name in names:

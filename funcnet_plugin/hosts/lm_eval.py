@@ -1,8 +1,8 @@
 """Adds `lm_eval --model funcnet`: lm-eval's own `hf`, for every checkpoint that we write.
 
 Numbers are those of `--model hf` on the same checkpoint. What it adds: checkpoints whose config and
-weights disagree are refused in one sentence, unknown arguments too, and `mask=` asks what a set of
-kept neurons would cost, without surgery.
+weights disagree are refused in one sentence, unknown arguments too; `mask=` asks what a set of kept
+neurons would cost, without surgery; `atlas=` and `lesion=` what networks do.
 """
 
 from __future__ import annotations
@@ -17,11 +17,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from funcnet_plugin.adapters import bind
+from funcnet_plugin.atlas import read_atlas
+from funcnet_plugin.atlas.atlas import MEMBER
+from funcnet_plugin.atlas.checks import check_weights as check_atlas_weights
+from funcnet_plugin.atlas.checks import check_widths
 from funcnet_plugin.checkpoints.block import BLOCK_KEY, read_kept, read_layers
 from funcnet_plugin.checkpoints.loading import load_tokenizer, read_model_config
 from funcnet_plugin.checkpoints.weights import check_weights
-from funcnet_plugin.cut.mask import apply_mask
-from funcnet_plugin.errors import CheckpointError, FuncnetError
+from funcnet_plugin.cut.activity import apply_mask
+from funcnet_plugin.errors import CheckpointError, FuncnetError, NumbersError
+from funcnet_plugin.lesions import lesion_of, select
 from funcnet_plugin.text.windows import check_ids
 
 # Arguments that `from_pretrained` takes out of its **kwargs (its docstring), and those of
@@ -55,7 +60,6 @@ _PASSED_ON = frozenset(
     ]
 )
 _OTHER_FILES = ("gguf_file", "subfolder", "variant", "key_mapping")
-_RESERVED = ("atlas", "lesion")
 
 
 class FuncnetLM(HFLM):
@@ -65,29 +69,66 @@ class FuncnetLM(HFLM):
         pretrained: checkpoint directory or hub name.
         mask: kept_neurons.json, or a pruned checkpoint that holds one. The other neurons of
             `pretrained` are silenced, which gives what cutting them without repair would give.
+        atlas: directory of the model's atlas; goes with `lesion`.
+        lesion: which networks, see `lesions.select`.
+        mode, gain, add, threshold: what is done to their neurons, see `lesions.lesion_of`.
         **kwargs: the arguments of lm-eval's `hf` model.
 
     Raises:
-        FuncnetError: an argument that does not exist, a mask of another model, a checkpoint whose
-            config and weights disagree; while it scores, a token that the model does not have.
+        FuncnetError: an argument that does not exist, a mask or an atlas of another model, a
+            checkpoint whose config and weights disagree; while it scores, a token that the model
+            does not have, or predictions that a lesion makes overflow.
     """
 
     def __init__(
-        self, pretrained: str, mask: str | None = None, device: str | None = None, **kwargs: Any
+        self,
+        pretrained: str,
+        mask: str | None = None,
+        device: str | None = None,
+        atlas: str | None = None,
+        lesion: str | None = None,
+        mode: str = "zero",
+        gain: float | None = None,
+        add: float | None = None,
+        threshold: float = MEMBER,
+        **kwargs: Any,
     ) -> None:
         _check_arguments(kwargs)
+        if (atlas is None) != (lesion is None):
+            raise FuncnetError(
+                "atlas= and lesion= go together: the networks to change, and the atlas that has "
+                "them."
+            )
         if device is None:  # `hf` takes cuda then, whether there is one or not
             device = "cuda" if torch.cuda.is_available() else "cpu"
         kept = None if mask is None else read_kept(mask)
+        self._lesion = None
+        if atlas is not None and lesion is not None:
+            known = read_atlas(atlas)
+            self._lesion = lesion_of(
+                known, select(known, lesion), mode, gain=gain, add=add, threshold=float(threshold)
+            )
         if isinstance(pretrained, str) and Path(pretrained).is_dir():
             _check_files(pretrained, kwargs)
         super().__init__(pretrained, device=device, **kwargs)
         if kept is not None:
             _silence(self.model, *kept, mask)
+        if self._lesion is not None:
+            units = bind(self.model).blocks
+            check_widths(known, units, atlas)
+            if getattr(self.model.config, "quantization_config", None) is None:
+                check_atlas_weights(known, units, atlas)
+            self._lesion.apply(units)
 
     def _model_call(self, inps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         check_ids(inps.tolist(), self.model)
-        return super()._model_call(inps, *args, **kwargs)
+        logits = super()._model_call(inps, *args, **kwargs)
+        if self._lesion is not None and bool(torch.isnan(logits).any()):
+            raise NumbersError(
+                f"with this lesion the model predicts NaN: gain {self._lesion.gain:g} and add "
+                f"{self._lesion.add:g} overflow {self.model.dtype}; take smaller ones."
+            )
+        return logits
 
     def _model_generate(self, context: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         check_ids(context.tolist(), self.model)
@@ -105,12 +146,6 @@ def _check_files(directory: str, kwargs: dict[str, Any]) -> None:
 
 
 def _check_arguments(kwargs: dict[str, Any]) -> None:
-    for name in _RESERVED:
-        if name in kwargs:
-            raise FuncnetError(
-                f"the argument {name!r} is reserved for lesion studies, which are not there yet; "
-                "remove it."
-            )
     known = {
         name
         for function in (HFLM.__init__, HFLM._create_model, PreTrainedModel.from_pretrained)
@@ -120,8 +155,8 @@ def _check_arguments(kwargs: dict[str, Any]) -> None:
     unknown = sorted(set(kwargs) - known - _PASSED_ON)
     if unknown:
         raise FuncnetError(
-            f"--model funcnet has no argument {unknown[0]!r}; it takes mask= and those of "
-            "--model hf."
+            f"--model funcnet has no argument {unknown[0]!r}; it takes mask=, atlas= with lesion= "
+            "and those of --model hf."
         )
 
 

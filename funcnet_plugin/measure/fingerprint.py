@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
@@ -31,11 +32,14 @@ def fingerprint_model(model: nn.Module) -> str:
 
 
 def fingerprint_unit(unit: Unit) -> str:
-    """Tell the projections of a unit apart, by a thousand weights of each, whatever their dtype."""
+    """Tell the projections of a unit apart, by a thousand weights of each.
+
+    They are rounded to bfloat16, so a model that was loaded so is the same.
+    """
     digest = hashlib.sha256()
     for weight in unit.weights:
         digest.update(str(tuple(weight.shape)).encode())
-        digest.update(_sample(weight))
+        digest.update(_sample(weight.detach().to(torch.bfloat16)))
     return digest.hexdigest()
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.atlas import Atlas, read_atlas
+from funcnet_plugin.atlas.checks import check_weights, check_widths
 from funcnet_plugin.errors import AtlasError
-from funcnet_plugin.measure.fingerprint import fingerprint_unit
 from funcnet_plugin.plugins import hookimpl
 from funcnet_plugin.score.scorer import Evidence, Scorer, Setting
 
@@ -34,31 +34,23 @@ class FromAtlas(Scorer):
     path: str = Field(min_length=1)
 
     def check(self, units: Sequence[Unit], n_samples: int | None, setting: Setting) -> None:
-        atlas = _read(self.path, _written(self.path))
-        for unit in units:
-            if unit.index >= len(atlas.widths) or atlas.widths[unit.index] != unit.width:
-                found = atlas.widths[unit.index : unit.index + 1] or ["none"]
-                raise AtlasError(
-                    f"the atlas {self.path} is of a model whose layer {unit.index} has a width of "
-                    f"{found[0]}, and here it is {unit.width}; make an atlas of this model."
-                )
-            if unit.index not in atlas.scores:
-                raise AtlasError(
-                    f"the atlas {self.path} has no scores of layer {unit.index}; make one of all "
-                    "layers that are to be cut, or leave the layer whole with ignore."
-                )
+        atlas = self._atlas()
+        check_widths(atlas, units, self.path)
+        missing = [unit.index for unit in units if unit.index not in atlas.scores]
+        if missing:
+            raise AtlasError(
+                f"the atlas {self.path} has no scores of layers {missing}; make one of all layers "
+                "that are to be cut, or leave the others whole with ignore."
+            )
 
     def check_text(self, units: Sequence[Unit], lengths: Sequence[int], shared: bool) -> None:
-        atlas = _read(self.path, _written(self.path))
-        for unit in units:
-            if atlas.facts["model"]["weights"][unit.index] != fingerprint_unit(unit):
-                raise AtlasError(
-                    f"the atlas {self.path} was made of other weights: those of layer "
-                    f"{unit.index} differ; make an atlas of this model."
-                )
+        check_weights(self._atlas(), units, self.path)
 
     def score(self, evidence: Evidence) -> Tensor:
-        return _read(self.path, _written(self.path)).scores[evidence.unit.index]
+        return self._atlas().scores[evidence.unit.index]
+
+    def _atlas(self) -> Atlas:
+        return _read(self.path, _written(self.path))
 
 
 def _written(path: str) -> float:

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.checkpoints.block import BLOCK_KEY, set_widths
 from funcnet_plugin.cut import surgery
-from funcnet_plugin.cut.mask import apply_mask
+from funcnet_plugin.cut.activity import apply_mask
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.inspection import inspect_model
 from funcnet_plugin.measure.moments import Moments

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from funcnet_plugin.adapters import MLPBlock, Unit, bind
-from funcnet_plugin.cut.mask import apply_mask
+from funcnet_plugin.cut.activity import apply_mask
 from funcnet_plugin.cut.surgery import cut
 from funcnet_plugin.measure.moments import Moments
 from funcnet_plugin.repair.parts import REPAIRS

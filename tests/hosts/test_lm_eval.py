@@ -9,6 +9,7 @@ from lm_eval import simple_evaluate
 from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 
+from funcnet_plugin.atlas import read_atlas
 from funcnet_plugin.checkpoints.block import write_kept
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.hosts.lm_eval import FuncnetLM
@@ -16,6 +17,7 @@ from funcnet_plugin.tasks import FOLDER, write_local_tasks
 from tests.conftest import make_llama, make_tokenizer
 from tests.hosting import recipe, run
 from tests.hosts.llmcompressor.test_quantization import FP8, w4a16
+from tests.surveys import write_survey
 
 pytestmark = [
     pytest.mark.usefixtures("forget_the_session"),
@@ -90,6 +92,42 @@ def test_a_mask_costs_what_cutting_without_repair_costs(checkpoints, tasks):
         assert flat[0] != pytest.approx(flat[2], abs=1e-1)
 
 
+@pytest.fixture(scope="module")
+def atlas(checkpoints, texts):
+    write_survey(str(checkpoints / "dense"), texts, checkpoints / "atlas", cut=1.0)
+    return checkpoints / "atlas"
+
+
+def test_a_lesion_costs_what_the_mask_without_its_neurons_costs(
+    checkpoints, atlas, tasks, tmp_path
+):
+    dense = str(checkpoints / "dense")
+    lesion = {"atlas": str(atlas), "lesion": "L0.N1+L2.N3", "threshold": 1.2}
+    neurons = read_atlas(atlas).neurons(["L0.N1", "L2.N3"], threshold=1.2)
+    gone = [neurons[i].tolist() if i in neurons else [] for i in range(3)]
+    write_kept(tmp_path, [48] * 3, [sorted(set(range(48)) - set(some)) for some in gone])
+    masked = scores("funcnet", tasks, pretrained=dense, mask=str(tmp_path))
+    assert scores("funcnet", tasks, pretrained=dense, **lesion) == masked
+    assert scores("funcnet", tasks, pretrained=dense) != masked
+    strong = scores("funcnet", tasks, pretrained=dense, **lesion, mode="amplify", gain=3.0)
+    assert strong != masked
+
+
+def test_an_atlas_of_another_model_is_refused(checkpoints, atlas):
+    arguments = {"atlas": str(atlas), "lesion": "L0.N1", "threshold": 1.2, "device": "cpu"}
+    with pytest.raises(FuncnetError, match="layer 0 has a width of 48, and here it is"):
+        FuncnetLM(pretrained=str(checkpoints / "uniform"), **arguments)
+    FuncnetLM(pretrained=str(checkpoints / "dense"), **arguments, dtype="bfloat16")
+
+
+def test_a_gain_that_overflows_is_refused_while_it_scores(checkpoints, atlas, tasks):
+    with pytest.raises(FuncnetError, match=r"predicts NaN: gain 1e\+38 and add 0 overflow"):
+        scores(
+            "funcnet", tasks, pretrained=str(checkpoints / "dense"), atlas=str(atlas),
+            lesion="all", threshold=1.2, mode="amplify", gain=1e38,
+        )  # fmt: skip
+
+
 def _pairs(response):
     """Rolling likelihoods are bare numbers, others (log-likelihood, greedy) pairs."""
     parts = response if isinstance(response, list) else [response]
@@ -105,7 +143,8 @@ def test_bad_arguments_are_one_sentence(checkpoints, tmp_path):
     write_kept(tmp_path, [48, 48], [[0], [1]])
     for arguments, message in [
         ({"pretrianed_on": 1}, "no argument 'pretrianed_on'"),
-        ({"lesion": "3"}, "'lesion' is reserved"),
+        ({"lesion": "L0.N1"}, "atlas= and lesion= go together"),
+        ({"atlas": str(tmp_path), "lesion": "L0.N1"}, "there is no atlas at"),
         ({"mask": str(tmp_path / "gone.json")}, "no kept neurons at"),
         ({"mask": str(tmp_path)}, "2 layers of widths 48, and the model has 3 of 48"),
     ]:

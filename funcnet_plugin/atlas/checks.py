@@ -1,0 +1,48 @@
+"""Refuses to use an atlas with a model that it was not made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from funcnet_plugin.adapters import Unit
+from funcnet_plugin.atlas.atlas import Atlas
+from funcnet_plugin.errors import AtlasError
+from funcnet_plugin.measure.fingerprint import fingerprint_unit
+
+
+def check_widths(atlas: Atlas, units: Sequence[Unit], source: str) -> None:
+    """Refuse an atlas of other shapes; weights are not looked at.
+
+    Args:
+        units: of the model, or some of them; may be on the meta device.
+        source: the directory of the atlas.
+
+    Raises:
+        AtlasError: a layer has another width there, or is not there.
+    """
+    for unit in units:
+        if unit.index >= len(atlas.widths) or atlas.widths[unit.index] != unit.width:
+            found = atlas.widths[unit.index : unit.index + 1] or ["none"]
+            raise AtlasError(
+                f"the atlas {source} is of a model whose layer {unit.index} has a width of "
+                f"{found[0]}, and here it is {unit.width}; make an atlas of this model."
+            )
+
+
+def check_weights(atlas: Atlas, units: Sequence[Unit], source: str) -> None:
+    """Refuse an atlas of other weights.
+
+    Args:
+        units: see `check_widths`, in memory.
+        source: the directory of the atlas.
+
+    Raises:
+        AtlasError: a layer has other weights.
+    """
+    known = atlas.facts["model"]["weights"]
+    for unit in units:
+        if known[unit.index] != fingerprint_unit(unit):
+            raise AtlasError(
+                f"the atlas {source} was made of other weights: those of layer {unit.index} "
+                "differ; make an atlas of this model."
+            )
