@@ -9,7 +9,7 @@ import tqdm as tqdm_package
 from torch.utils.data import DataLoader, IterableDataset
 
 from funcnet_plugin import bars
-from funcnet_plugin.perplexity import perplexities, text_windows
+from funcnet_plugin.evaluation.perplexity import perplexities, text_windows
 from funcnet_plugin.text.writing import write
 from tests.conftest import make_llama, make_tokenizer
 from tests.hosting import logged, networks, recipe, run

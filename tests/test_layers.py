@@ -26,8 +26,8 @@ LAYERS = (
     ("peers",),
     ("hosts.llmcompressor", "export"),
     ("hosts.lm_eval", "hosts.autoload", "hosts.arrivals"),
-    ("preflight", "perplexity", "tasks"),
-    ("pruning", "surveying"),
+    ("preflight", "evaluation", "tasks"),
+    ("pruning", "surveying", "lesioning"),
     ("compare", "demo"),
     ("cli",),
     ("hosts.optimum",),  # hands its arguments to the command line
@@ -35,7 +35,7 @@ LAYERS = (
 CORE = {name for line in LAYERS[: LAYERS.index(("run",)) + 1] for name in line}
 HOSTS = {"llmcompressor", "lm_eval", "optimum"}
 # Where a host's own modules are imported besides: to call it, not to be called.
-CALLERS = {"pruning", "preflight", "compare", "demo"}
+CALLERS = {"pruning", "preflight", "evaluation", "compare", "demo", "lesioning"}
 
 
 @cache

@@ -6,7 +6,6 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,12 +38,6 @@ def fingerprint(
     if plan.tasks and plan.include_path is not None:
         facts.append(_digest_of_tasks(Path(plan.include_path)))
     return digest(json.dumps(facts, sort_keys=True))
-
-
-def versions() -> dict[str, str]:
-    """List the packages that decide what a row holds, and their versions."""
-    packages = ("funcnet-plugin", "torch", "transformers", "llmcompressor", "lm-eval")
-    return {name: version(name) for name in packages}
 
 
 def _digest_of_files(model: Path) -> list[str]:

@@ -14,8 +14,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from funcnet_plugin.compare.lm_eval_tasks import Tasks
-from funcnet_plugin.perplexity import perplexities
+from funcnet_plugin.evaluation.lm_eval_tasks import Tasks
+from funcnet_plugin.evaluation.perplexity import perplexities
 
 _MB = 2**20
 

@@ -8,22 +8,19 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from funcnet_plugin.checkpoints.loading import load_config, load_tokenizer
 from funcnet_plugin.checkpoints.weights import check_weights
-from funcnet_plugin.compare.fingerprint import fingerprint, versions, warn_of_overlap
-from funcnet_plugin.compare.lm_eval_tasks import Tasks
+from funcnet_plugin.compare.fingerprint import fingerprint, warn_of_overlap
 from funcnet_plugin.compare.measure import Usage, measure
 from funcnet_plugin.compare.plan import Comparison, Run, runs
-from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import FuncnetError
+from funcnet_plugin.evaluation.lm_eval_tasks import Tasks
+from funcnet_plugin.evaluation.perplexity import text_windows
+from funcnet_plugin.evaluation.rows import KeptRows, Row
 from funcnet_plugin.inspection import inspect_model
 from funcnet_plugin.output import check_directory
-from funcnet_plugin.perplexity import text_windows
 from funcnet_plugin.pruning import prune
-
-Row = dict[str, Any]
 
 
 def compare(
@@ -59,28 +56,24 @@ def compare(
         name: text_windows(source, plan.text_column, tokenizer, window, plan.windows)
         for name, source in plan.texts.items()
     }
-    tasks = Tasks(plan)
+    tasks = Tasks(plan.tasks, plan.include_path, plan.limit)
     plan = replace(plan, tasks=tasks.names)
     warn_of_overlap(plan, tokenizer)
     common = fingerprint(plan, window, tokenizer)
-    out.mkdir(parents=True, exist_ok=True)
-    done = _read(out / "rows.jsonl")
-    _end_last_line(out / "rows.jsonl")
+    done = KeptRows(out / "rows.jsonl")
 
     def mark_of(key: Row) -> str:
         return json.dumps(key | {"common": common}, sort_keys=True)
 
     def once(key: Row, measured: Callable[[], Row]) -> Row:
         mark = mark_of(key)
-        before = done.get(mark)
-        if before is None or "refused" in before:  # what it lacked may be installed by now
-            done[mark] = key | measured()
-            if done[mark] != before:
-                with saying_full(out), (out / "rows.jsonl").open("a") as file:
-                    entry = {"mark": mark, "versions": versions(), "row": done[mark]}
-                    file.write(json.dumps(entry) + "\n")
-        progress(done[mark])
-        return done[mark]
+        row = before = done.find(mark)
+        if row is None or "refused" in row:  # what it lacked may be installed by now
+            row = key | measured()
+            if row != before:
+                done.add(mark, row)
+        progress(row)
+        return row
 
     def dense_row() -> Row:
         found = measure(plan.model, texts, tasks)
@@ -121,7 +114,7 @@ def compare(
                 except FuncnetError as error:
                     # One method may not fit this model; the others are still worth having.
                     once(run.key, lambda error=error: {"refused": str(error)})
-    return [dense, *(done[mark_of(run.key)] for run in todo)]
+    return [dense, *(done.find(mark_of(run.key)) for run in todo)]
 
 
 def _together(todo: list[Run]) -> list[list[Run]]:
@@ -130,23 +123,3 @@ def _together(todo: list[Run]) -> list[list[Run]]:
     for number, run in enumerate(todo):
         groups.setdefault(number if run.measures is None else run.measures, []).append(run)
     return list(groups.values())
-
-
-def _read(path: Path) -> dict[str, Row]:
-    """Read rows by their mark; a line that an interruption cut short is measured again."""
-    found = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        found[entry["mark"]] = entry["row"]
-    return found
-
-
-def _end_last_line(path: Path) -> None:
-    """End the last line: what an interruption cut short must not swallow the next row."""
-    text = path.read_text() if path.exists() else ""
-    if text and not text.endswith("\n"):
-        with path.open("a") as file:
-            file.write("\n")

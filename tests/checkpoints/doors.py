@@ -6,10 +6,10 @@ import torch
 from funcnet_plugin.compare.plan import Comparison
 from funcnet_plugin.compare.run import compare
 from funcnet_plugin.errors import CheckpointError
+from funcnet_plugin.evaluation.perplexity import perplexities
 from funcnet_plugin.export import export_model
 from funcnet_plugin.hosts.lm_eval import FuncnetLM
 from funcnet_plugin.inspection import inspect_model
-from funcnet_plugin.perplexity import perplexities
 from funcnet_plugin.pruning import prune
 from tests.hosting import recipe
 

@@ -7,8 +7,8 @@ import torch
 
 from funcnet_plugin.checkpoints.loading import load_tokenizer
 from funcnet_plugin.errors import CalibrationError, CheckpointError
+from funcnet_plugin.evaluation.perplexity import perplexities
 from funcnet_plugin.hosts.lm_eval import FuncnetLM
-from funcnet_plugin.perplexity import perplexities
 from funcnet_plugin.pruning import prune
 from funcnet_plugin.text import own
 from tests.checkpoints.doors import refused_everywhere

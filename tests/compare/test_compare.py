@@ -12,9 +12,7 @@ from transformers import AutoModelForCausalLM
 from funcnet_plugin.compare import compare, table, write_plots
 from funcnet_plugin.compare import run as run_module
 from funcnet_plugin.compare.fingerprint import fingerprint
-from funcnet_plugin.compare.lm_eval_tasks import Tasks, _first_metric
 from funcnet_plugin.compare.measure import Usage
-from funcnet_plugin.compare.run import _end_last_line, _read
 from funcnet_plugin.errors import (
     BudgetError,
     CalibrationError,
@@ -22,8 +20,10 @@ from funcnet_plugin.errors import (
     FuncnetError,
     RecipeError,
 )
+from funcnet_plugin.evaluation.lm_eval_tasks import Tasks, _first_metric
+from funcnet_plugin.evaluation.perplexity import perplexities, text_windows
+from funcnet_plugin.evaluation.rows import KeptRows
 from funcnet_plugin.measure import gradients
-from funcnet_plugin.perplexity import perplexities, text_windows
 from funcnet_plugin.tasks import write_local_tasks
 from tests.compare.plans import ALIGNED, NETWORKS, SMALL, plan
 from tests.conftest import make_llama, make_tokenizer
@@ -193,7 +193,7 @@ def test_a_group_with_settings_of_its_own_is_not_scored_without_them(checkpoint,
     (tmp_path / "shots.yaml").write_text(yaml.safe_dump(group))
     asked = plan(checkpoint, files, tasks=("shots",), include_path=str(tmp_path))
     with pytest.raises(FuncnetError, match="a group of these tasks changes what"):
-        Tasks(asked)
+        Tasks(asked.tasks, asked.include_path)
 
 
 def test_a_filtered_metric_is_a_score():
@@ -283,10 +283,9 @@ def test_bad_requests_come_before_the_work(checkpoint, files, tmp_path):
 def test_a_line_cut_short_takes_no_other_with_it(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"mark": "a", "row": {}}\n{"mark": "b", "r')
-    _end_last_line(rows)
-    with rows.open("a") as file:
-        file.write('{"mark": "c", "row": {}}\n')
-    assert list(_read(rows)) == ["a", "c"]
+    KeptRows(rows).add("c", {"gm": 1.0})
+    kept = KeptRows(rows)
+    assert kept.find("a") == {} and kept.find("b") is None and kept.find("c") == {"gm": 1.0}
 
 
 def test_peak_memory_is_that_of_the_run_alone():

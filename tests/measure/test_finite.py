@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.cut.surgery import cut
 from funcnet_plugin.errors import NumbersError
+from funcnet_plugin.evaluation.perplexity import perplexities
 from funcnet_plugin.measure.dense_moments import moments_of
 from funcnet_plugin.measure.finite import check_finite_weights, is_finite
 from funcnet_plugin.measure.gradients import output_gradients, weight_gradients
@@ -17,7 +18,6 @@ from funcnet_plugin.measure.streams import Streams
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.peers.depth import block_influence, perplexity_without
 from funcnet_plugin.peers.slicing import fuse_norms, principal_axes
-from funcnet_plugin.perplexity import perplexities
 from funcnet_plugin.repair.fit import Examples, fit_weights
 from funcnet_plugin.text.writing import write
 from tests.conftest import make_llama

@@ -11,7 +11,7 @@ from llmcompressor import oneshot
 from torch.utils.data import DataLoader, IterableDataset
 
 from funcnet_plugin.errors import CalibrationError, FuncnetError
-from funcnet_plugin.perplexity import text_windows
+from funcnet_plugin.evaluation.perplexity import text_windows
 from funcnet_plugin.text.batches import read_calibration
 from tests.conftest import make_tokenizer
 from tests.hosting import loader, networks, recipe, run

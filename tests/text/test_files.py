@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from funcnet_plugin.errors import CalibrationError
-from funcnet_plugin.perplexity import text_windows
+from funcnet_plugin.evaluation.perplexity import text_windows
 from funcnet_plugin.text.sources import load_sources, load_texts, parse_sources
 from funcnet_plugin.text.windows import token_windows
 from tests.conftest import make_tokenizer

@@ -1,55 +1,65 @@
-"""lm-eval's tasks in a comparison: which are scored, and what they say of a checkpoint."""
+"""Scores models by lm-eval's tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from funcnet_plugin.compare.plan import Comparison
 from funcnet_plugin.errors import FuncnetError
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
 
 _NAMES = {"task", "group", "task_alias", "group_alias"}
 
 
 class Tasks:
-    """Knows the tasks of a comparison, and scores checkpoints with them.
+    """Knows some tasks, and scores checkpoints with them.
 
     lm-eval's index of all its tasks takes seconds to read, so it is read once.
 
     Args:
-        plan: of the comparison.
+        tasks: names of lm-eval.
+        include_path: where lm-eval looks for tasks besides its own.
+        limit: questions of each; None for all.
 
     Attributes:
-        names: of the plan's tasks; tags, and groups without a score of their own, by their members.
+        names: of the tasks; tags, and groups without a score of their own, by their members.
 
     Raises:
         FuncnetError: lm-eval does not know a task, or a group runs its members with other settings
             than their own.
     """
 
-    def __init__(self, plan: Comparison) -> None:
+    def __init__(
+        self, tasks: Sequence[str], include_path: str | None = None, limit: int | None = None
+    ) -> None:
         self.names: tuple[str, ...] = ()
-        self._limit = plan.limit
-        if plan.tasks:
+        self._limit = limit
+        if tasks:
             from lm_eval.tasks import TaskManager
 
-            self._manager = TaskManager(include_path=plan.include_path)
-            members = _members(plan.tasks, self._manager.task_index)
+            self._manager = TaskManager(include_path=include_path)
+            members = _members(tasks, self._manager.task_index)
             self.names = tuple(dict.fromkeys(members))
 
-    def scores(self, checkpoint: str | Path) -> dict[str, float]:
+    def scores(self, model: str | Path | LM) -> dict[str, float]:
         """Measure the first metric of each task (`acc`, a perplexity), of a group its aggregate.
 
-        In the checkpoint's own dtype, so that `lm_eval --model funcnet` finds the same.
+        Args:
+            model: a checkpoint, measured in its own dtype, so that `lm_eval --model funcnet` finds
+                the same; or one that lm-eval holds in memory.
         """
         if not self.names:
             return {}
         from lm_eval import simple_evaluate
 
+        loaded = {"model": model}
+        if isinstance(model, str | Path):
+            loaded = {"model": "funcnet", "model_args": {"pretrained": str(model)}}
         results = simple_evaluate(
-            model="funcnet",
-            model_args={"pretrained": str(checkpoint)},
+            **loaded,
             tasks=list(self.names),
             task_manager=self._manager,
             limit=self._limit,

@@ -21,7 +21,7 @@ from funcnet_plugin.errors import CalibrationError, NumbersError
 from funcnet_plugin.text.sources import load_texts
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _BATCH_TOKENS = 4096
 
@@ -62,7 +62,6 @@ def text_windows(
     return torch.tensor(tokens[: count * length]).view(count, length)
 
 
-@torch.no_grad()
 def perplexities(checkpoint: str | Path, texts: dict[str, Tensor]) -> Perplexities:
     """Load a checkpoint in float32 and measure it on each text.
 
@@ -88,24 +87,39 @@ def perplexities(checkpoint: str | Path, texts: dict[str, Tensor]) -> Perplexiti
         check_ids(windows.tolist(), model)
     if torch.cuda.is_available():
         model.cuda()
-    found, n_tokens, start = {}, 0, time.perf_counter()
+    found, start = {}, time.perf_counter()
     for name, windows in texts.items():
-        total = 0.0
-        batches = windows.split(max(1, _BATCH_TOKENS // windows.shape[1]))
-        for batch in bar(batches, f"perplexity of {name}"):
-            batch = batch.to(model.device)
-            logits = model(batch[:, :-1]).logits.float()
-            total += float(
-                torch.nn.functional.cross_entropy(
-                    logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"
-                )
-            )
-        scored = windows.shape[0] * (windows.shape[1] - 1)
-        n_tokens += scored
-        if math.isnan(total):
+        found[name] = perplexity(model, windows, name)
+        if math.isnan(found[name]):
             raise NumbersError(
                 f"{checkpoint} predicts NaN on the text {name}, in float32; it has no perplexity, "
                 "so take a sound checkpoint."
             )
-        found[name] = math.exp(min(total / scored, 700.0))  # the largest that is a number
+    n_tokens = sum(windows[:, 1:].numel() for windows in texts.values())
     return Perplexities(found, n_tokens / (time.perf_counter() - start))
+
+
+@torch.no_grad()
+def perplexity(model: PreTrainedModel, windows: Tensor, name: str) -> float:
+    """Measure a model in memory, in its own dtype; losses are float32.
+
+    Args:
+        windows: see `text_windows`.
+        name: of the text, for the bar.
+
+    Returns:
+        NaN where a prediction is.
+    """
+    total = 0.0
+    batches = windows.split(max(1, _BATCH_TOKENS // windows.shape[1]))
+    for batch in bar(batches, f"perplexity of {name}", within=True):
+        batch = batch.to(model.device)
+        logits = model(batch[:, :-1]).logits.float()
+        total += float(
+            torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"
+            )
+        )
+    if math.isnan(total):
+        return math.nan
+    return math.exp(min(total / windows[:, 1:].numel(), 700.0))  # the largest that is a number

@@ -1,0 +1,1 @@
+"""Measures models on text and on tasks, and keeps what was measured."""

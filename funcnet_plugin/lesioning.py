@@ -1,0 +1,227 @@
+"""Studies lesions as `funcnet lesion` does: networks against random neurons, on texts and tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from funcnet_plugin.atlas import Atlas, read_atlas
+from funcnet_plugin.atlas.atlas import MEMBER
+from funcnet_plugin.atlas.checks import check_weights, check_widths
+from funcnet_plugin.bars import bar
+from funcnet_plugin.errors import AtlasError, FuncnetError, NumbersError
+from funcnet_plugin.evaluation.lm_eval_tasks import Tasks
+from funcnet_plugin.evaluation.perplexity import perplexity, text_windows
+from funcnet_plugin.evaluation.rows import KeptRows, Row
+from funcnet_plugin.lesions import Lesion, lesion_of, select
+from funcnet_plugin.lesions.controls import random_like
+from funcnet_plugin.measure.hooks import hooked
+from funcnet_plugin.output import check_directory
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Study:
+    """Says what is to be done to which networks, and what is measured then.
+
+    Attributes:
+        sets: which networks make one lesion each, see `lesions.select`; every network of the atlas
+            by itself if there are none.
+        modes: see `lesions.Lesion`.
+        gains: of `amplify`; its default if there are none.
+        add: of `amplify`.
+        thresholds: smallest sizes of entries that make a neuron a member.
+        draws: sets of random neurons beside each lesion, as many of each layer.
+        seed: of these.
+        texts: name -> file, for perplexity.
+        text_column: field of a record with the text.
+        window, windows: of each text.
+        tasks, include_path, limit: see `evaluation.lm_eval_tasks.Tasks`.
+        model_args: of lm-eval's model besides the checkpoint, as its command takes them.
+    """
+
+    sets: Sequence[str] = ()
+    modes: Sequence[str] = ("zero",)
+    gains: Sequence[float] = ()
+    add: float | None = None
+    thresholds: Sequence[float] = (MEMBER,)
+    draws: int = 5
+    seed: int = 0
+    texts: Mapping[str, str] = field(default_factory=dict)
+    text_column: str = "text"
+    window: int = 512
+    windows: int = 16
+    tasks: Sequence[str] = ()
+    include_path: str | None = None
+    limit: int | None = None
+    model_args: str = ""
+
+
+def lesion_study(
+    model: str | Path,
+    atlas: str | Path,
+    out: Path,
+    study: Study,
+    progress: Callable[[Row], None] = lambda row: None,
+) -> list[Row]:
+    """Measure a model with every lesion, and with random neurons in the place of its networks.
+
+    Args:
+        model: checkpoint directory or hub name.
+        atlas: directory of its atlas.
+        out: rows.jsonl is written there, one row after another; a row that is there is not measured
+            again, if model, texts and settings were the same.
+        progress: called with every row, found or measured.
+
+    Returns:
+        rows: `lesion`, its label, None for the model as it is; `draw`, None for networks and the
+        number of a draw for random neurons; `networks`, `mode`, `gain`, `add`, `threshold`,
+        `neurons`, `share` of all; `texts` and `tasks`, name -> figure.
+
+    Raises:
+        FuncnetError: one sentence on what cannot be done, before anything is measured; or a lesion
+            makes the model predict NaN.
+    """
+    check_directory(out)
+    if not study.texts and not study.tasks:
+        raise FuncnetError("lesions are measured on texts and tasks; give --text or --task.")
+    known = read_atlas(atlas)
+    lesions = _lesions(known, study)
+    tasks = Tasks(study.tasks, study.include_path, study.limit)
+    from funcnet_plugin.checkpoints.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    texts = {
+        name: text_windows(file, study.text_column, tokenizer, study.window, study.windows)
+        for name, file in study.texts.items()
+    }
+    rows = KeptRows(out / "rows.jsonl")
+    bench = _Bench(model, study.model_args, known, str(atlas), texts, tasks)
+    common = {
+        "model": known.facts["model"]["fingerprint"],
+        "texts": {name: _digest(windows) for name, windows in texts.items()},
+        "tasks": [list(tasks.names), study.limit, study.model_args],
+    }
+
+    def once(key: Row, lesion: Lesion | None) -> Row:
+        mark = json.dumps(key | common, sort_keys=True)
+        row = rows.find(mark)
+        if row is None:
+            row = key | bench.measure(lesion)
+            rows.add(mark, row)
+        progress(row)
+        return row
+
+    found = [once({"lesion": None, "draw": None}, None)]
+    widths = {layer: len(mean) for layer, mean in known.means.items()}
+    todo = [
+        (label, key, lesion, draw)
+        for label, (key, lesion) in lesions.items()
+        for draw in (None, *range(study.draws))
+    ]
+    for label, key, lesion, draw in bar(todo, "lesions", "lesion"):
+        if draw is None:
+            done = lesion
+        else:
+            done = lesion.of_others(random_like(lesion.neurons, widths, _seed(study, label, draw)))
+        about = {"neurons": lesion.n_neurons, "share": lesion.share}
+        found.append(once({"lesion": label, "draw": draw, **key, **about}, done))
+    return found
+
+
+def _lesions(atlas: Atlas, study: Study) -> dict[str, tuple[Row, Lesion]]:
+    """Make every lesion of a study, by a label that says how it differs from the others."""
+    found: dict[str, tuple[Row, Lesion]] = {}
+    sets = study.sets or list(atlas.networks)
+    for text in sets:
+        names = select(atlas, text)
+        for mode in study.modes:
+            gains = (study.gains or (None,)) if mode == "amplify" else (None,)
+            for gain in gains:
+                for threshold in study.thresholds:
+                    add = study.add if mode == "amplify" else None
+                    try:
+                        lesion = lesion_of(
+                            atlas, names, mode, gain=gain, add=add, threshold=threshold
+                        )
+                    except AtlasError:
+                        if study.sets:
+                            raise
+                        continue  # of all networks, those that have members
+                    label = _label(text, mode, gain, threshold, study)
+                    key = {
+                        "networks": names, "mode": mode, "gain": lesion.gain, "add": lesion.add,
+                        "threshold": threshold,
+                    }  # fmt: skip
+                    found[label] = (key, lesion)
+    if not found:
+        raise AtlasError(
+            f"no network has members with entries of {min(study.thresholds):g} and more; lower "
+            "the threshold."
+        )
+    return found
+
+
+def _label(text: str, mode: str, gain: float | None, threshold: float, study: Study) -> str:
+    parts = [text]
+    if len(study.modes) > 1 or mode != "zero":
+        parts.append(mode if gain is None else f"{mode} {gain:g}")
+    if len(study.thresholds) > 1:
+        parts.append(f"z {threshold:g}")
+    return " ".join(parts)
+
+
+def _seed(study: Study, label: str, draw: int) -> int:
+    return crc32(f"{study.seed}/{label}/{draw}".encode())  # unlike hash(), the same everywhere
+
+
+def _digest(windows: Tensor) -> str:
+    return hashlib.sha256(windows.numpy().tobytes()).hexdigest()
+
+
+class _Bench:
+    """Holds a model in memory, and measures it with one lesion after another."""
+
+    def __init__(
+        self,
+        model: str | Path,
+        model_args: str,
+        atlas: Atlas,
+        source: str,
+        texts: Mapping[str, Tensor],
+        tasks: Tasks,
+    ) -> None:
+        from lm_eval.utils import simple_parse_args_string
+
+        from funcnet_plugin.adapters import bind
+        from funcnet_plugin.hosts.lm_eval import FuncnetLM
+
+        self._lm = FuncnetLM(
+            str(model), **{"batch_size": 16} | simple_parse_args_string(model_args)
+        )
+        self._units = bind(self._lm.model).blocks
+        check_widths(atlas, self._units, source)
+        check_weights(atlas, self._units, source)
+        self._texts, self._tasks = texts, tasks
+
+    def measure(self, lesion: Lesion | None) -> Row:
+        """Measure perplexity of each text, and the tasks' scores."""
+        with hooked([] if lesion is None else lesion.apply(self._units)):
+            texts = {
+                name: perplexity(self._lm.model, windows, name)
+                for name, windows in self._texts.items()
+            }
+            for name, value in texts.items():
+                if value != value:
+                    raise NumbersError(
+                        f"with this lesion the model predicts NaN on the text {name}: its "
+                        f"activities overflow {self._lm.model.dtype}; take a smaller gain."
+                    )
+            return {"texts": texts, "tasks": self._tasks.scores(self._lm)}

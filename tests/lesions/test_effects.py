@@ -1,0 +1,73 @@
+"""What a lesion did, told from what random neurons do."""
+
+import math
+
+import pytest
+from scipy import stats
+
+from funcnet_plugin.lesions.effects import Effect, dissociations, effect, effects
+
+
+def test_a_task_loses_points_and_a_text_gains_perplexity():
+    assert effect("tasks", 0.9, 0.4, []).change == pytest.approx(-0.5)
+    assert effect("texts", 20.0, 30.0, []).change == pytest.approx(math.log(1.5))
+    assert not effect("tasks", 0.9, 0.0, []).beyond_chance  # nothing is known of chance
+    assert not effect("tasks", 0.9, 0.0, [0.9]).beyond_chance
+    assert effect("tasks", 0.9, 0.4, [0.8]).control == pytest.approx(-0.1)
+
+
+def test_the_interval_is_that_of_one_more_draw():
+    controls = [0.88, 0.9, 0.89, 0.91, 0.87]
+    e = effect("tasks", 0.9, 0.8, controls)
+    deviation = stats.tstd(controls)
+    width = stats.t.ppf(0.975, 4) * deviation * math.sqrt(1 + 1 / 5)
+    assert e.control == pytest.approx(-0.01)
+    assert e.low == pytest.approx(-0.01 - width) and e.high == pytest.approx(-0.01 + width)
+    assert e.beyond_chance
+    assert not effect("tasks", 0.9, 0.87, controls).beyond_chance
+
+
+def test_one_more_random_set_lies_inside_nineteen_times_in_twenty():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(2000):
+        draws = rng.normal(0.5, 0.02, 6)
+        inside += not effect("tasks", 0.9, draws[0], draws[1:]).beyond_chance
+    assert inside / 2000 == pytest.approx(0.95, abs=0.015)
+
+
+def row(lesion, draw, **tasks) -> dict:
+    return {"lesion": lesion, "draw": draw, "texts": {"wiki": 10.0}, "tasks": tasks}
+
+
+def test_lesions_are_compared_with_their_own_controls():
+    rows = [
+        row(None, None, sort=0.9),
+        row("A", None, sort=0.3), row("A", 0, sort=0.9), row("A", 1, sort=0.8),
+        row("B", None, sort=0.9), row("B", 0, sort=0.5), row("B", 1, sort=0.5),
+    ]  # fmt: skip
+    found = effects(rows)
+    assert list(found) == ["A", "B"] and list(found["A"]) == ["text/wiki", "task/sort"]
+    assert found["A"]["task/sort"].control == pytest.approx(-0.05)
+    assert found["B"]["task/sort"].control == pytest.approx(-0.4)
+    assert found["A"]["text/wiki"].change == 0.0
+
+
+def lost(points: float) -> Effect:
+    return Effect(0.0, -points, 0.0, -0.05, 0.05)
+
+
+def test_a_double_dissociation_needs_both_halves():
+    found = {
+        "A": {"task/sort": lost(0.4), "task/add": lost(0.0)},
+        "B": {"task/sort": lost(0.01), "task/add": lost(0.5)},
+        "C": {"task/sort": lost(0.4), "task/add": lost(0.4)},  # hurts all
+        "D": {"task/sort": lost(0.0), "task/add": lost(0.0)},  # hurts nothing
+    }
+    assert dissociations(found, hurts=0.2, spares=0.05) == [("A", "task/sort", "B", "task/add")]
+    assert dissociations(found, hurts=0.45, spares=0.05) == []
+    by_chance = {k: {t: Effect(0, e.change, -0.4, -0.6, -0.2) for t, e in of.items()}
+                 for k, of in found.items()}  # fmt: skip
+    assert dissociations(by_chance, hurts=0.2, spares=0.05) == []

@@ -1,0 +1,151 @@
+"""`funcnet lesion`: a whole study on a small model, interrupted and gone on with."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from funcnet_plugin import cli, lesioning
+from funcnet_plugin.atlas import read_atlas
+from funcnet_plugin.errors import AtlasError, FuncnetError, NumbersError
+from funcnet_plugin.evaluation.perplexity import perplexities, text_windows
+from funcnet_plugin.lesioning import Study, lesion_study
+from funcnet_plugin.tasks import write_local_tasks
+from tests.conftest import make_llama, make_tokenizer
+from tests.surveys import write_survey
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory, texts):
+    """A directory with model, atlas, text and tasks."""
+    folder = tmp_path_factory.mktemp("bench")
+    make_llama().save_pretrained(folder / "model")
+    make_tokenizer().save_pretrained(folder / "model")
+    write_survey(str(folder / "model"), texts, folder / "atlas", cut=1.0)
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    pairs = [{"sentence_good": t[:20], "sentence_bad": t[20:40]} for t in texts]
+    (folder / "order.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (folder / "tasks").mkdir()
+    write_local_tasks(folder / "tasks", {}, [folder / "order.jsonl"], "text")
+    return folder
+
+
+def study(bench, **changes) -> Study:
+    return Study(
+        **{
+            "sets": ["L0.N1", "L1.N0+L2.N3"], "thresholds": [1.2], "draws": 2, "window": 40, "windows": 4,
+            "texts": {"letters": str(bench / "text.jsonl")}, "tasks": ["pairs_order"],
+            "include_path": str(bench / "tasks"),
+        } | changes
+    )  # fmt: skip
+
+
+def run(bench, out, **changes):
+    return lesion_study(bench / "model", bench / "atlas", out, study(bench, **changes))
+
+
+def test_every_lesion_stands_beside_random_neurons(bench, tmp_path):
+    rows = run(bench, tmp_path)
+    assert [(r["lesion"], r["draw"]) for r in rows] == [
+        (None, None), ("L0.N1", None), ("L0.N1", 0), ("L0.N1", 1),
+        ("L1.N0+L2.N3", None), ("L1.N0+L2.N3", 0), ("L1.N0+L2.N3", 1),
+    ]  # fmt: skip
+    windows = text_windows(bench / "text.jsonl", "text", make_tokenizer(), 40, 4)
+    dense = perplexities(bench / "model", {"letters": windows}).by_text["letters"]
+    assert rows[0]["texts"]["letters"] == pytest.approx(dense, rel=1e-6)
+    assert len({r["texts"]["letters"] for r in rows}) == 7  # each is something else
+    known = read_atlas(bench / "atlas")
+    neurons = known.neurons(["L0.N1"], 1.2)
+    assert rows[1]["neurons"] == sum(map(len, neurons.values())) == rows[2]["neurons"]
+    assert rows[1]["share"] == pytest.approx(rows[1]["neurons"] / 144)
+    assert rows[4]["networks"] == ["L1.N0", "L2.N3"]
+    assert all(set(r["tasks"]) == {"pairs_order"} for r in rows)
+
+
+def test_an_interrupted_study_goes_on(bench, tmp_path, monkeypatch):
+    whole = run(bench, tmp_path / "whole")
+    measure, seen = lesioning._Bench.measure, []
+
+    def stop_after_three(self, lesion):
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(lesion)
+        return measure(self, lesion)
+
+    monkeypatch.setattr(lesioning._Bench, "measure", stop_after_three)
+    with pytest.raises(KeyboardInterrupt):
+        run(bench, tmp_path / "half")
+    monkeypatch.setattr(
+        lesioning._Bench, "measure", lambda s, lesion: seen.append(lesion) or measure(s, lesion)
+    )
+    assert run(bench, tmp_path / "half") == whole
+    assert len(seen) == 7
+    assert run(bench, tmp_path / "half", draws=3) != whole
+    assert len(seen) == 9  # one more draw of each
+
+
+def test_modes_gains_and_thresholds_make_dose_curves(bench, tmp_path):
+    rows = run(
+        bench, tmp_path, sets=["L0.N1"], modes=["zero", "amplify", "keep"], gains=[0.5, 4.0],
+        thresholds=[1.0, 1.5], draws=0, tasks=[],
+    )  # fmt: skip
+    labels = [r["lesion"] for r in rows[1:]]
+    assert labels == [
+        f"L0.N1 {what} z {z}" for what in ("zero", "amplify 0.5", "amplify 4", "keep")
+        for z in ("1", "1.5")
+    ]  # fmt: skip
+    by_label = {r["lesion"]: r for r in rows[1:]}
+    assert by_label["L0.N1 zero z 1"]["neurons"] > by_label["L0.N1 zero z 1.5"]["neurons"]
+    assert by_label["L0.N1 amplify 4 z 1"]["gain"] == 4.0
+
+
+def test_without_sets_every_network_with_members_is_a_lesion(bench, tmp_path):
+    rows = run(bench, tmp_path, sets=[], thresholds=[2.0], draws=0, tasks=[])
+    known = read_atlas(bench / "atlas")
+    expected = [name for name in known.networks if known.neurons([name], 2.0)]
+    assert [r["lesion"] for r in rows[1:]] == expected and 0 < len(expected) < 18
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"texts": {}, "tasks": []}, FuncnetError, "give --text or --task"),
+        ({"sets": ["L7.N0"]}, AtlasError, "no network 'L7.N0'"),
+        ({"thresholds": [60.0]}, AtlasError, "no members with entries of 60"),
+        ({"sets": [], "thresholds": [60.0]}, AtlasError, "no network has members"),
+        ({"modes": ["cut"]}, AtlasError, "no lesion mode 'cut'"),
+        ({"tasks": ["nothing"]}, FuncnetError, "lm-eval knows no task 'nothing'"),
+        ({"texts": {"a": "gone.txt"}}, FuncnetError, r"gone\.txt"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_measured(
+    bench, tmp_path, monkeypatch, changes, error, message
+):
+    monkeypatch.setattr(lesioning._Bench, "measure", lambda *a: pytest.fail("measured"))
+    with pytest.raises(error, match=message):
+        run(bench, tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gain_that_overflows_is_refused(bench, tmp_path):
+    with pytest.raises(NumbersError, match="predicts NaN on the text letters"):
+        run(bench, tmp_path, sets=["all"], modes=["amplify"], gains=[1e38], tasks=[])
+
+
+def test_the_command_says_what_went_beyond_chance(bench, tmp_path):
+    arguments = [
+        "lesion", bench / "model", "--atlas", bench / "atlas", "--out", tmp_path / "out",
+        "--lesion", "L0.N1", "--threshold", "1.2", "--text", f"letters={bench / 'text.jsonl'}",
+        "--window", "40", "--windows", "4", "--draws", "2",
+    ]  # fmt: skip
+    done = CliRunner().invoke(cli.app, [str(a) for a in arguments])
+    assert done.exit_code == 0, done.output
+    written = json.loads((tmp_path / "out" / "effects.json").read_text())
+    entry = written["L0.N1"]["text/letters"]
+    assert entry["low"] < entry["control"] < entry["high"]
+    assert entry["beyond_chance"] == (not entry["low"] <= entry["change"] <= entry["high"])
+    assert "text/letters" in done.output and "effects.json: all 1 changes" in done.output
+    again = CliRunner().invoke(cli.app, [*map(str, arguments), "--json"])
+    assert json.loads(again.stdout) == written
