@@ -16,7 +16,7 @@ from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.measure.passes import layer_by_layer
 from funcnet_plugin.measure.recorder import Recorder
 from funcnet_plugin.measure.sample import Sample
-from funcnet_plugin.measure.states import HiddenStates, StateBatch
+from funcnet_plugin.measure.states import HiddenStates
 from funcnet_plugin.measure.text import Text
 
 _STREAM = "dense"
@@ -64,9 +64,14 @@ def sweep(
     return states
 
 
-def last_states(states: HiddenStates) -> list[tuple[StateBatch, Tensor]]:
-    """Give the batches of a sweep with what stands behind the last layer."""
-    return [(batch, batch.hidden[_STREAM]) for batch in states.batches]
+def mean_state(states: HiddenStates) -> Tensor:
+    """Average what stands behind the last layer over all tokens, (hidden,), float32, on the CPU."""
+    total, n_tokens = 0.0, 0
+    for batch in states.batches:
+        hidden = batch.hidden[_STREAM]
+        tokens = hidden[batch.real.to(hidden.device)].float()
+        total, n_tokens = total + tokens.sum(0), n_tokens + len(tokens)
+    return (total / n_tokens).cpu()
 
 
 def _hooks(unit: Unit, seen: list[Sample], wanted: Collection[int]) -> list[RemovableHandle]:

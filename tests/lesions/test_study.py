@@ -35,8 +35,9 @@ def bench(tmp_path_factory, texts):
 def study(bench, **changes) -> Study:
     return Study(
         **{
-            "sets": ["L0.N1", "L1.N0+L2.N3"], "thresholds": [1.2], "draws": 2, "window": 40, "windows": 4,
-            "texts": {"letters": str(bench / "text.jsonl")}, "tasks": ["pairs_order"],
+            "sets": ["L0.N1", "L1.N0+L2.N3"], "thresholds": [1.2], "draws": 2,
+            "window": 40, "windows": 4, "texts": {"letters": str(bench / "text.jsonl")},
+            "tasks": ["pairs_order"],
             "include_path": str(bench / "tasks"),
         } | changes
     )  # fmt: skip

@@ -16,6 +16,7 @@ from funcnet_plugin.survey import survey
 from funcnet_plugin.survey.blocks import put_together
 from funcnet_plugin.survey.build import CUT
 from tests.conftest import make_llama
+from tests.families import FAMILIES
 from tests.hosting import loader
 from tests.surveys import PARAMETERS, survey_of
 
@@ -229,3 +230,17 @@ def test_layers_may_be_left_out(texts):
     assert list(some.atlas.blocks) == ["L1"] and list(some.atlas.scores) == [1]
     assert some.atlas.networks["L1.N0"].facts == every.atlas.networks["L1.N0"].facts
     assert some.atlas.widths == [48, 48, 48]
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_every_architecture_can_be_surveyed(family, texts):
+    model = FAMILIES[family].build().eval()
+    found = survey_of(model, texts, starts=1)
+    units = bind(model).blocks
+    assert list(found.atlas.blocks) == [f"L{unit.index}" for unit in units]
+    assert {layer: len(m) for layer, m in found.atlas.means.items()} == {
+        unit.index: unit.width for unit in units
+    }
+    first = next(iter(found.atlas.networks.values())).facts
+    assert len(set(first["raises"])) == len(set(first["lowers"])) == 10
+    assert not set(first["raises"]) & set(first["lowers"])
