@@ -17,14 +17,18 @@ from funcnet_plugin.bars import bar
 from funcnet_plugin.errors import AtlasError, FuncnetError, NumbersError
 from funcnet_plugin.evaluation.lm_eval_tasks import Tasks
 from funcnet_plugin.evaluation.perplexity import perplexity, text_windows
-from funcnet_plugin.evaluation.rows import KeptRows, Row
+from funcnet_plugin.evaluation.rows import KeptRows, Row, every_row
 from funcnet_plugin.lesions import Lesion, lesion_of, select
+from funcnet_plugin.lesions.choice import HURTING, hurting
 from funcnet_plugin.lesions.controls import random_like
+from funcnet_plugin.lesions.effects import effects
 from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.output import check_directory
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+ROWS = "rows.jsonl"
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Study:
 
     Attributes:
         sets: which networks make one lesion each, see `lesions.select`; every network of the atlas
-            by itself if there are none.
+            by itself if there are none. Also `hurting:TASK:N`, see `lesions.choice.hurting`.
+        chosen_by: directory of an earlier study of single networks, for `hurting`.
         modes: see `lesions.Lesion`.
         gains: of `amplify`; its default if there are none.
         add: of `amplify`.
@@ -48,6 +53,7 @@ class Study:
     """
 
     sets: Sequence[str] = ()
+    chosen_by: Path | None = None
     modes: Sequence[str] = ("zero",)
     gains: Sequence[float] = ()
     add: float | None = None
@@ -102,7 +108,7 @@ def lesion_study(
         name: text_windows(file, study.text_column, tokenizer, study.window, study.windows)
         for name, file in study.texts.items()
     }
-    rows = KeptRows(out / "rows.jsonl")
+    rows = KeptRows(out / ROWS)
     bench = _Bench(model, study.model_args, known, str(atlas), texts, tasks)
     common = {
         "model": known.facts["model"]["fingerprint"],
@@ -119,7 +125,7 @@ def lesion_study(
         progress(row)
         return row
 
-    found = [once({"lesion": None, "draw": None}, None)]
+    found = [once({"lesion": None, "draw": None, "networks": [], "mode": None}, None)]
     widths = {layer: len(mean) for layer, mean in known.means.items()}
     todo = [
         (label, key, lesion, draw)
@@ -141,7 +147,7 @@ def _lesions(atlas: Atlas, study: Study) -> dict[str, tuple[Row, Lesion]]:
     found: dict[str, tuple[Row, Lesion]] = {}
     sets = study.sets or list(atlas.networks)
     for text in sets:
-        names = select(atlas, text)
+        names = _names(atlas, text, study.chosen_by)
         for mode in study.modes:
             gains = (study.gains or (None,)) if mode == "amplify" else (None,)
             for gain in gains:
@@ -167,6 +173,24 @@ def _lesions(atlas: Atlas, study: Study) -> dict[str, tuple[Row, Lesion]]:
             "the threshold."
         )
     return found
+
+
+def _names(atlas: Atlas, text: str, chosen_by: Path | None) -> list[str]:
+    if not text.startswith(f"{HURTING}:"):
+        return select(atlas, text)
+    if chosen_by is None:
+        raise AtlasError(
+            f"{text} chooses by an earlier study of single networks; name its directory with "
+            "--chosen-by."
+        )
+    rows = [row for row in every_row(chosen_by / ROWS) if row["mode"] in (None, "zero")]
+    single = [row for row in rows if len(row["networks"]) < 2]
+    if not single:
+        raise AtlasError(
+            f"{chosen_by} holds no study of single networks; make one with funcnet lesion without "
+            "--lesion."
+        )
+    return [atlas.network(name).name for name in hurting(effects(single), text)]
 
 
 def _label(text: str, mode: str, gain: float | None, threshold: float, study: Study) -> str:

@@ -33,6 +33,13 @@ def lesion(
             "stable:0.9 or all; may be repeated. Every network by itself if not given.",
         ),
     ] = None,
+    chosen_by: Annotated[
+        Path | None,
+        typer.Option(
+            help="Results of single networks, for --lesion hurting:TASK:N: the N that hurt this "
+            "task most and the others least."
+        ),
+    ] = None,
     mode: Annotated[
         list[str] | None,
         typer.Option(help="zero (if not given), mean, amplify or keep; may be repeated."),
@@ -77,6 +84,7 @@ def lesion(
 
     study = Study(
         sets=lesion_ or (),
+        chosen_by=chosen_by,
         modes=mode or ("zero",),
         gains=gain or (),
         add=add,

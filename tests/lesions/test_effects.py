@@ -5,6 +5,8 @@ import math
 import pytest
 from scipy import stats
 
+from funcnet_plugin.errors import AtlasError
+from funcnet_plugin.lesions.choice import hurting
 from funcnet_plugin.lesions.effects import Effect, dissociations, effect, effects
 
 
@@ -71,3 +73,22 @@ def test_a_double_dissociation_needs_both_halves():
     by_chance = {k: {t: Effect(0, e.change, -0.4, -0.6, -0.2) for t, e in of.items()}
                  for k, of in found.items()}  # fmt: skip
     assert dissociations(by_chance, hurts=0.2, spares=0.05) == []
+
+
+def test_networks_are_ranked_by_what_one_task_loses_beyond_the_others():
+    found = {
+        "A": {"task/sort": lost(0.3), "task/add": lost(0.25)},
+        "B": {"task/sort": lost(0.2), "task/add": lost(0.0)},
+        "C": {"task/sort": lost(0.1), "task/add": lost(-0.1)},  # a gain elsewhere is no reason
+        "D": {"task/sort": lost(0.0), "task/add": lost(0.0)},
+    }
+    assert hurting(found, "hurting:sort:3") == ["B", "C", "A"]
+    for text, message in [
+        ("hurting:sort:4", "only 3 hurt sort more than all other tasks"),
+        ("hurting:add:1", "only 0 hurt add"),
+        ("hurting:copy:1", "has no task 'copy', but add, sort"),
+        ("hurting:sort", "chooses no networks; write hurting:TASK:N"),
+        ("hurting:sort:0", "chooses no networks"),
+    ]:
+        with pytest.raises(AtlasError, match=message):
+            hurting(found, text)

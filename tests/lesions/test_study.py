@@ -150,3 +150,25 @@ def test_the_command_says_what_went_beyond_chance(bench, tmp_path):
     assert "text/letters" in done.output and "effects.json: all 1 changes" in done.output
     again = CliRunner().invoke(cli.app, [*map(str, arguments), "--json"])
     assert json.loads(again.stdout) == written
+
+
+def test_networks_are_chosen_by_what_a_study_found(bench, tmp_path):
+    singles = run(bench, tmp_path / "singles", sets=[], draws=0, texts={})
+    changes = {r["lesion"]: r["tasks"]["pairs_order"] for r in singles[1:]}
+    dense = singles[0]["tasks"]["pairs_order"]
+    worst = sorted(changes, key=changes.get)[:2]
+    assert changes[worst[1]] < dense, "a fixed seed: two networks hurt the task"
+    rows = run(
+        bench, tmp_path / "chosen", sets=["hurting:pairs_order:2"], draws=0,
+        chosen_by=tmp_path / "singles",
+    )  # fmt: skip
+    assert sorted(changes[name] for name in rows[1]["networks"]) == sorted(
+        changes[name] for name in worst
+    )
+
+
+def test_a_choice_needs_a_study_of_single_networks(bench, tmp_path):
+    with pytest.raises(AtlasError, match="name its directory with --chosen-by"):
+        run(bench, tmp_path, sets=["hurting:pairs_order:2"])
+    with pytest.raises(AtlasError, match="holds no study of single networks"):
+        run(bench, tmp_path, sets=["hurting:pairs_order:2"], chosen_by=tmp_path / "gone")
