@@ -120,9 +120,11 @@ def _show(
     """Print the largest changes; the file has all of them."""
     sizes = {row["lesion"]: row for row in rows if row["draw"] is None}
     every = [(label, name, e) for label, of in found.items() for name, e in of.items()]
-    # a tenth more perplexity counts as ten points
-    every.sort(key=lambda entry: abs(entry[2].change), reverse=True)
-    table = Table("networks", "neurons", "measured on", "change", "random neurons", "beyond chance")
+    # what random neurons would hardly do comes first; a tenth more perplexity is as ten points
+    every.sort(key=lambda entry: (entry[2].beyond_chance, abs(entry[2].change)), reverse=True)
+    table = Table()
+    for title in ("networks", "neurons", "measured on", "change", "random neurons", "by chance"):
+        table.add_column(title, overflow="fold")
     for label, name, e in every[:_ROWS]:
         size = sizes[label]
         chance = "-" if e.control is None else _shown(name, e.control)
@@ -130,7 +132,7 @@ def _show(
             chance += f" ({_shown(name, e.low)} to {_shown(name, e.high)})"
         table.add_row(
             label, f"{size['neurons']} ({size['share']:.2%})", name, _shown(name, e.change),
-            chance, "yes" if e.beyond_chance else "no",
+            chance, "no" if e.beyond_chance else "-",
         )  # fmt: skip
     console = Console(soft_wrap=True)
     console.print(table)

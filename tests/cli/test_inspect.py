@@ -54,7 +54,8 @@ def test_inspect_lists_the_parts_with_their_defaults():
     registries = {"scorer": SCORERS, "repair": REPAIRS, "decomposer": DECOMPOSERS}
     for kind, registry in registries.items():
         assert [name for of, name in found if of == kind] == list(registry.all())
-    assert all(row["source"] == "funcnet_plugin" and not row["required"] for row in rows)
+    assert all(row["source"] == "funcnet_plugin" for row in rows)
+    assert {row["name"]: row["required"] for row in rows if row["required"]} == {"atlas": ["path"]}
     assert all(row["about"] for row in rows)
     networks = found["scorer", "networks"]["parameters"]
     assert networks["n_components"] == 128 and networks["decomposer"] == "canica"

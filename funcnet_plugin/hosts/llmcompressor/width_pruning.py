@@ -76,7 +76,8 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
     :param ratio_scope: what the ratio counts: `model` (all parameters) or `mlp`.
     :param scorer: says which neurons matter: `networks`, `effect`, `loss_effect`, `surgeon`,
         `flap`, `wanda_sp`, `taylor`, `obs`, `magnitude`, `random`, `atlas` (networks that were
-        found before), or one that another package brings. Of a list a neuron goes only if no scorer needs it (the better of its ranks).
+        found before), or one that another package brings. Of a list a neuron goes only if no scorer
+        needs it (the better of its ranks).
     :param repair: makes up for what was cut: `none`, `bias`, `least_squares`, `reconstruction`,
         `distillation`, or one that another package brings.
     :param own_text: share of the calibration that the model writes itself, in [0, 1). Scorers of
