@@ -28,7 +28,7 @@ LAYERS = (
     ("hosts.lm_eval", "hosts.autoload", "hosts.arrivals"),
     ("preflight", "evaluation", "tasks"),
     ("pruning", "surveying", "lesioning"),
-    ("compare", "demo"),
+    ("compare", "demo", "report"),
     ("cli",),
     ("hosts.optimum",),  # hands its arguments to the command line
 )

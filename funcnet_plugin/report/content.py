@@ -1,0 +1,138 @@
+"""Gathers what the page shows: plain values, as small as they can be read."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from funcnet_plugin.atlas import Atlas, read_atlas
+from funcnet_plugin.atlas.files import read_contexts, read_courses
+from funcnet_plugin.errors import AtlasError
+
+_MOST, _LEAST = 5, 2  # contexts of a network, of those that move it most and least
+_FIGURES = (
+    "variance", "kurtosis", "stability_starts", "stability_groups", "density", "position",
+    "frequency",
+)  # fmt: skip
+
+
+def content_of(
+    atlas: Path, lesions: Path | None = None, kept: Sequence[Sequence[int]] | None = None
+) -> dict[str, Any]:
+    """Gather everything of one page.
+
+    Args:
+        atlas: directory.
+        lesions: directory of a study, see `lesioning.lesion_study`.
+        kept: layer -> neurons that a pruned model kept.
+
+    Raises:
+        AtlasError: the atlas or the study cannot be read, or they do not go together.
+    """
+    known = read_atlas(atlas)
+    if kept is not None and len(kept) != len(known.widths):
+        raise AtlasError(
+            f"the pruned model has {len(kept)} layers and the atlas is of {len(known.widths)}; "
+            "give the atlas of the model that was cut."
+        )
+    by_network = defaultdict(list)
+    for row in read_contexts(atlas):
+        by_network[row["network"]].append(row)
+    names = list(known.blocks)
+    effects = None if lesions is None else _effects(lesions)
+    return {
+        "model": {k: known.facts["model"][k] for k in ("source", "architecture", "widths")},
+        "data": {k: known.facts["data"][k] for k in ("samples", "tokens")},
+        "settings": known.facts["settings"],
+        "versions": known.facts["versions"],
+        "blocks": [
+            {"name": name, "networks": len(networks)} for name, networks in known.blocks.items()
+        ],
+        "networks": [
+            {
+                "name": network.name,
+                "block": names.index(network.block),
+                "figures": {key: _short(network.facts[key]) for key in _FIGURES},
+                "layers": {
+                    layer: [of["members"], _short(of["energy"])]
+                    for layer, of in network.facts["layers"].items()
+                },
+                "raises": network.facts["raises"],
+                "lowers": network.facts["lowers"],
+                "contexts": [_context(row) for row in _shown(by_network[network.name])],
+                "kept": None if kept is None else _share_kept(known, network.name, kept),
+            }
+            for network in known.networks.values()
+        ],
+        "connectivity": {
+            block: _rounded(correlation)
+            for block, correlation in connectivity(read_courses(atlas)).items()
+        },
+        "lesions": effects,
+    }
+
+
+def connectivity(courses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Correlate the time courses of the networks of each block: functional connectivity.
+
+    Args:
+        courses: see `atlas.files.read_courses`.
+
+    Returns:
+        block -> (k, k), float32.
+    """
+    blocks = {name: c.float() for name, c in courses.items() if name not in ("tokens", "samples")}
+    return {
+        name: torch.corrcoef(course.T) if course.shape[1] > 1 else torch.ones(1, 1)
+        for name, course in blocks.items()
+    }
+
+
+def _effects(directory: Path) -> dict[str, Any]:
+    path = directory / "effects.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise AtlasError(
+            f"{directory} holds no study of lesions ({error}); make one with funcnet lesion."
+        ) from error
+
+
+def _shown(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    ranks = [*range(1, _MOST + 1), *range(-1, -_LEAST - 1, -1)]
+    by_rank = {row["rank"]: row for row in rows}
+    return [by_rank[rank] for rank in ranks if rank in by_rank]
+
+
+def _context(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "rank": row["rank"],
+        "sample": row["sample"],
+        "position": row["position"],
+        "at": row["at"],
+        "tokens": row["tokens"],
+        "activities": [round(value, 1) for value in row["activities"]],
+    }
+
+
+def _share_kept(atlas: Atlas, name: str, kept: Sequence[Sequence[int]]) -> list[int]:
+    """Count the members of a network that a pruned model kept, and all of them."""
+    members = atlas.neurons([name], max(3.0, atlas.cut))
+    stayed = sum(
+        len(set(neurons.tolist()) & set(kept[layer])) for layer, neurons in members.items()
+    )
+    return [stayed, sum(map(len, members.values()))]
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.3g}")
+
+
+def _rounded(matrix: Tensor) -> list[list[float]]:
+    return [[round(float(value), 2) for value in row] for row in matrix.nan_to_num()]

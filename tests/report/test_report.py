@@ -1,0 +1,172 @@
+"""The page of an atlas: what it holds, and what it does in a real browser."""
+
+import json
+import re
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from funcnet_plugin import cli
+from funcnet_plugin.atlas import read_atlas, write_atlas
+from funcnet_plugin.atlas.files import read_courses
+from funcnet_plugin.checkpoints.block import write_kept
+from funcnet_plugin.errors import AtlasError, CheckpointError, FuncnetError
+from funcnet_plugin.report import write_report
+from funcnet_plugin.report.content import connectivity
+from tests.conftest import make_llama
+from tests.report.browser import opened
+from tests.surveys import survey_of
+
+MARKUP = "</script><img src=x onerror='window.harmed=1'>\u2028 & \"'"
+EFFECTS = {
+    "L0.N1": {
+        "task/sort": {"change": -0.4, "control": 0.0, "low": -0.1, "high": 0.1,
+                      "beyond_chance": True},
+        "text/wiki": {"change": 0.02, "control": 0.01, "low": 0.0, "high": 0.03,
+                      "beyond_chance": False},
+    },
+    "L1.N0+L2.N3": {
+        "task/sort": {"change": 0.1, "control": None, "low": None, "high": None,
+                      "beyond_chance": False},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, texts):
+    """A directory with an atlas, in whose text stands markup, and a study of lesions."""
+    folder = tmp_path_factory.mktemp("report")
+    found = survey_of(make_llama(), texts, cut=1.0)
+    for row in found.contexts:
+        row["tokens"][row["at"]] = row["token"] = MARKUP
+    write_atlas(folder / "atlas", found.atlas, found.courses, found.contexts)
+    (folder / "lesions").mkdir()
+    (folder / "lesions" / "effects.json").write_text(json.dumps(EFFECTS))
+    write_report(folder / "atlas", folder / "page.html", folder / "lesions")
+    return folder
+
+
+def data_of(page) -> dict:
+    (found,) = re.findall(
+        r'<script id="data" type="application/json">(.*?)</script>', page.read_text(), re.DOTALL
+    )
+    return json.loads(found)
+
+
+def test_the_page_holds_what_the_atlas_says(folder):
+    data, atlas = data_of(folder / "page.html"), read_atlas(folder / "atlas")
+    assert [n["name"] for n in data["networks"]] == list(atlas.networks)
+    for shown in data["networks"]:
+        facts = atlas.networks[shown["name"]].facts
+        assert data["blocks"][shown["block"]]["name"] == atlas.networks[shown["name"]].block
+        assert shown["figures"]["variance"] == pytest.approx(facts["variance"], rel=5e-3)
+        assert shown["raises"] == facts["raises"]
+        assert [c["rank"] for c in shown["contexts"]] == [1, 2, 3, 4, 5, -1, -2]
+    assert data["lesions"] == EFFECTS
+
+
+def test_markup_in_the_text_stays_text(folder):
+    page = (folder / "page.html").read_text()
+    assert MARKUP not in page and "<img src=x" not in page
+    token = data_of(folder / "page.html")["networks"][0]["contexts"][0]
+    assert token["tokens"][token["at"]] == MARKUP
+
+
+def test_nothing_is_fetched(folder):
+    page = (folder / "page.html").read_text()
+    assert not re.search(r"<(script|img|link|iframe)[^>]*\b(src|href)=", page.split("plotly.js")[0])
+    assert not re.search(r"@import|url\(", page[: page.index("plotly.js")])
+
+
+def test_connectivity_is_the_correlation_of_the_courses(folder):
+    courses = read_courses(folder / "atlas")
+    found = connectivity(courses)
+    assert found.keys() == {"L0", "L1", "L2"}
+    c = courses["L1"].double()
+    expected = (c - c.mean(0)).T @ (c - c.mean(0)) / len(c) / torch.outer(c.std(0), c.std(0))
+    assert torch.allclose(found["L1"].double(), expected, atol=2e-3)
+
+
+def test_what_a_pruned_model_kept_is_counted(folder, tmp_path):
+    atlas = read_atlas(folder / "atlas")
+    kept = [list(range(24)), list(range(48)), [0]]
+    write_kept(tmp_path, [48] * 3, kept)
+    write_report(folder / "atlas", tmp_path / "page.html", pruned=tmp_path)
+    for shown in data_of(tmp_path / "page.html")["networks"]:
+        members = atlas.neurons([shown["name"]], 3.0)
+        stayed = sum(len(set(n.tolist()) & set(kept[layer])) for layer, n in members.items())
+        assert shown["kept"] == [stayed, sum(map(len, members.values()))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"atlas": "gone"}, AtlasError, "there is no atlas at"),
+        ({"lesions": "gone"}, AtlasError, "holds no study of lesions"),
+        ({"pruned": "gone"}, CheckpointError, "no kept neurons at"),
+        ({"out": "page.txt"}, FuncnetError, r"page\.txt is no HTML file"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_and_nothing_is_written(
+    folder, tmp_path, arguments, error, message
+):
+    paths = {"atlas": folder / "atlas", "out": tmp_path / "page.html"}
+    paths |= {name: tmp_path / value for name, value in arguments.items()}
+    with pytest.raises(error, match=message):
+        write_report(**paths)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pruned_model_of_other_layers_is_refused(folder, tmp_path):
+    write_kept(tmp_path, [48], [[0, 1]])
+    with pytest.raises(AtlasError, match="has 1 layers and the atlas is of 3"):
+        write_report(folder / "atlas", tmp_path / "page.html", pruned=tmp_path)
+
+
+def test_the_command_writes_the_page(folder, tmp_path):
+    out = tmp_path / "atlas.html"
+    done = CliRunner().invoke(cli.app, ["report", str(folder / "atlas"), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert data_of(out)["lesions"] is None
+
+
+def test_a_reader_clicks_through_it(folder):
+    with opened((folder / "page.html").as_uri() + "#L1.N2") as page:
+        page.wait("document.body && document.body.dataset.ready")
+        title = "document.getElementById('network-title').textContent"
+        assert page.run(title) == "Network L1.N2"
+        page.press("ArrowRight")
+        assert page.run(title) == "Network L1.N3" and page.run("location.hash") == "#L1.N3"
+        page.run("document.getElementById('before').click()")
+        assert page.run(title) == "Network L1.N2"
+        page.run("location.hash = '#L0.N1'")
+        page.wait(f"{title} === 'Network L0.N1'")
+        assert not page.run("document.getElementById('effect').hidden")
+        page.press("ArrowRight")
+        assert page.run("document.getElementById('effect').hidden")  # it was not studied
+        search = "const s = document.getElementById('search'); s.value = 'l2.n4'"
+        page.run(f"{search}; s.dispatchEvent(new Event('change'))")
+        assert page.run(title) == "Network L2.N4"
+        assert page.run("!document.getElementById('lesions-section').hidden")
+        # the first cell of the last block
+        box = page.run(
+            "(() => { const r = document.querySelector('#overview .nsewdrag')"
+            ".getBoundingClientRect(); return [r.left, r.top, r.width, r.height]; })()"
+        )
+        left, top, width, height = box
+        page.click(left + width / 12, top + height * 5 / 6)
+        page.wait(f"{title} === 'Network L2.N0'")
+        # text of the data is text
+        assert MARKUP in page.run("document.getElementById('contexts').textContent")
+        assert page.run("window.harmed") is None
+        assert page.errors == []
+        assert all(address.startswith(("file:", "data:", "blob:")) for address in page.requests)
+
+
+def test_it_fits_a_narrow_screen(folder):
+    with opened((folder / "page.html").as_uri()) as page:
+        page.resize(360, 800)
+        page.wait("document.body && document.body.dataset.ready")
+        assert page.run("document.documentElement.scrollWidth") <= 360
+        assert page.errors == []
