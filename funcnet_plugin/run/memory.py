@@ -64,7 +64,8 @@ class _Counting:
         gpu: bool,
         free: FreeMemory | None,
     ) -> None:
-        self._request, self._work, self._gpu = request, workload, gpu
+        self._surveyed, self._request = request, request.behind_survey
+        self._work, self._gpu = workload, gpu
         self._model, self._plan, self._units = model, plan, plan.prunable
         self._sizes = Sizes.of(model, len(plan.layout.blocks))
         self._device, self._free = ("cuda" if gpu else "cpu"), 0
@@ -74,6 +75,8 @@ class _Counting:
     def all(self) -> list[Stage]:
         request = self._request
         found = []
+        if self._surveyed.atlas:
+            found.append(self._survey())
         if request.own_text or request.repair.windows_to_write:
             found.append(self._own_text())
         if request.repair.tunes_the_model:
@@ -166,6 +169,29 @@ class _Counting:
         return Stage(name, whole, (*some, *(others if sent is None else sent)))
 
     # -- layer by layer ----------------------------------------------------------------------------
+
+    def _survey(self) -> Stage:
+        networks, setting, work = self._surveyed.networks, self._surveyed.setting, self._work
+        most = max((networks.working_bytes(u, work, setting) for u in self._units), default=0)
+        across = networks.across_bytes(self._units, work)
+        n_blocks = 1 if networks.across_layers else len(self._units)
+        count = n_blocks * networks.n_components
+        signals = sum(len(networks.signals_of(unit)) * unit.width for unit in self._units)
+        # of every group one start, and all of one block are compared
+        groups = max(1, work.samples // networks.samples_per_group)
+        maps = 4 * networks.n_components * signals * groups
+        return Stage(
+            stages.SURVEY,
+            (
+                Term("weights", host=self._sizes.weights),
+                *self._a_layer(),
+                *self._states([work.tokens], streams=1),
+                Term("time courses", host=4 * work.tokens * count),
+                Term("maps", host=maps),
+                self._here("a batch", self._batch()),
+                self._here("finding networks", most + across),
+            ),
+        )
 
     def _calibration(self) -> Stage:
         working = max((self._signals(unit) for unit in self._units), default=0)

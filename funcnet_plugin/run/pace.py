@@ -124,11 +124,15 @@ def estimate(
     Returns:
         name of the stage -> seconds; saving is not among them.
     """
+    surveyed, request = request, request.behind_survey
     units, repair, layers = plan.prunable, request.repair, len(plan.layout.blocks)
     device, there = ("cpu", free.host) if free.gpu is None else ("cuda", free.gpu)
     whole = layers * per_token  # of one token
     forward = whole * work.tokens
     found: dict[str, float] = {}
+    if surveyed.atlas:
+        finding = sum(surveyed.networks.operations(unit, work) for unit in units)
+        found[stages.SURVEY] = 2 * forward + finding / pace
     own = PER_SAMPLE * (request.own_text > 0) * work.samples
     continued = repair.windows_to_write * work.samples
     lengths = (min(work.length, OWN_LENGTH), min(work.length, CONTINUED_LENGTH))

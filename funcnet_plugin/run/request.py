@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.repair.repair import Repair
+from funcnet_plugin.score.from_atlas import FromAtlas
+from funcnet_plugin.score.networks import Networks
 from funcnet_plugin.score.scorer import Scorer, Setting
 
 _UNITS = {"MB": 2**20, "GB": 2**30}
@@ -20,7 +22,7 @@ class Request:
         scorers: several are a union: a neuron goes only if none of them needs it.
         repair: makes up for what was cut.
         pruning_ratio, ratio_scope, allocation, align, skip_first, skip_last, ignore, own_text,
-            max_memory, seed: see `WidthPruningModifier`.
+            max_memory, atlas, seed: see `WidthPruningModifier`.
     """
 
     pruning_ratio: float
@@ -34,6 +36,7 @@ class Request:
     ignore: tuple[str, ...] = ()
     own_text: float = 0.0
     max_memory: str = ""
+    atlas: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -53,6 +56,11 @@ class Request:
                 "max_memory is for scorers that look at the signals of whole groups of samples, "
                 "such as networks, and the recipe has none; leave it out."
             )
+        if self.atlas and len([s for s in self.scorers if isinstance(s, Networks)]) != 1:
+            raise RecipeError(
+                "atlas is where the scorer networks leaves what it finds, and the recipe has no "
+                "such scorer; add networks, or leave atlas out."
+            )
         if self.own_text and "moments" not in self.needs:
             raise RecipeError(
                 "own_text is for scorers that look at activations and for the repair, and the "
@@ -63,6 +71,22 @@ class Request:
     def needs(self) -> frozenset[str]:
         """List all statistics that a part declares."""
         return frozenset(self.repair.needs).union(*(scorer.needs for scorer in self.scorers))
+
+    @property
+    def networks(self) -> Networks:
+        """Give the scorer whose networks go into the atlas."""
+        return next(scorer for scorer in self.scorers if isinstance(scorer, Networks))
+
+    @property
+    def behind_survey(self) -> Request:
+        """Give what is left to do once the atlas is there; this request where there is none."""
+        if not self.atlas:
+            return self
+        scorers = tuple(
+            FromAtlas(path=self.atlas) if isinstance(scorer, Networks) else scorer
+            for scorer in self.scorers
+        )
+        return replace(self, scorers=scorers, atlas="", max_memory="")
 
     @property
     def waits_for_all_layers(self) -> bool:
@@ -78,7 +102,8 @@ class Request:
     def measures_ahead(self) -> bool:
         """Tell whether anything is measured on the model before any layer is calibrated."""
         of_gradients = self.needs & {"weight_gradients", "output_gradients"}
-        return bool(of_gradients) or self.repair_reads_text or self.own_text > 0.0
+        reads = self.repair_reads_text or self.own_text > 0.0 or bool(self.atlas)
+        return bool(of_gradients) or reads
 
     @property
     def repair_reads_text(self) -> bool:

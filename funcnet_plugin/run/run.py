@@ -37,6 +37,7 @@ from funcnet_plugin.run.cuts import LayerCuts
 from funcnet_plugin.run.record import Record
 from funcnet_plugin.run.request import Request
 from funcnet_plugin.run.scorings import Scores, Scorings
+from funcnet_plugin.run.surveyed import check_place, leave_atlas
 from funcnet_plugin.score.union import combined
 from funcnet_plugin.screen import span
 from funcnet_plugin.text.cache import TextCache
@@ -76,6 +77,8 @@ class Run:
             ignore=request.ignore,
             one_width=request.allocation == "uniform",
         )
+        if request.atlas:
+            check_place(request)
         request.repair.check(self.plan.layout.adapter, self.plan.prunable)
         for scorer in request.scorers:
             scorer.check(self.plan.prunable, n_samples, request.setting)
@@ -123,6 +126,7 @@ class Run:
         resume: tuple[str, dict[str, Any]] | None = None,
         after_cut: Callable[[Unit], None] = lambda unit: None,
         cache: TextCache | None = None,
+        decode: Callable[[int], str] = str,
     ) -> None:
         """Check weights and text, and measure what is measured of the whole dense model.
 
@@ -133,6 +137,7 @@ class Run:
                 there, plain values; None: nothing is kept.
             after_cut: called with every unit whose shapes have changed.
             cache: of what models wrote in other runs; None: none.
+            decode: gives the text of a token, for an atlas.
 
         Raises:
             FuncnetError: one sentence on what cannot be done.
@@ -141,6 +146,8 @@ class Run:
         lengths = [len(sample) for sample in text.samples]
         for scorer in request.scorers:
             scorer.check_text(units, lengths, shared=processes is not None)
+        if processes is not None and request.atlas:
+            raise RecipeError("an atlas is left by runs of one process; leave atlas out.")
         if processes is not None and resume is not None:
             raise RecipeError("resume_dir is for runs of one process; leave it out.")
         if self.reached is not None:
@@ -149,6 +156,11 @@ class Run:
                 f"{request.ratio_scope} removed (asked: {request.pruning_ratio})"
             )
         check_finite_weights(self._model)
+        if request.atlas:
+            with self.clock.stage(stages.SURVEY):
+                blocks = self.plan.layout.blocks
+                leave_atlas(request, self._model, blocks, units, text, decode)
+            self.request = request = request.behind_survey
         self._processes, waits, todo = processes, request.waits_for_all_layers, units
         if resume is not None:
             directory, settings = resume

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SURVEY = "survey"
 OWN_TEXT = "own text"
 PREDICTIONS = "predictions of the dense model"
 GRADIENTS = "gradients"
@@ -17,8 +18,8 @@ REPAIR = "cut and repair"
 DISTILLATION = "distillation"
 SAVING = "saving"
 NAMES = (
-    OWN_TEXT, PREDICTIONS, OWN_MOMENTS, GRADIENTS, CALIBRATION, SCORING, REPAIR, DISTILLATION,
-    SAVING,
+    SURVEY, OWN_TEXT, PREDICTIONS, OWN_MOMENTS, GRADIENTS, CALIBRATION, SCORING, REPAIR,
+    DISTILLATION, SAVING,
 )  # fmt: skip
 
 

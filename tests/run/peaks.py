@@ -46,6 +46,7 @@ RECIPES = {
         "WidthPruningModifier", scorer="effect", repair="distillation", align=128
     ),
     "networks": recipe(scorer=NETWORKS, repair="none", align=128),
+    "atlas": recipe(scorer=NETWORKS, repair="none", align=128, atlas="ATLAS"),
 }
 
 
@@ -53,7 +54,7 @@ def prune(text: str, model: Path, work: Workload) -> None:
     ids = torch.randint(3, 32, (work.samples, work.length))
     oneshot(
         model=AutoModelForCausalLM.from_pretrained(model),
-        recipe=text,
+        recipe=text.replace("ATLAS", str(model / "atlas")),
         dataset=make_loader(ids, None),
         tokenizer=make_tokenizer(),
         output_dir=str(model / "pruned"),
@@ -70,7 +71,7 @@ def saved(folder: str, **shape: int) -> Path:
 def warm_up() -> None:
     small = networks(n_components=4)
     with tempfile.TemporaryDirectory() as folder:
-        text = recipe(scorer=[small, "effect"], repair=RECONSTRUCTION)
+        text = recipe(scorer=[small, "effect"], repair=RECONSTRUCTION, atlas="ATLAS")
         prune(text, saved(folder), Workload(8, 40))
     square = torch.randn(1500, 1500)
     double = square.double() @ square.double().T + 1500 * torch.eye(1500)

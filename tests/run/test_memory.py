@@ -82,7 +82,9 @@ def test_the_formula_is_what_runs_take():
 def test_stages_are_those_that_the_recipe_has(large):
     plain = needed(large)
     assert list(plain) == [stages.CALIBRATION, stages.SCORING, stages.REPAIR, stages.SAVING]
-    full = needed(large, scorers=["surgeon"], repair="reconstruction", own_text=0.25)
+    full = needed(
+        large, scorers=["surgeon", NETWORKS], repair="reconstruction", own_text=0.25, atlas="atlas"
+    )
     tuned = needed(large, repair="distillation")
     behind = [stages.REPAIR, stages.DISTILLATION, stages.SAVING]
     assert list(tuned) == [stages.PREDICTIONS, stages.CALIBRATION, stages.SCORING, *behind]

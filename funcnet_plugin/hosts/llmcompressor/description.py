@@ -17,6 +17,8 @@ from funcnet_plugin.checkpoints.provenance import since_the_first_source
 def settings_of(modifier: Modifier) -> dict[str, Any]:
     """Give the fields that describe a run: not llm-compressor's own, nor where it keeps files."""
     left_out = {*Modifier.model_fields, "resume_dir", "text_cache"}
+    if not getattr(modifier, "atlas", ""):
+        left_out.add("atlas")  # with one, networks are those of the dense model
     return {key: value for key, value in modifier.model_dump().items() if key not in left_out}
 
 

@@ -99,6 +99,10 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
     :param max_memory: for one layer's signals of one group and the copies that reducing them needs,
         like `2GB` or `500MB`; signals that do not fit are merged and truncated as they come. Empty:
         no limit.
+    :param atlas: a directory for the functional networks that the scorer `networks` finds, with
+        what moves each (`funcnet atlas`); a later run with the same model, data and networks reads
+        them there, whatever the ratio. All layers' networks are those of the dense model then.
+        Empty: nothing is kept.
     :param seed: decides random starts, random scores and the order of shuffled samples.
 
     Example recipe::
@@ -126,6 +130,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
     resume_dir: str = ""
     text_cache: str = ""
     max_memory: str = Field(default="", pattern=r"^([0-9]+(\.[0-9]+)?(MB|GB))?$")
+    atlas: str = ""
     seed: int = Field(default=0, ge=0)
 
     _run: Run = PrivateAttr()
@@ -160,7 +165,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
         scorers = self.scorer if isinstance(self.scorer, list) else [self.scorer]
         others = (
             "pruning_ratio", "ratio_scope", "own_text", "allocation", "align", "skip_first",
-            "skip_last", "max_memory", "seed",
+            "skip_last", "max_memory", "atlas", "seed",
         )  # fmt: skip
         return Request(
             scorers=tuple(map(SCORERS.make, scorers)),
@@ -221,7 +226,9 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
         self._when_the_run_ends(run.close)
         with eval_context(model):  # the pipeline sees to that in its own passes only
             announce(run, model, self._text)
-            run.begin(self._text, processes, resume, after_cut=_renew, cache=cache)
+            run.begin(
+                self._text, processes, resume, after_cut=_renew, cache=cache, decode=_decode()
+            )
         return True
 
     def _read(self, calibration: Any, model: torch.nn.Module) -> Text:
@@ -306,6 +313,14 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
             kept_widths=plan.layout.widths,
             measured=checkpoint.by_figure(self._run.reports) | self._run.tuned,
         )
+
+
+def _decode() -> Callable[[int], str]:
+    """Find what gives the text of a token; its number where the run has no tokenizer."""
+    tokenizer = getattr(running(), "tokenizer", None)
+    if not hasattr(tokenizer, "decode"):
+        return str
+    return lambda token: tokenizer.decode([token])
 
 
 def _renew(unit: Unit) -> None:
