@@ -11,8 +11,10 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
+
+from scipy import stats
 
 ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "benchmarks" / "results" / "real.jsonl"
@@ -29,30 +31,75 @@ Perplexity is per token, relative to the dense model's, in windows as long as th
 8192 tokens of each text; gm is the geometric mean over the four texts. Tasks are zero-shot, in
 lm-eval's wording: accuracy, and accuracy by likelihood per character for HellaSwag, ARC challenge
 and OpenBookQA. "lost" is the mean of the tasks below the dense model's, in points, ± the standard
-error of one model's mean. Percent are of all parameters. A method is run as published;
+error of one model's mean; "above chance" counts only what stands above guessing, for the dense
+model is below it in some tasks. Percent are of all parameters. A method is run as published;
 `-own-text` after its name means that it has the text and the repair of `best`, and `random-or-`
 before it that random numbers stand in the place of functional networks. Seconds are of one thread,
 beside another run on a machine of two cores; "-" where more ran.
 """
+# What guessing gives; LAMBADA's answers are open.
+CHANCE = {
+    "piqa": 0.5, "hellaswag": 0.25, "winogrande": 0.5, "arc_easy": 0.25, "arc_challenge": 0.25,
+    "openbookqa": 0.25, "boolq": 0.5, "lambada": 0.0,
+}  # fmt: skip
+COSTS = ("seconds", "peak_mb", "tokens_per_second")
+NETWORKS, RANDOM = "default", "random-or-default"
 
 
 def page(rows: Sequence[Row]) -> str:
     """Write the page."""
     parts = [INTRODUCTION]
-    for about in _distinct(
-        (row["model"], row["text"], row["window"], row["limit"]) for row in rows
-    ):
-        model, text, window, limit = about
-        same = [
-            row for row in rows if (row["model"], row["text"], row["window"], row["limit"]) == about
-        ]
+    for about in _distinct((row["model"], row["text"], row["window"]) for row in rows):
+        model, text, window = about
+        same = [row for row in rows if (row["model"], row["text"], row["window"]) == about]
         parts.append(f"## {model}, calibrated on {text}, windows of {window} tokens\n")
         dense = next(row for row in same if row["method"] == "dense")
         parts += ["Text:\n", _texts(same, dense)]
         if dense["tasks"]:
-            parts += [f"Tasks, the first {limit} questions of each:\n", _tasks(same, dense, limit)]
+            limit, scored = dense["limit"], [row for row in same if row.get("tasks")]
+            parts += [
+                f"Tasks, the first {limit} questions of each:\n", _tasks(scored, dense, limit)
+            ]  # fmt: skip
+        if against := _against_random(same):
+            parts += [AGAINST, against]
         parts += ["What it took:\n", _cost(same)]
     return "\n".join(parts)
+
+
+AGAINST = """Functional networks against random numbers in their place, all else alike: perplexity
+relative to that of the random ones, geometric mean over the seeds, and where 95% of such means lie
+(Student's t, of logarithms):
+"""
+
+
+def _against_random(rows: Sequence[Row]) -> str:
+    """Compare the recipe with its control, seed by seed; nothing with fewer than two seeds."""
+    by_key = {(r["method"], r["ratio"], r["seed"]): r for r in _pruned(rows)}
+    lines = []
+    for ratio in sorted({ratio for _, ratio, _ in by_key}):
+        seeds = sorted(s for m, r, s in by_key if m == NETWORKS and r == ratio)
+        pairs = [
+            (by_key[NETWORKS, ratio, s], by_key[RANDOM, ratio, s])
+            for s in seeds
+            if (RANDOM, ratio, s) in by_key
+        ]
+        if len(pairs) < 2:
+            continue
+        cells = []
+        for key in ("gm", *pairs[0][0]["perplexity"]):
+            logs = [math.log(_figure(a, key) / _figure(b, key)) for a, b in pairs]
+            width = float(stats.t.ppf(0.975, len(logs) - 1)) * stdev(logs) / math.sqrt(len(logs))
+            low, high = (math.exp(mean(logs) + sign * width) for sign in (-1, 1))
+            cells.append(f"{math.exp(mean(logs)):.3f} ({low:.2f} to {high:.2f})")
+        lines.append([f"{100 * ratio:.0f}%", str(len(pairs)), *cells])
+    if not lines:
+        return ""
+    texts = list(_pruned(rows)[0]["perplexity"])
+    return _table(["ratio", "seeds", "gm", *texts], lines)
+
+
+def _figure(row: Row, key: str) -> float:
+    return row["gm"] if key == "gm" else row["perplexity"][key]
 
 
 def _texts(rows: Sequence[Row], dense: Row) -> str:
@@ -71,10 +118,18 @@ def _tasks(rows: Sequence[Row], dense: Row, limit: int) -> str:
         scores = [row["tasks"][task] for task in tasks]
         error = math.sqrt(sum(p * (1 - p) / limit for p in scores)) / len(scores)
         lost = f"{100 * (mean(dense['tasks'].values()) - mean(scores)):.1f} ± {100 * error:.1f}"
+        over = f"{100 * (_above_chance(dense) - _above_chance(row)):.1f}"
         shown = [f"{100 * score:.1f}" for score in [*scores, mean(scores)]]
-        lines.append([*_name(row), *shown, "-" if row is dense else lost])
+        lines.append([*_name(row), *shown, *(["-", "-"] if row is dense else [lost, over])])
     names = [task.removeprefix("real_") for task in tasks]
-    return _table(["method", "cut", *names, "mean", "lost"], lines)
+    return _table(["method", "cut", *names, "mean", "lost", "above chance"], lines)
+
+
+def _above_chance(row: Row) -> float:
+    """Average over tasks what stands above guessing."""
+    return mean(
+        max(score - CHANCE[task.removeprefix("real_")], 0.0) for task, score in row["tasks"].items()
+    )
 
 
 def _cost(rows: Sequence[Row]) -> str:
@@ -82,8 +137,7 @@ def _cost(rows: Sequence[Row]) -> str:
         [
             *_name(row),
             f"{row['parameters'] / 1e6:.1f}M",
-            *(f"{row[key]:.0f}" if key in row else "-" for key in ("seconds", "peak_mb")),
-            f"{row['tokens_per_second']:.0f}",
+            *(f"{row[key]:.0f}" if key in row else "-" for key in COSTS),
         ]
         for row in rows
         if "parameters" in row

@@ -49,11 +49,6 @@ TASKS: dict[str, dict[str, Any]] = {
         "metric_list": [ACC],
     },
 }  # fmt: skip
-# What guessing gives; LAMBADA's answers are open.
-CHANCE = {
-    "piqa": 0.5, "hellaswag": 0.25, "winogrande": 0.5, "arc_easy": 0.25, "arc_challenge": 0.25,
-    "openbookqa": 0.25, "boolq": 0.5, "lambada": 0.0,
-}  # fmt: skip
 
 
 def write_real_tasks(data: Path, folder: Path) -> list[str]:
