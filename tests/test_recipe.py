@@ -69,6 +69,7 @@ def test_the_paper_recipe_states_every_setting_of_the_method():
     assert left_out - host == {
         "ignore",  # none
         "max_memory",  # no part of the method
+        "atlas",
         "resume_dir",
         "text_cache",
         "own_text",  # all text is given
