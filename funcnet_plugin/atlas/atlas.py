@@ -23,7 +23,7 @@ class Network:
     """Names one network and says what was found of it.
 
     Attributes:
-        name: `L3.N17`: the number 17 of layer 3, the strongest being 0; `W3-5.N17` of layers 3 to
+        name: `L3.N17`: the number 17 of layer 3, the strongest being 0; `L3-5.N17` of layers 3 to
             5, `ALL.N17` of all layers.
         block: what stands before the dot.
         number: what stands behind it.

@@ -19,7 +19,11 @@ def atlas(
     out: Annotated[Path, typer.Option(help="New directory for the atlas.")],
     components: Annotated[int, typer.Option(min=2, help="Networks of each layer.")] = 64,
     strategy: Annotated[
-        str, typer.Option(help="local: networks within layers; global: across all layers.")
+        str,
+        typer.Option(
+            help="local: networks within layers; windows: across three neighbouring layers; "
+            "global: across all."
+        ),
     ] = "local",
     set_: Annotated[
         list[str] | None,

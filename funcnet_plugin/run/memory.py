@@ -8,6 +8,7 @@ the GPU.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -174,7 +175,7 @@ class _Counting:
         networks, setting, work = self._surveyed.networks, self._surveyed.setting, self._work
         most = max((networks.working_bytes(u, work, setting) for u in self._units), default=0)
         across = networks.across_bytes(self._units, work)
-        n_blocks = 1 if networks.across_layers else len(self._units)
+        n_blocks = 1 if networks.window is None else math.ceil(len(self._units) / networks.window)
         count = n_blocks * networks.n_components
         signals = sum(len(networks.signals_of(unit)) * unit.width for unit in self._units)
         # of every group one start, and all of one block are compared

@@ -41,12 +41,14 @@ class NetworkScorer(Scorer):
         count for the repair only.
     :param signals: `act` (activated gate), `up` (up projection), or both; an ungated MLP has `act`
         only.
-    :param strategy: `local`, networks within a layer; or `global`, networks across all layers, with
-        scores that can be compared across layers (`allocation: threshold` uses that).
-        `n_components` then counts all layers' networks together. Each group is reduced along its
-        time axis as the layers pass, the ICA follows the last, and only then is anything cut, so
-        all layers are measured on the dense model. Memory beyond `local`: per group
-        3 * n_components * (tokens of the group + signals of all layers) float32.
+    :param strategy: `local`, networks within a layer; `windows`, networks across a few
+        neighbouring layers; or `global`, across all layers, with scores that can be compared
+        across layers (`allocation: threshold` uses that). `n_components` counts the networks of a
+        window, or of all layers, together. Across layers each group is reduced along its time axis
+        as the layers pass, the ICA follows the last, and only then is anything cut, so all layers
+        are measured on the dense model. Memory beyond `local`: per group
+        3 * n_components * (tokens of the group + signals of its layers) float32.
+    :param layers_per_window: of `windows`: layers 0 to 2 make the first window, and so on.
     :param aggregate: over groups, `max` (the paper) or `mean` (depends less on the starts).
     :param decomposer: finds the networks of one group: `canica` (ours), `nilearn` (nilearn's own
         code, the slow reference), or one that another package brings; with its parameters.
@@ -57,7 +59,8 @@ class NetworkScorer(Scorer):
     n_components: int = Field(default=128, ge=2)
     samples_per_group: int = Field(default=40, ge=1)
     signals: list[Literal["act", "up"]] = Field(default=["act", "up"], min_length=1, max_length=2)
-    strategy: Literal["local", "global"] = "local"
+    strategy: Literal["local", "windows", "global"] = "local"
+    layers_per_window: int = Field(default=3, ge=2)
     aggregate: Literal["max", "mean"] = "mean"
     decomposer: Decomposer = Field(default="canica", validate_default=True)
 
@@ -78,7 +81,12 @@ class NetworkScorer(Scorer):
 
     @property
     def across_layers(self) -> bool:
-        return self.strategy == "global"
+        return self.strategy != "local"
+
+    @property
+    def window(self) -> int | None:
+        """Say how many layers are decomposed together; None for all."""
+        return {"local": 1, "windows": self.layers_per_window, "global": None}[self.strategy]
 
     def decided(self, setting: Setting) -> NetworkScorer:
         """Decide what the recipe leaves to the number of groups, such as starts of the ICA."""
@@ -118,7 +126,7 @@ class NetworkScorer(Scorer):
             return
         if self.across_layers:
             raise RecipeError(
-                "max_memory bounds strategy: local; with strategy: global lower n_components, "
+                f"max_memory bounds strategy: local; with {self.strategy} lower n_components, "
                 "samples_per_group or the number of samples instead (see the scorer's docstring)."
             )
         if not self.decomposer.takes_truncated:

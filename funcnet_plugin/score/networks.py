@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from funcnet_plugin.plugins import hookimpl
-from funcnet_plugin.score.global_networks import GlobalNetworks
+from funcnet_plugin.score.across_layers import NetworksAcrossLayers
 from funcnet_plugin.score.groups import Found
 from funcnet_plugin.score.local_networks import LocalNetworks
 from funcnet_plugin.score.network_scorer import NetworkScorer
@@ -22,7 +22,7 @@ class Networks(NetworkScorer):
         Args:
             found: is told of the networks of each group, as they are found.
         """
-        way = GlobalNetworks if self.across_layers else LocalNetworks
+        way = NetworksAcrossLayers if self.across_layers else LocalNetworks
         return way(self.decided(setting), setting, found)
 
 

@@ -82,5 +82,7 @@ class Search:
 
     def _found(self, group: GroupNetworks) -> None:
         layers = list(group.layers)
-        name = f"L{layers[0]}" if len(layers) == 1 else "ALL"
+        name = f"L{layers[0]}" if len(layers) == 1 else f"L{layers[0]}-{layers[-1]}"
+        if self._scorer.window is None:
+            name = "ALL"
         self._groups.setdefault(name, []).append(group)

@@ -17,7 +17,7 @@ from tests.hosting import networks, recipe, run
 from tests.surveys import survey_of
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
-STRATEGIES = ["local", "global"]
+STRATEGIES = ["local", "windows", "global"]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.run import ahead
 from funcnet_plugin.run.scorings import Scorings
-from funcnet_plugin.score.global_networks import GlobalNetworks
+from funcnet_plugin.score.across_layers import NetworksAcrossLayers
 from funcnet_plugin.text import own
 from tests.hosting import as_dataset, loader, networks, recipe, run
 
@@ -161,7 +161,7 @@ def test_another_ratio_of_one_cut_measures_nothing_again(fresh, texts, tmp_path,
         raise AssertionError("measured again")
 
     monkeypatch.setattr(Scorings, "of_layer", refuse)
-    monkeypatch.setattr(GlobalNetworks, "_decompose", refuse)
+    monkeypatch.setattr(NetworksAcrossLayers, "_decompose", refuse)
     monkeypatch.setattr(ahead, "weight_gradients", refuse)
     monkeypatch.setattr(ahead, "output_gradients", refuse)
     monkeypatch.setattr(ahead, "moments_of", refuse)

@@ -20,17 +20,17 @@ def pruned(fresh, texts, out, **fields):
     return read_kept(out)
 
 
-@pytest.mark.parametrize("strategy", ["local", "global"])
+@pytest.mark.parametrize("strategy", ["local", "windows", "global"])
 @pytest.mark.parametrize("allocation", ["uniform", "threshold"])
 def test_the_run_is_the_one_that_takes_its_atlas(fresh, texts, tmp_path, strategy, allocation):
     atlas = tmp_path / "atlas"
-    scorer = networks({"n_init": 2}, strategy=strategy)
+    scorer = networks({"n_init": 2}, strategy=strategy, layers_per_window=2)
     fields = {"allocation": allocation, "repair": "least_squares"}
     left = pruned(fresh, texts, tmp_path / "left", scorer=scorer, atlas=str(atlas), **fields)
     taken = {"name": "atlas", "path": str(atlas)}
     assert left == pruned(fresh, texts, tmp_path / "taken", scorer=taken, **fields)
     found = read_atlas(atlas)
-    assert len(found.networks) == (18 if strategy == "local" else 6)
+    assert len(found.networks) == {"local": 18, "windows": 12, "global": 6}[strategy]
     assert found.facts["model"]["widths"] == [48, 48, 48]
 
 

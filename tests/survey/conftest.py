@@ -48,9 +48,9 @@ def standardised_signals(model, batches) -> list[Tensor]:
     return [(x - x.mean(0)) / x.std(0, correction=0) for x in whole]
 
 
-@pytest.fixture(scope="package", params=["local", "global"])
+@pytest.fixture(scope="package", params=["local", "windows", "global"])
 def surveyed(request, texts) -> Surveyed:
     model = make_llama()
-    found = survey_of(model, texts, starts=4, cut=0.0, strategy=request.param)
+    found = survey_of(model, texts, starts=4, cut=0.0, strategy=request.param, layers_per_window=2)
     text = Text.read(loader(texts))
     return Surveyed(model, text, found, standardised_signals(model, loader(texts)))

@@ -44,7 +44,8 @@ def joined(surveyed, block: str) -> torch.Tensor:
 def test_blocks_are_layers_or_all_of_them(surveyed):
     atlas = surveyed.found.atlas
     strategy = atlas.facts["settings"]["scorer"]["strategy"]
-    assert list(atlas.blocks) == (["L0", "L1", "L2"] if strategy == "local" else ["ALL"])
+    names = {"local": ["L0", "L1", "L2"], "windows": ["L0-1", "L2"], "global": ["ALL"]}
+    assert list(atlas.blocks) == names[strategy]
     for name, networks in atlas.blocks.items():
         assert [n.name for n in networks] == [f"{name}.N{i}" for i in range(6)]
 

@@ -7,9 +7,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from funcnet_plugin.adapters import bind
+from funcnet_plugin.atlas import Atlas
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.ica import canica
+from funcnet_plugin.measure.text import Text
 from funcnet_plugin.score.groups import map_scores
+from funcnet_plugin.score.parts import SCORERS
+from funcnet_plugin.score.scorer import Setting
+from funcnet_plugin.survey import survey
 from tests.hosting import loader, logits, networks, recipe, run
 from tests.hosts.llmcompressor.test_quantization import W8A8
 
@@ -32,6 +37,35 @@ def dense_signals(model, texts) -> list[torch.Tensor]:
         torch.cat([torch.cat(seen[block.index, m]) for m in (block.activation, block.up)], dim=1)
         for block in bind(model).blocks
     ]
+
+
+@pytest.mark.parametrize("aggregate", ["max", "mean"])
+def test_a_window_is_what_all_layers_would_be_if_there_were_no_others(fresh, texts, aggregate):
+    """Layers 0 and 1 together, and layer 2."""
+    model = fresh()
+    units, text = bind(model).blocks, Text.read(loader(texts))
+
+    def surveyed(layers, **strategy) -> Atlas:
+        scorer = SCORERS.make(networks({"n_init": 2}, aggregate=aggregate, **strategy))
+        wanted = [units[i] for i in layers]
+        return survey(model, units, text, scorer, Setting(), wanted=wanted).atlas
+
+    windows = surveyed([0, 1, 2], strategy="windows", layers_per_window=2)
+    assert list(windows.blocks) == ["L0-1", "L2"]
+    for layers in ([0, 1], [2]):
+        alone = surveyed(layers, strategy="global")
+        assert alone.scores.keys() == set(layers)
+        for layer, score in alone.scores.items():
+            assert torch.equal(windows.scores[layer], score)
+    reports = {block["name"]: block["groups"] for block in windows.facts["blocks"]}
+    assert reports == {"L0-1": 2, "L2": 2}
+
+
+def test_windows_through_oneshot(fresh, texts, tmp_path):
+    scorer = networks(strategy="windows", layers_per_window=2)
+    model = run(fresh(), texts, recipe(scorer=scorer), output_dir=str(tmp_path / "out"))
+    outside = model.config.functional_network["measured"]["outside_strongest_layer"]
+    assert outside[0] == outside[1] > 0.0 == outside[2]
 
 
 @pytest.mark.parametrize("allocation", ["uniform", "threshold"])

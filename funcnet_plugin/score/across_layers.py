@@ -1,4 +1,4 @@
-"""Finds networks across all layers: one decomposition per group of samples.
+"""Finds networks across layers: one decomposition per window of layers and group of samples.
 
 Calibration goes through the model layer by layer, all samples each time. So every group is reduced
 along its time axis as the layers pass (`LayeredSignals`), and the ICA of all groups comes when the
@@ -31,14 +31,14 @@ from funcnet_plugin.score.network_scorer import NetworkScorer
 from funcnet_plugin.score.scorer import Evidence, Scoring, Setting
 
 
-class GlobalNetworks(Scoring):
-    """Scores the neurons of all layers by networks that reach over them.
+class NetworksAcrossLayers(Scoring):
+    """Scores neurons by networks that reach over several layers, or all.
 
     Args:
         found: is told of the networks of each group.
 
     Attributes:
-        reports: one for each group, over all layers.
+        reports: first layer of a window -> one for each group.
     """
 
     scorer: NetworkScorer
@@ -46,8 +46,8 @@ class GlobalNetworks(Scoring):
     def __init__(self, scorer: NetworkScorer, setting: Setting, found: Found | None = None) -> None:
         super().__init__(scorer, setting)
         self._found = found
-        self.reports: list[GroupReport] = []
-        self._groups: list[LayeredSignals] = []
+        self.reports: dict[int, list[GroupReport]] = {}
+        self._groups: dict[int, list[LayeredSignals]] = {}
         self._scores: dict[int, Tensor] = {}
         self._n_signals: dict[int, int] = {}
         self._n_rows = 3 * scorer.n_components
@@ -55,7 +55,13 @@ class GlobalNetworks(Scoring):
     def watch(self, unit: Unit) -> LayerFeed:
         names = self.scorer.signals_of(unit)
         self._n_signals[unit.index] = len(names)
+        self.reports.setdefault(self.window_of(unit.index), [])
         return LayerFeed(self, unit.index, names)
+
+    def window_of(self, layer: int) -> int:
+        """Give the number of the layer that the window of a layer begins with."""
+        n = self.scorer.window
+        return 0 if n is None else layer // n * n
 
     def score(self, evidence: Evidence) -> None:
         self.scorer.check_groups_seen(evidence.watch)
@@ -65,36 +71,43 @@ class GlobalNetworks(Scoring):
 
     def add_group(self, number: int, layer: int, blocks: list[Tensor]) -> None:
         """Take in the signals of one layer for one group."""
-        if number == len(self._groups):
-            self._groups.append(LayeredSignals(self._n_rows))
+        groups = self._groups.setdefault(self.window_of(layer), [])
+        if number == len(groups):
+            groups.append(LayeredSignals(self._n_rows))
         with ticking(f"reducing signals of layer {layer}, group {number + 1}"):
-            self._groups[number].add(layer, standardise(blocks))
+            groups[number].add(layer, standardise(blocks))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Give the groups as far as the layers have come, and the scores once they are found."""
         tensors = {f"score/{layer}": score for layer, score in self._scores.items()}
-        facts = []
-        for number, group in enumerate(self._groups):
-            mine, variance = group.state()
-            tensors |= {f"{number}/{key}": value for key, value in mine.items()}
-            facts.append(variance)
-        return tensors, {"variances": facts, "reports": [asdict(r) for r in self.reports]}
+        variances: dict[str, list[float]] = {}
+        for window, groups in self._groups.items():
+            for number, group in enumerate(groups):
+                mine, variance = group.state()
+                tensors |= {f"{window}/{number}/{key}": value for key, value in mine.items()}
+                variances.setdefault(str(window), []).append(variance)
+        reports = {str(w): [asdict(r) for r in found] for w, found in self.reports.items()}
+        return tensors, {"variances": variances, "reports": reports}
 
     def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Take over what `state` gave."""
-        self._groups = []
-        for number, variance in enumerate(facts["variances"]):
-            group = LayeredSignals(self._n_rows)
-            prefix = f"{number}/"
-            mine = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            group.load_state(mine, variance)
-            self._groups.append(group)
+        self._groups = {}
+        for window, variances in facts["variances"].items():
+            for number, variance in enumerate(variances):
+                group = LayeredSignals(self._n_rows)
+                start = f"{window}/{number}/"
+                mine = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+                group.load_state(mine, variance)
+                self._groups.setdefault(int(window), []).append(group)
         self._scores = {
             int(key.removeprefix("score/")): tensor
             for key, tensor in tensors.items()
             if key.startswith("score/")
         }
-        self.reports = [GroupReport.from_state(report) for report in facts["reports"]]
+        self.reports = {
+            int(window): [GroupReport.from_state(report) for report in found]
+            for window, found in facts["reports"].items()
+        }
 
     def scores(self, processes: Processes | None = None) -> dict[int, Tensor]:
         """Run the ICA of all groups.
@@ -106,17 +119,21 @@ class GlobalNetworks(Scoring):
             layer -> (width,), float64, comparable across layers.
         """
         logger.info("all layers were measured; finding networks across them")
-        for _ in bar(range(len(self._groups)), "networks across layers", "group"):
-            self._decompose(self._groups.pop(0))
+        todo = [window for window, groups in self._groups.items() for _ in groups]
+        for window in bar(todo, "networks across layers", "group"):
+            self._decompose(window, self._groups[window].pop(0))
+        self._groups.clear()
         aggregate = self.scorer.aggregate
         if processes is not None:
-            self._scores, self.reports = over_groups(
-                self._scores, self.reports, aggregate, processes
-            )
-        n = len(self.reports) if aggregate == "mean" else 1
-        return {layer: score / n for layer, score in self._scores.items()}
+            for window, reports in self.reports.items():
+                mine = {i: s for i, s in self._scores.items() if self.window_of(i) == window}
+                merged, self.reports[window] = over_groups(mine, reports, aggregate, processes)
+                self._scores |= merged
+        if aggregate != "mean":
+            return self._scores
+        return {i: s / len(self.reports[self.window_of(i)]) for i, s in self._scores.items()}
 
-    def _decompose(self, group: LayeredSignals) -> None:
+    def _decompose(self, window: int, group: LayeredSignals) -> None:
         n_tokens = group.n_tokens
         C, columns, explained = group.reduce(self.scorer.n_components)
         del group
@@ -145,7 +162,7 @@ class GlobalNetworks(Scoring):
                 self._scores[layer] = torch.maximum(before, score)
             else:
                 self._scores[layer] = before + score
-        self.reports.append(
+        self.reports[window].append(
             GroupReport(
                 n_tokens,
                 white.shape[0],
@@ -160,7 +177,7 @@ class GlobalNetworks(Scoring):
 class LayerFeed:
     """Gathers the samples of one layer into groups; stands where `NetworkWatch` does."""
 
-    def __init__(self, networks: GlobalNetworks, index: int, names: list[str]) -> None:
+    def __init__(self, networks: NetworksAcrossLayers, index: int, names: list[str]) -> None:
         self._networks, self._index, self._names = networks, index, names
         self._blocks: list[Tensor] = []
         self.n_groups = 0
@@ -194,5 +211,5 @@ class LayerFeed:
 
     @property
     def reports(self) -> list[GroupReport]:
-        """Give those of all layers together: there is one decomposition per group."""
-        return self._networks.reports
+        """Give those of the layer's window: there is one decomposition per group."""
+        return self._networks.reports[self._networks.window_of(self._index)]
