@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -14,21 +15,21 @@ from funcnet_plugin.atlas import Atlas, read_atlas
 from funcnet_plugin.atlas.atlas import MEMBER
 from funcnet_plugin.atlas.checks import check_weights, check_widths
 from funcnet_plugin.bars import bar
+from funcnet_plugin.checkpoints.loading import load_tokenizer
 from funcnet_plugin.errors import AtlasError, FuncnetError, NumbersError
 from funcnet_plugin.evaluation.lm_eval_tasks import Tasks
 from funcnet_plugin.evaluation.perplexity import perplexity, text_windows
-from funcnet_plugin.evaluation.rows import KeptRows, Row, every_row
+from funcnet_plugin.evaluation.rows import KeptRows, Row
+from funcnet_plugin.inspection import inspect_model
 from funcnet_plugin.lesions import Lesion, lesion_of, select
 from funcnet_plugin.lesions.choice import HURTING, hurting
 from funcnet_plugin.lesions.controls import random_like
-from funcnet_plugin.lesions.effects import effects
+from funcnet_plugin.lesions.effects import read_effects
 from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.output import check_directory
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-ROWS = "rows.jsonl"
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,13 @@ def lesion_study(
     known = read_atlas(atlas)
     lesions = _lesions(known, study)
     tasks = Tasks(study.tasks, study.include_path, study.limit)
-    from funcnet_plugin.checkpoints.loading import load_tokenizer
-
+    window = min(study.window, inspect_model(model).max_length or study.window)
     tokenizer = load_tokenizer(model)
     texts = {
-        name: text_windows(file, study.text_column, tokenizer, study.window, study.windows)
+        name: text_windows(file, study.text_column, tokenizer, window, study.windows)
         for name, file in study.texts.items()
     }
-    rows = KeptRows(out / ROWS)
+    rows = KeptRows(out / "rows.jsonl")
     bench = _Bench(model, study.model_args, known, str(atlas), texts, tasks)
     common = {
         "model": known.facts["model"]["fingerprint"],
@@ -133,44 +133,42 @@ def lesion_study(
         for draw in (None, *range(study.draws))
     ]
     for label, key, lesion, draw in bar(todo, "lesions", "lesion"):
-        if draw is None:
-            done = lesion
-        else:
-            done = lesion.of_others(random_like(lesion.neurons, widths, _seed(study, label, draw)))
-        about = {"neurons": lesion.n_neurons, "share": lesion.share}
-        found.append(once({"lesion": label, "draw": draw, **key, **about}, done))
+        key = {"lesion": label, "draw": draw, **key}
+        key |= {"neurons": lesion.n_neurons, "share": lesion.share}
+        if draw is not None:
+            key["seed"] = study.seed
+            others = random_like(lesion.neurons, widths, _seed(study, label, draw))
+            lesion = lesion.of_others(others)
+        found.append(once(key, lesion))
     return found
 
 
 def _lesions(atlas: Atlas, study: Study) -> dict[str, tuple[Row, Lesion]]:
     """Make every lesion of a study, by a label that says how it differs from the others."""
     found: dict[str, tuple[Row, Lesion]] = {}
-    sets = study.sets or list(atlas.networks)
-    for text in sets:
+    for text, mode, threshold in product(_sets(atlas, study), study.modes, study.thresholds):
         names = _names(atlas, text, study.chosen_by)
-        for mode in study.modes:
-            gains = (study.gains or (None,)) if mode == "amplify" else (None,)
-            for gain in gains:
-                for threshold in study.thresholds:
-                    add = study.add if mode == "amplify" else None
-                    try:
-                        lesion = lesion_of(
-                            atlas, names, mode, gain=gain, add=add, threshold=threshold
-                        )
-                    except AtlasError:
-                        if study.sets:
-                            raise
-                        continue  # of all networks, those that have members
-                    label = _label(text, mode, gain, threshold, study)
-                    key = {
-                        "networks": names, "mode": mode, "gain": lesion.gain, "add": lesion.add,
-                        "threshold": threshold,
-                    }  # fmt: skip
-                    found[label] = (key, lesion)
+        amplified = mode == "amplify"
+        for gain in (study.gains or (None,)) if amplified else (None,):
+            add = study.add if amplified else None
+            lesion = lesion_of(atlas, names, mode, gain=gain, add=add, threshold=threshold)
+            key = {
+                "networks": names, "mode": mode, "gain": lesion.gain, "add": lesion.add,
+                "threshold": threshold,
+            }  # fmt: skip
+            found[_label(text, mode, gain, threshold, study)] = (key, lesion)
+    return found
+
+
+def _sets(atlas: Atlas, study: Study) -> Sequence[str]:
+    """Give the sets of a study; every network that has members if it names none."""
+    if study.sets:
+        return study.sets
+    highest = max(study.thresholds)
+    found = [name for name in atlas.networks if atlas.neurons([name], highest)]
     if not found:
         raise AtlasError(
-            f"no network has members with entries of {min(study.thresholds):g} and more; lower "
-            "the threshold."
+            f"no network has members with entries of {highest:g} and more; lower the threshold."
         )
     return found
 
@@ -183,14 +181,13 @@ def _names(atlas: Atlas, text: str, chosen_by: Path | None) -> list[str]:
             f"{text} chooses by an earlier study of single networks; name its directory with "
             "--chosen-by."
         )
-    rows = [row for row in every_row(chosen_by / ROWS) if row["mode"] in (None, "zero")]
-    single = [row for row in rows if len(row["networks"]) < 2]
+    single = {k: v for k, v in read_effects(chosen_by).items() if k in atlas.networks}
     if not single:
         raise AtlasError(
-            f"{chosen_by} holds no study of single networks; make one with funcnet lesion without "
-            "--lesion."
+            f"{chosen_by} holds no study of single networks of this atlas; make one with funcnet "
+            "lesion without --lesion."
         )
-    return [atlas.network(name).name for name in hurting(effects(single), text)]
+    return hurting(single, text)
 
 
 def _label(text: str, mode: str, gain: float | None, threshold: float, study: Study) -> str:

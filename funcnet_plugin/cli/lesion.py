@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -80,7 +79,7 @@ def lesion(
     --mode zero --mode keep --task piqa --limit 200 --text wiki=test.jsonl`
     """
     from funcnet_plugin.lesioning import Study, lesion_study
-    from funcnet_plugin.lesions.effects import effects
+    from funcnet_plugin.lesions.effects import as_plain, effects, write_effects
 
     study = Study(
         sets=lesion_ or (),
@@ -103,13 +102,9 @@ def lesion(
     with stdout_for_json(as_json):
         rows = lesion_study(model, atlas, out, study)
     found = effects(rows)
-    plain = {
-        label: {name: asdict(e) | {"beyond_chance": e.beyond_chance} for name, e in of.items()}
-        for label, of in found.items()
-    }
-    (out / "effects.json").write_text(json.dumps(plain, indent=1) + "\n")
+    write_effects(out, found)
     if as_json:
-        print(json.dumps(plain, indent=2))
+        print(json.dumps(as_plain(found), indent=2))
         return
     _show(rows, found, out)
 

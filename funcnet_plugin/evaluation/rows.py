@@ -38,11 +38,6 @@ class KeptRows:
             file.write(json.dumps(entry) + "\n")
 
 
-def every_row(path: Path) -> list[Row]:
-    """List the rows of a file, in their order; none where there is no file."""
-    return list(_read(path).values())
-
-
 def versions() -> dict[str, str]:
     """List the packages that decide what a row holds, and their versions."""
     return {name: version(name) for name in _PACKAGES}

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from scipy import stats
 
+from funcnet_plugin.disk import saying_full
+from funcnet_plugin.errors import AtlasError
+
+FILE = "effects.json"
 _LEVEL = 0.95
 
 
@@ -83,6 +89,45 @@ def effects(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Effect]]:
             for name, value in row[kind].items()
         }
     return found
+
+
+def write_effects(directory: Path, found: Mapping[str, Mapping[str, Effect]]) -> None:
+    """Write what a study found, for people and for `read_effects`.
+
+    Args:
+        directory: of the study.
+        found: see `effects`.
+    """
+    content = as_plain(found)
+    with saying_full(directory):
+        (directory / FILE).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def as_plain(found: Mapping[str, Mapping[str, Effect]]) -> dict[str, Any]:
+    """Give plain values of effects."""
+    return {
+        label: {name: asdict(e) | {"beyond_chance": e.beyond_chance} for name, e in of.items()}
+        for label, of in found.items()
+    }
+
+
+def read_effects(directory: Path) -> dict[str, dict[str, Effect]]:
+    """Read what a study found.
+
+    Raises:
+        AtlasError: there is none, or it is not of this form.
+    """
+    known = [field.name for field in fields(Effect)]
+    try:
+        content = json.loads((directory / FILE).read_text())
+        return {
+            label: {name: Effect(**{k: e[k] for k in known}) for name, e in of.items()}
+            for label, of in content.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AtlasError(
+            f"{directory} holds no study of lesions ({error}); make one with funcnet lesion."
+        ) from error
 
 
 def dissociations(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from funcnet_plugin.atlas import Atlas, read_atlas
 from funcnet_plugin.atlas.files import read_contexts, read_courses
 from funcnet_plugin.errors import AtlasError
+from funcnet_plugin.lesions.effects import as_plain, read_effects
 
 _MOST, _LEAST = 5, 2  # contexts of a network, of those that move it most and least
 _FIGURES = (
@@ -45,7 +45,7 @@ def content_of(
     for row in read_contexts(atlas):
         by_network[row["network"]].append(row)
     names = list(known.blocks)
-    effects = None if lesions is None else _effects(lesions)
+    effects = None if lesions is None else as_plain(read_effects(lesions))
     return {
         "model": {k: known.facts["model"][k] for k in ("source", "architecture", "widths")},
         "data": {k: known.facts["data"][k] for k in ("samples", "tokens")},
@@ -92,16 +92,6 @@ def connectivity(courses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: torch.corrcoef(course.T) if course.shape[1] > 1 else torch.ones(1, 1)
         for name, course in blocks.items()
     }
-
-
-def _effects(directory: Path) -> dict[str, Any]:
-    path = directory / "effects.json"
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise AtlasError(
-            f"{directory} holds no study of lesions ({error}); make one with funcnet lesion."
-        ) from error
 
 
 def _shown(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

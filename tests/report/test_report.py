@@ -21,13 +21,13 @@ from tests.surveys import survey_of
 MARKUP = "</script><img src=x onerror='window.harmed=1'>\u2028 & \"'"
 EFFECTS = {
     "L0.N1": {
-        "task/sort": {"change": -0.4, "control": 0.0, "low": -0.1, "high": 0.1,
+        "task/sort": {"value": 0.5, "change": -0.4, "control": 0.0, "low": -0.1, "high": 0.1,
                       "beyond_chance": True},
-        "text/wiki": {"change": 0.02, "control": 0.01, "low": 0.0, "high": 0.03,
+        "text/wiki": {"value": 12.0, "change": 0.02, "control": 0.01, "low": 0.0, "high": 0.03,
                       "beyond_chance": False},
     },
     "L1.N0+L2.N3": {
-        "task/sort": {"change": 0.1, "control": None, "low": None, "high": None,
+        "task/sort": {"value": 1.0, "change": 0.1, "control": None, "low": None, "high": None,
                       "beyond_chance": False},
     },
 }  # fmt: skip
