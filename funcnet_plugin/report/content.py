@@ -15,7 +15,7 @@ from funcnet_plugin.atlas.files import read_contexts, read_courses
 from funcnet_plugin.errors import AtlasError
 from funcnet_plugin.lesions.effects import as_plain, read_effects
 
-_MOST, _LEAST = 5, 2  # contexts of a network, of those that move it most and least
+_MOST, _LEAST = 4, 1  # contexts of a network, of those that move it most and least
 _FIGURES = (
     "variance", "kurtosis", "stability_starts", "stability_groups", "density", "position",
     "frequency",
@@ -71,7 +71,7 @@ def content_of(
             for network in known.networks.values()
         ],
         "connectivity": {
-            block: _rounded(correlation)
+            block: _percent(correlation)
             for block, correlation in connectivity(read_courses(atlas)).items()
         },
         "lesions": effects,
@@ -107,7 +107,7 @@ def _context(row: Mapping[str, Any]) -> dict[str, Any]:
         "position": row["position"],
         "at": row["at"],
         "tokens": row["tokens"],
-        "activities": [round(value, 1) for value in row["activities"]],
+        "tenths": [round(10 * value) for value in row["activities"]],
     }
 
 
@@ -124,5 +124,5 @@ def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.3g}")
 
 
-def _rounded(matrix: Tensor) -> list[list[float]]:
-    return [[round(float(value), 2) for value in row] for row in matrix.nan_to_num()]
+def _percent(matrix: Tensor) -> list[list[int]]:
+    return (100.0 * matrix.nan_to_num()).round().int().tolist()

@@ -72,13 +72,13 @@ function drawContexts(network) {
   parent.replaceChildren();
   for (const context of network.contexts) {
     const box = add(parent, "div", undefined, "context");
-    const peak = context.activities[context.at];
-    add(box, "small", `${context.rank > 0 ? "most" : "least"} ${Math.abs(context.rank)}: ${peak} deviations, ` +
+    const activities = context.tenths.map((value) => value / 10);
+    add(box, "small", `${context.rank > 0 ? "most" : "least"} ${Math.abs(context.rank)}: ${activities[context.at]} deviations, ` +
       `sample ${context.sample}, token ${context.position}`);
     context.tokens.forEach((token, i) => {
       const part = add(box, "span", token, i === context.at ? "token peak" : "token");
-      part.style.backgroundColor = colour(context.activities[i]);
-      part.title = `${context.activities[i]}`;
+      part.style.backgroundColor = colour(activities[i]);
+      part.title = `${activities[i]}`;
     });
   }
 }
@@ -142,8 +142,7 @@ function drawEffect(network) {
 
 function drawConnectivity(network) {
   const block = data.blocks[network.block].name;
-  const z = data.connectivity[block];
-  if (!z) return;
+  const z = data.connectivity[block].map((row) => row.map((percent) => percent / 100));
   const names = z.map((_, k) => `${block}.N${k}`);
   const trace = {
     type: "heatmap", z, x: names, y: names, zmin: -1, zmax: 1, colorscale: "RdBu", reversescale: false,

@@ -62,7 +62,7 @@ def test_the_page_holds_what_the_atlas_says(folder):
         assert data["blocks"][shown["block"]]["name"] == atlas.networks[shown["name"]].block
         assert shown["figures"]["variance"] == pytest.approx(facts["variance"], rel=5e-3)
         assert shown["raises"] == facts["raises"]
-        assert [c["rank"] for c in shown["contexts"]] == [1, 2, 3, 4, 5, -1, -2]
+        assert [c["rank"] for c in shown["contexts"]] == [1, 2, 3, 4, -1]
     assert data["lesions"] == EFFECTS
 
 
