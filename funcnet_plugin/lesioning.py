@@ -25,6 +25,7 @@ from funcnet_plugin.lesions import Lesion, lesion_of, select
 from funcnet_plugin.lesions.choice import HURTING, hurting
 from funcnet_plugin.lesions.controls import random_like
 from funcnet_plugin.lesions.effects import read_effects
+from funcnet_plugin.lesions.enough import Wanted, fewest, ranked, wanted
 from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.output import check_directory
 
@@ -38,7 +39,9 @@ class Study:
 
     Attributes:
         sets: which networks make one lesion each, see `lesions.select`; every network of the atlas
-            by itself if there are none. Also `hurting:TASK:N`, see `lesions.choice.hurting`.
+            by itself if there are none. Also `hurting:TASK:N`, see `lesions.choice.hurting`; and
+            `enough:TASK:SHARE`, the fewest networks, those of most variance first, that keep this
+            share of the task's score where all other neurons are silent.
         chosen_by: directory of an earlier study of single networks, for `hurting`.
         modes: see `lesions.Lesion`.
         gains: of `amplify`; its default if there are none.
@@ -101,6 +104,9 @@ def lesion_study(
         raise FuncnetError("lesions are measured on texts and tasks; give --text or --task.")
     known = read_atlas(atlas)
     lesions = _lesions(known, study)
+    for text in study.sets:
+        if (kept := wanted(text)) is not None and kept.task not in study.tasks:
+            raise AtlasError(f"{text} needs the task {kept.task}; give it with --task.")
     tasks = Tasks(study.tasks, study.include_path, study.limit)
     window = min(study.window, inspect_model(model).max_length or study.window)
     tokenizer = load_tokenizer(model)
@@ -126,6 +132,10 @@ def lesion_study(
         return row
 
     found = [once({"lesion": None, "draw": None, "networks": [], "mode": None}, None)]
+    for text, threshold in product(study.sets, study.thresholds):
+        if (kept := wanted(text)) is not None:
+            label = _label(text, "keep", None, threshold, study)
+            lesions[label] = _enough(known, kept, threshold, label, found[0], once)
     widths = {layer: len(mean) for layer, mean in known.means.items()}
     todo = [
         (label, key, lesion, draw)
@@ -134,7 +144,6 @@ def lesion_study(
     ]
     for label, key, lesion, draw in bar(todo, "lesions", "lesion"):
         key = {"lesion": label, "draw": draw, **key}
-        key |= {"neurons": lesion.n_neurons, "share": lesion.share}
         if draw is not None:
             key["seed"] = study.seed
             others = random_like(lesion.neurons, widths, _seed(study, label, draw))
@@ -146,18 +155,52 @@ def lesion_study(
 def _lesions(atlas: Atlas, study: Study) -> dict[str, tuple[Row, Lesion]]:
     """Make every lesion of a study, by a label that says how it differs from the others."""
     found: dict[str, tuple[Row, Lesion]] = {}
-    for text, mode, threshold in product(_sets(atlas, study), study.modes, study.thresholds):
+    sets = [text for text in _sets(atlas, study) if wanted(text) is None]  # these are measured for
+    for text, mode, threshold in product(sets, study.modes, study.thresholds):
         names = _names(atlas, text, study.chosen_by)
         amplified = mode == "amplify"
         for gain in (study.gains or (None,)) if amplified else (None,):
             add = study.add if amplified else None
             lesion = lesion_of(atlas, names, mode, gain=gain, add=add, threshold=threshold)
-            key = {
-                "networks": names, "mode": mode, "gain": lesion.gain, "add": lesion.add,
-                "threshold": threshold,
-            }  # fmt: skip
-            found[_label(text, mode, gain, threshold, study)] = (key, lesion)
+            label = _label(text, mode, gain, threshold, study)
+            found[label] = (_key(lesion, names, threshold), lesion)
     return found
+
+
+def _key(lesion: Lesion, names: Sequence[str], threshold: float) -> Row:
+    return {
+        "networks": list(names), "mode": lesion.mode, "gain": lesion.gain, "add": lesion.add,
+        "threshold": threshold, "neurons": lesion.n_neurons, "share": lesion.share,
+    }  # fmt: skip
+
+
+def _enough(
+    atlas: Atlas,
+    kept: Wanted,
+    threshold: float,
+    label: str,
+    dense: Row,
+    once: Callable[[Row, Lesion], Row],
+) -> tuple[Row, Lesion]:
+    """Look for the fewest networks that keep a task; what is measured for it is kept as rows."""
+
+    def lesion(names: Sequence[str]) -> Lesion:
+        return lesion_of(atlas, names, "keep", threshold=threshold)
+
+    n_neurons = sum(map(len, atlas.means.values()))
+
+    def keeps(names: Sequence[str]) -> float:
+        if sum(map(len, atlas.neurons(names, threshold).values())) == n_neurons:
+            return dense["tasks"][kept.task]  # nothing is silenced
+        tried = lesion(names)
+        about = {"lesion": f"{label} with {len(names)}", "draw": None}
+        row = once(about | _key(tried, names, threshold), tried)
+        return row["tasks"][kept.task]
+
+    names = [name for name in ranked(atlas) if atlas.neurons([name], threshold)]
+    needed = kept.share * dense["tasks"][kept.task]
+    found = fewest(names, keeps, needed, label)
+    return _key(lesion(found), found, threshold), lesion(found)
 
 
 def _sets(atlas: Atlas, study: Study) -> Sequence[str]:

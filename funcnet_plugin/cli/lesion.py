@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from funcnet_plugin.lesions.effects import Effect
 
 _ROWS = 30  # printed
+_HURTS, _SPARES = 0.1, 0.05  # points of a task, for a double dissociation
 
 
 def lesion(
@@ -29,7 +30,8 @@ def lesion(
         typer.Option(
             "--lesion",
             help="Networks of one lesion: L3.N17+L3.N4, L3, strongest:10, largest:10, sparsest:10, "
-            "stable:0.9 or all; may be repeated. Every network by itself if not given.",
+            "stable:0.9 or all; enough:TASK:0.95, the fewest that keep a task. May be repeated. "
+            "Every network by itself if not given.",
         ),
     ] = None,
     chosen_by: Annotated[
@@ -113,6 +115,8 @@ def _show(
     rows: Sequence[Mapping[str, Any]], found: Mapping[str, Mapping[str, Effect]], out: Path
 ) -> None:
     """Print the largest changes; the file has all of them."""
+    from funcnet_plugin.lesions.effects import dissociations
+
     sizes = {row["lesion"]: row for row in rows if row["draw"] is None}
     every = [(label, name, e) for label, of in found.items() for name, e in of.items()]
     # what random neurons would hardly do comes first; a tenth more perplexity is as ten points
@@ -131,6 +135,11 @@ def _show(
         )  # fmt: skip
     console = Console(soft_wrap=True)
     console.print(table)
+    for a, s, b, t in dissociations(found, _HURTS, _SPARES):
+        console.print(
+            f"double dissociation: without {a}, {s} loses {100 * _HURTS:.0f} points and more and "
+            f"{t} at most {100 * _SPARES:.0f}; without {b} it is the other way round"
+        )
     console.print(
         "of a text: perplexity against the model as it is; of a task: points won or lost; random "
         f"neurons: mean, and where 95 of 100 draws lie\n[bold]{out / 'effects.json'}[/]: all "

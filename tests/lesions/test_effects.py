@@ -8,6 +8,7 @@ from scipy import stats
 from funcnet_plugin.errors import AtlasError
 from funcnet_plugin.lesions.choice import hurting
 from funcnet_plugin.lesions.effects import Effect, dissociations, effect, effects
+from funcnet_plugin.lesions.enough import Wanted, fewest, wanted
 
 
 def test_a_task_loses_points_and_a_text_gains_perplexity():
@@ -92,3 +93,31 @@ def test_networks_are_ranked_by_what_one_task_loses_beyond_the_others():
     ]:
         with pytest.raises(AtlasError, match=message):
             hurting(found, text)
+
+
+@pytest.mark.parametrize("needed", [1, 2, 17, 99, 100])
+def test_the_fewest_are_found_by_halving(needed):
+    asked = []
+
+    def keeps(names) -> float:
+        asked.append(len(names))
+        return len(names) / 100
+
+    names = [str(i) for i in range(100)]
+    assert fewest(names, keeps, needed / 100, "x") == names[:needed]
+    assert len(asked) <= 9
+
+
+def test_all_networks_may_not_be_enough():
+    with pytest.raises(AtlasError, match=r"x: all 3 networks together keep 0\.500 and 0\.950 is"):
+        fewest(["a", "b", "c"], lambda names: 0.5, 0.95, "x")
+
+
+def test_what_is_to_be_kept_is_read():
+    assert wanted("enough:sort:0.9") == Wanted("sort", 0.9)
+    assert wanted("enough:sort") == Wanted("sort", 0.95)
+    assert wanted("enough:a:b") == Wanted("a:b", 0.95)
+    assert wanted("L3.N1") is None
+    for text in ("enough:", "enough:sort:0", "enough:sort:1.5"):
+        with pytest.raises(AtlasError, match="asks for nothing"):
+            wanted(text)

@@ -10,6 +10,7 @@ from funcnet_plugin.atlas import read_atlas
 from funcnet_plugin.errors import AtlasError, FuncnetError, NumbersError
 from funcnet_plugin.evaluation.perplexity import perplexities, text_windows
 from funcnet_plugin.lesioning import Study, lesion_study
+from funcnet_plugin.lesions import select
 from funcnet_plugin.lesions.effects import effects, write_effects
 from funcnet_plugin.tasks import write_local_tasks
 from tests.conftest import make_llama, make_tokenizer
@@ -183,3 +184,18 @@ def test_a_choice_needs_a_study_of_single_networks(bench, tmp_path):
     write_effects(tmp_path, {"L0.N1+L0.N2": {}})
     with pytest.raises(AtlasError, match="holds no study of single networks"):
         run(bench, tmp_path, sets=["hurting:pairs_order:2"], chosen_by=tmp_path)
+
+
+def test_the_fewest_networks_that_keep_a_task(bench, tmp_path):
+    share = 0.5
+    rows = run(bench, tmp_path, sets=[f"enough:pairs_order:{share}"], draws=2, texts={})
+    dense, kept = rows[0]["tasks"]["pairs_order"], rows[1]
+    assert kept["mode"] == "keep" and [r["draw"] for r in rows[1:]] == [None, 0, 1]
+    assert kept["tasks"]["pairs_order"] >= share * dense
+    strongest = select(read_atlas(bench / "atlas"), f"strongest:{len(kept['networks'])}")
+    assert kept["networks"] == strongest
+    tried = [json.loads(line)["row"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    one_less = [r for r in tried if len(r["networks"]) == len(strongest) - 1 > 0]
+    assert all(r["tasks"]["pairs_order"] < share * dense for r in one_less)
+    with pytest.raises(AtlasError, match="needs the task sort; give it with --task"):
+        run(bench, tmp_path, sets=["enough:sort"])
