@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from funcnet_plugin.ica import decomposer
+from funcnet_plugin.ica import baselines, decomposer
 from funcnet_plugin.ica.canica import SOLVERS, Decomposition
 from funcnet_plugin.ica.cost import whitening_bytes
 from funcnet_plugin.ica.decomposer import Decomposer
@@ -111,4 +111,4 @@ def funcnet_decomposers() -> list[type[Decomposer]]:
     return [CanICA, Nilearn]
 
 
-DECOMPOSERS = Registry("decomposer", Decomposer, decomposer, [sys.modules[__name__]])
+DECOMPOSERS = Registry("decomposer", Decomposer, decomposer, [sys.modules[__name__], baselines])

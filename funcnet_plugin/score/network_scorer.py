@@ -51,7 +51,8 @@ class NetworkScorer(Scorer):
     :param layers_per_window: of `windows`: layers 0 to 2 make the first window, and so on.
     :param aggregate: over groups, `max` (the paper) or `mean` (depends less on the starts).
     :param decomposer: finds the networks of one group: `canica` (ours), `nilearn` (nilearn's own
-        code, the slow reference), or one that another package brings; with its parameters.
+        code, the slow reference), to compare with them `pca`, `dictionary`, `nmf` and
+        `autoencoder`, or one that another package brings; with its parameters.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"samples"})

@@ -19,11 +19,11 @@ ACTIVE = 2.0
 class Courses:
     """Adds up time courses as the text goes through the layers.
 
-    The course of a network is the least-squares weight of its map in the standardised signals of
-    each token, ``a_t = z_t' s / n_signals``.
+    The courses are the least-squares weights of the maps in the standardised signals of each token,
+    ``a_t = z_t' S' (S S')^-1``; of an ICA, whose maps are uncorrelated, ``z_t' S' / n_signals``.
 
     Args:
-        blocks: their maps are orthogonal.
+        blocks: whose networks they are.
         moments: layer -> over the whole text; its signals that were decomposed stand first.
         names: layer -> its signals.
         n_tokens: of the text.
@@ -41,6 +41,11 @@ class Courses:
     ) -> None:
         self._blocks, self._moments, self._names = blocks, moments, names
         self._position = dict.fromkeys(names, 0)
+        # maps that depend on each other have many solutions; this is the smallest
+        self._inverse = {
+            b.name: torch.linalg.pinv(b.maps.double() @ b.maps.double().T, hermitian=True)
+            for b in blocks
+        }
         self._ready: tuple[int, list[tuple[BlockNetworks, Tensor, Tensor]]] = (-1, [])
         self.by_block = {b.name: torch.zeros(n_tokens, len(b.maps)) for b in blocks}
 
@@ -65,7 +70,7 @@ class Courses:
                     maps = block.maps[:, block.layers[layer]].double()
                     n = maps.shape[1]
                     mean, scale = moments.mean[:n].cpu(), moments.scale[:n].cpu()
-                    weights = (maps * scale).T / block.maps.shape[1]
+                    weights = (maps * scale).T @ self._inverse[block.name]
                     offset = mean @ weights
                     found.append((block, weights.float().to(device), offset.float().to(device)))
             self._ready = (layer, found)

@@ -109,14 +109,19 @@ def test_a_parameter_of_another_part_is_said_to_be_that_ones(install):
     message = refused({"name": "effect", "n_components": 64})
     assert "parameter 'n_components' (it has none); it belongs to networks;" in message
     message = refused({"name": "networks", "slope": 2})
-    assert "(it has n_components, samples_per_group, signals, strategy, aggregate" in message
+    assert (
+        "(it has n_components, samples_per_group, signals, strategy, layers_per_window" in message
+    )
     assert "it belongs to steep;" in message
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"name": "networks", "strategy": "both"}, "strategy='both': .*'local' or 'global'"),
+        (
+            {"name": "networks", "strategy": "both"},
+            "strategy='both': .*'local', 'windows' or 'global'",
+        ),
         ({"name": "networks", "n_components": 1}, "n_components=1: .* greater than or equal to 2"),
         ({"name": "networks", "signals": ["gate"]}, "signals.0='gate': .*'act' or 'up'"),
         ({"name": "networks", "aggregate": 3, "strategy": 4}, "strategy=4: .*; aggregate=3: "),
@@ -126,7 +131,7 @@ def test_a_parameter_of_another_part_is_said_to_be_that_ones(install):
             {"name": "networks", "decomposer": {"name": "nilearn", "tol": 1}},
             "scorer networks: the decomposer nilearn has no parameter 'tol' .* belongs to canica",
         ),
-        ({"name": "networks", "decomposer": "pca"}, "no decomposer 'pca'; choose one of canica, n"),
+        ({"name": "networks", "decomposer": "lda"}, "no decomposer 'lda'; choose one of canica, n"),
     ],
 )
 def test_a_wrong_value_is_said_with_what_it_may_be(install, given, message):

@@ -18,6 +18,7 @@ from funcnet_plugin.survey.build import CUT
 from tests.conftest import make_llama
 from tests.families import FAMILIES
 from tests.hosting import loader
+from tests.survey.conftest import standardised_signals
 from tests.surveys import PARAMETERS, survey_of
 
 
@@ -71,6 +72,22 @@ def test_the_share_of_the_variance_is_what_is_lost_without_the_network(surveyed)
             rest = signals - torch.outer(course - course.mean(), maps[k])
             lost = 1.0 - rest.square().mean() / signals.square().mean()
             assert float(lost) == pytest.approx(share, rel=1e-3)
+
+
+@pytest.mark.parametrize("decomposer", ["pca", "dictionary", "nmf", "autoencoder"])
+def test_courses_of_maps_that_overlap_fit_the_signals_together(texts, decomposer):
+    model = make_llama()
+    found = survey_of(model, texts, cut=0.0, decomposer=decomposer)
+    signals = standardised_signals(model, loader(texts))
+    for layer, networks in enumerate(found.atlas.blocks.values()):
+        maps = torch.zeros(len(networks), 96, dtype=torch.float64)
+        for k, network in enumerate(networks):
+            e = found.atlas.entries(network.name)
+            maps[k, 48 * e.signal + e.neuron] = e.z.double()
+        fit = torch.linalg.lstsq(maps.T, signals[layer].T).solution.T  # (tokens, k)
+        courses = found.courses[f"L{layer}"].numpy()
+        for k in range(len(networks)):
+            assert np.corrcoef(fit[:, k].numpy(), courses[:, k])[0, 1] > 0.999
 
 
 def test_density_position_and_frequency_are_of_the_courses(surveyed):
