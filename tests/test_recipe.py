@@ -208,7 +208,7 @@ def test_dotted_names_that_lead_nowhere_are_refused(fields, name, message):
         ({"pruning_ratio": 0.2, "ratoi": 1}, "unknown field 'ratoi' .*known: .*pruning_ratio"),
         ({"pruning_ratio": "much"}, "pruning_ratio='much'"),
         ({"pruning_ratio": 0.2, "allocation": "even"}, "allocation='even': .*uniform.*threshold"),
-        (with_networks(decomposer="pca"), "no decomposer 'pca'; .*canica.*nilearn"),
+        (with_networks(decomposer="lda"), "no decomposer 'lda'; .*canica.*nilearn"),
         (with_networks(signals=["gate"]), r"signals.*'gate'"),
         (with_networks(components=3), "networks has no parameter 'components'.*n_components"),
         ({"pruning_ratio": 0.2, "repair": {"name": "bias", "epochs": 3}}, "to reconstruction"),
