@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from funcnet_plugin.atlas import Atlas, read_atlas
+from funcnet_plugin.atlas.atlas import MEMBER
 from funcnet_plugin.atlas.files import read_contexts, read_courses
 from funcnet_plugin.errors import AtlasError
 from funcnet_plugin.lesions.effects import as_plain, read_effects
@@ -113,7 +114,7 @@ def _context(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _share_kept(atlas: Atlas, name: str, kept: Sequence[Sequence[int]]) -> list[int]:
     """Count the members of a network that a pruned model kept, and all of them."""
-    members = atlas.neurons([name], max(3.0, atlas.cut))
+    members = atlas.neurons([name], max(MEMBER, atlas.cut))
     stayed = sum(
         len(set(neurons.tolist()) & set(kept[layer])) for layer, neurons in members.items()
     )
