@@ -233,7 +233,7 @@ def test_without_the_plugin_its_parts_are_refused_by_name(llama, tmp_path):
         "scorer=peak": "there is no scorer 'peak'; choose one of effect, ",
         "repair=rescale": "there is no repair 'rescale'; choose one of none, bias, ",
         "scorer.networks.decomposer=varimax": "there is no decomposer 'varimax'; choose one of "
-        "canica, nilearn, or install a package that brings it.",
+        "canica, nilearn, pca, dictionary, nmf, autoencoder, or install a package that brings it.",
     }
     found = refusals(llama, tmp_path / "out", [*expected], "ica_prune")
     for message, said in zip(found, expected.values(), strict=True):
