@@ -63,7 +63,8 @@ def make_atlas(
     scorer = SCORERS.make({"name": "networks"} | given | dict(parameters or {}))
     setting = Setting(seed=seed, n_samples=samples)
     shapes = model_without_weights(model)
-    scorer.check(bind(shapes, try_mlps=False).blocks, samples, setting)
+    planned = bind(shapes, try_mlps=False).blocks
+    scorer.check(planned, samples, setting)
     check_weights(model, load_config(model))
     tokenizer = load_tokenizer(model)
     windows = mixed_windows(
@@ -80,6 +81,7 @@ def make_atlas(
             f"samples_per_group={scorer.samples_per_group}; give more text, a shorter window or "
             "fewer samples."
         )
+    scorer.check_lengths(planned, list(map(len, windows)), shared=False)
 
     from transformers import AutoModelForCausalLM
 

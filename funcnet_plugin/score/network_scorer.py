@@ -151,6 +151,13 @@ class NetworkScorer(Scorer):
                     f"there are no networks in it; leave it out with ignore: [{unit.name}], or "
                     "check whether the checkpoint is whole."
                 )
+        self.check_lengths(units, lengths, shared)
+
+    def check_lengths(self, units: Sequence[Unit], lengths: Sequence[int], shared: bool) -> None:
+        """Refuse text that is too little for the networks; weights are not looked at.
+
+        Args, raises: see `Scorer.check_text`.
+        """
         if not lengths:
             return
         if not shared:
