@@ -87,7 +87,7 @@ def lesion_study(
         model: checkpoint directory or hub name.
         atlas: directory of its atlas.
         out: rows.jsonl is written there, one row after another; a row that is there is not measured
-            again, if model, texts and settings were the same.
+            again, if model, atlas, texts and settings were the same.
         progress: called with every row, found or measured.
 
     Returns:
@@ -118,6 +118,7 @@ def lesion_study(
     bench = _Bench(model, study.model_args, known, str(atlas), texts, tasks)
     common = {
         "model": known.facts["model"]["fingerprint"],
+        "atlas": [known.facts["data"], known.facts["settings"]],
         "texts": {name: _digest(windows) for name, windows in texts.items()},
         "tasks": [list(tasks.names), study.limit, study.model_args],
     }

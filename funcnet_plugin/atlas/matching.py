@@ -16,6 +16,7 @@ from funcnet_plugin.errors import AtlasError
 
 Kept = Sequence[Sequence[int]]  # layer -> for each neuron its number in the model it was cut from
 _DRAWS = 5  # of shuffled neurons
+_SIGNALS = 2  # of a neuron, at most: activated gate and up projection
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,15 @@ def match(atlas: Atlas, other: Atlas, kept: Kept | None = None) -> Matching:
     found: list[Match] = []
     by_chance: list[float] = []
     for block in common:
-        mine, theirs = _rows(atlas, block, None), _rows(other, block, kept)
+        widths = atlas.widths
+        mine, theirs = _rows(atlas, block, widths), _rows(other, block, widths, kept)
         similarity = _cosines(mine, theirs)
         for i, j in zip(*linear_sum_assignment(-similarity), strict=True):
             name, partner = f"{block}.N{i}", f"{block}.N{j}"
             dice = _dice(atlas, name, other, partner, kept)
             found.append(Match(name, partner, float(similarity[i, j]), dice))
         for _ in range(_DRAWS):
-            shuffled = _rows(other, block, kept, _shuffles(atlas.widths, generator))
+            shuffled = _rows(other, block, widths, kept, _shuffles(widths, generator))
             by_luck = _cosines(mine, shuffled)
             by_chance.append(float(by_luck[linear_sum_assignment(-by_luck)].mean()))
     return Matching(tuple(found), float(np.mean(by_chance)))
@@ -139,10 +141,17 @@ def _shuffles(widths: Sequence[int], generator: torch.Generator) -> dict[int, Te
 def _rows(
     atlas: Atlas,
     block: str,
-    kept: Kept | None,
+    widths: Sequence[int],
+    kept: Kept | None = None,
     shuffles: Mapping[int, Tensor] | None = None,
 ) -> csr_array:
-    """Put the maps of a block into rows of unit length, one column for each signal of the model."""
+    """Put the maps of a block into rows of unit length, one column for each signal of the model.
+
+    Args:
+        widths: of the model that the other one was cut from.
+        kept: see `match`.
+        shuffles: layer -> where each of its neurons goes.
+    """
     maps = atlas.maps[block]
     e = maps.entries
     neuron = e.neuron.clone()
@@ -152,22 +161,16 @@ def _rows(
             neuron[here] = torch.tensor(kept[layer])[neuron[here]]
         if shuffles is not None:
             neuron[here] = shuffles[layer][neuron[here]]
-    most = int(neuron.max()) + 1 if len(neuron) else 1
-    stride = max(most, 2**20)  # of one layer and signal: any number that no neuron reaches
-    columns = (e.layer * 8 + e.signal) * stride + neuron
+    starts = torch.tensor([0, *widths]).cumsum(0)
+    columns = (starts[e.layer] + neuron) * _SIGNALS + e.signal
     number = torch.repeat_interleave(torch.arange(len(maps)), maps.offsets.diff())
     length = torch.zeros(len(maps)).index_add_(0, number, e.z.square()).sqrt()
     values = e.z / length[number]
-    n_columns = (int(e.layer.max()) * 8 + 8) * stride if len(e.layer) else stride
-    return csr_array(
-        (values.numpy(), (number.numpy(), columns.numpy())), shape=(len(maps), n_columns)
-    )
+    shape = (len(maps), sum(widths) * _SIGNALS)
+    return csr_array((values.numpy(), (number.numpy(), columns.numpy())), shape=shape)
 
 
 def _cosines(mine: csr_array, theirs: csr_array) -> np.ndarray:
-    n = max(mine.shape[1], theirs.shape[1])
-    mine.resize((mine.shape[0], n))
-    theirs.resize((theirs.shape[0], n))
     return np.abs((mine @ theirs.T).toarray())
 
 

@@ -199,3 +199,14 @@ def test_the_fewest_networks_that_keep_a_task(bench, tmp_path):
     assert all(r["tasks"]["pairs_order"] < share * dense for r in one_less)
     with pytest.raises(AtlasError, match="needs the task sort; give it with --task"):
         run(bench, tmp_path, sets=["enough:sort"])
+
+
+def test_rows_of_another_atlas_are_not_taken_for_its_own(bench, tmp_path, texts):
+    """Networks of the same names are others there."""
+    fields = {"sets": ["L0.N1"], "draws": 0, "tasks": []}
+    first = run(bench, tmp_path / "out", **fields)
+    write_survey(str(bench / "model"), texts, tmp_path / "other", cut=1.0, samples_per_group=10)
+    asked = study(bench, **fields)
+    second = lesion_study(bench / "model", tmp_path / "other", tmp_path / "out", asked)
+    alone = lesion_study(bench / "model", tmp_path / "other", tmp_path / "alone", asked)
+    assert second == alone != first
