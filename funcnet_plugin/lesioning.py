@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+from loguru import logger
+
 from funcnet_plugin.atlas import Atlas, read_atlas
 from funcnet_plugin.atlas.atlas import MEMBER
 from funcnet_plugin.atlas.checks import check_weights, check_widths
@@ -133,6 +135,7 @@ def lesion_study(
         return row
 
     found = [once({"lesion": None, "draw": None, "networks": [], "mode": None}, None)]
+    _warn_of_chance(tasks, found[0]["tasks"])
     for text, threshold in product(study.sets, study.thresholds):
         if (kept := wanted(text)) is not None:
             label = _label(text, "keep", None, threshold, study)
@@ -151,6 +154,15 @@ def lesion_study(
             lesion = lesion.of_others(others)
         found.append(once(key, lesion))
     return found
+
+
+def _warn_of_chance(tasks: Tasks, dense: Mapping[str, float]) -> None:
+    for task, chance in tasks.at_chance(dense).items():
+        logger.warning(
+            f"without a lesion the model scores {dense[task]:.3f} in {task} and guessing gives "
+            f"{chance:.3f}: a lesion that costs this skill cannot be seen here; take another task "
+            "or more questions."
+        )
 
 
 def _lesions(atlas: Atlas, study: Study) -> dict[str, tuple[Row, Lesion]]:

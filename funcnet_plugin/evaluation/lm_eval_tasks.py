@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from funcnet_plugin.errors import FuncnetError
@@ -43,6 +45,33 @@ class Tasks:
             self._manager = TaskManager(include_path=include_path)
             members = _members(tasks, self._manager.task_index)
             self.names = tuple(dict.fromkeys(members))
+
+    def at_chance(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Find the tasks whose score guessing might give: what is lost from there says nothing.
+
+        Args:
+            scores: task -> share of right answers, over the questions that `scores` asks.
+
+        Returns:
+            task -> what guessing gives, one over the number of answers. The score is less than two
+            standard errors of guessing above that. Tasks without a choice of answers are not
+            looked at, and no task whose first metric is not an accuracy.
+        """
+        if not self.names:
+            return {}
+        found = {}
+        for name, task in self._manager.load(list(self.names))["tasks"].items():
+            metrics = task.config.metric_list or [{"metric": "acc"}]  # what lm-eval takes then
+            if name not in scores or task.OUTPUT_TYPE != "multiple_choice":
+                continue
+            if metrics[0]["metric"] not in ("acc", "acc_norm"):
+                continue
+            asked = list(task.eval_docs)[: self._limit]
+            chance = mean(1 / len(task.doc_to_choice(question)) for question in asked)
+            error = math.sqrt(chance * (1 - chance) / len(asked))
+            if scores[name] < chance + 2 * error:
+                found[name] = chance
+        return found
 
     def scores(self, model: str | Path | LM) -> dict[str, float]:
         """Measure the first metric of each task (`acc`, a perplexity), of a group its aggregate.

@@ -14,6 +14,7 @@ from funcnet_plugin.lesions import select
 from funcnet_plugin.lesions.effects import effects, write_effects
 from funcnet_plugin.tasks import write_local_tasks
 from tests.conftest import make_llama, make_tokenizer
+from tests.hosting import logged
 from tests.surveys import write_survey
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -220,3 +221,11 @@ def test_rows_of_another_atlas_are_not_taken_for_its_own(bench, tmp_path, texts)
     second = lesion_study(bench / "model", tmp_path / "other", tmp_path / "out", asked)
     assert second == lesion_study(bench / "model", tmp_path / "other", tmp_path / "alone", asked)
     assert second[1] != first[1] and second[0] == first[0]
+
+
+def test_a_task_at_chance_is_named_before_the_lesions(bench, tmp_path):
+    with logged() as said:
+        rows = run(bench, tmp_path, sets=["L0.N1"], draws=0)
+    score = rows[0]["tasks"]["pairs_order"]
+    assert 0.3 < score < 0.7  # the model is not trained
+    assert any(f"scores {score:.3f} in pairs_order and guessing gives 0.500" in s for s in said)
