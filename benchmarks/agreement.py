@@ -6,7 +6,9 @@ DIR holds `text/c4.jsonl`, `wikitext-2/valid.jsonl` and `domains/{shakespeare,sp
 records with the text in "page". C4 is cut into two halves of its documents, so that two atlases of
 as many samples share no text. For each number of samples both halves get an atlas; it is matched
 with that of the other half, and with that of the most samples of its own half. Then each kind of
-text gets an atlas of `--domain-samples` samples, and is matched with every other kind.
+text gets an atlas of `--domain-samples` samples, and is matched with every other kind. Last, the
+model is pruned by `prune_fast` at two ratios, and an atlas of each pruned model, of the same
+samples, is matched with the dense model's.
 
 An atlas that stands in OUT is not made again. Rows go to benchmarks/results/agreement.jsonl in
 place of the model's, and OUT/agreement.png shows them.
@@ -25,6 +27,9 @@ from typing import Any
 
 from funcnet_plugin.atlas import Atlas, read_atlas
 from funcnet_plugin.atlas.matching import kept_alike, match
+from funcnet_plugin.checkpoints.block import read_kept
+from funcnet_plugin.pruning import prune
+from funcnet_plugin.recipe import recipe_path
 from funcnet_plugin.surveying import make_atlas
 
 RESULTS = Path(__file__).parent / "results" / "agreement.jsonl"
@@ -47,11 +52,24 @@ class Surveys:
     components: int
 
     def atlas(self, text: Path, samples: int) -> Atlas:
-        folder = self.out / f"{text.stem}-{samples}"
+        return self._made(self.model, text, samples, self.out / f"{text.stem}-{samples}")
+
+    def of_pruned(self, text: Path, samples: int, ratio: float) -> tuple[Atlas, list[list[int]]]:
+        """Prune the model and survey what is left; gives the kept neurons, too."""
+        pruned = self.out / f"pruned-{ratio}"
+        if not pruned.exists():
+            prune(
+                self.model, text, pruned, ratio=ratio, recipe=recipe_path("prune_fast"),
+                overrides={"align": 8}, samples=samples, window=self.window, text_column="page",
+            )  # fmt: skip
+        atlas = self._made(str(pruned), text, samples, self.out / f"pruned-{ratio}-atlas")
+        return atlas, read_kept(pruned)[1]
+
+    def _made(self, model: str, text: Path, samples: int, folder: Path) -> Atlas:
         if not folder.exists():
-            print(f"{text.stem}, {samples} samples", flush=True)
+            print(f"{folder.name}, {samples} samples", flush=True)
             make_atlas(
-                self.model, text, folder, parameters={"n_components": self.components},
+                model, text, folder, parameters={"n_components": self.components},
                 samples=samples, window=self.window, text_column="page",
             )  # fmt: skip
         return read_atlas(folder)
@@ -67,16 +85,16 @@ def halves(c4: Path, folder: Path) -> tuple[Path, Path]:
     return files
 
 
-def agreement(one: Atlas, other: Atlas) -> Row:
-    """Compare two atlases by their networks and by the neurons they would keep."""
-    found = match(one, other)
+def agreement(one: Atlas, other: Atlas, kept: list[list[int]] | None = None) -> Row:
+    """Compare two atlases by their networks and, of one model, by the neurons they would keep."""
+    found = match(one, other, kept)
     dice = [m.dice for m in found.matches if m.dice is not None]
-    return {
-        "similarity": found.similarity,
-        "chance": found.chance,
-        "dice": statistics.mean(dice),
-        "kept": {str(ratio): kept_alike(one, other, ratio) for ratio in RATIOS},
-    }
+    row: Row = {
+        "similarity": found.similarity, "chance": found.chance, "dice": statistics.mean(dice)
+    }  # fmt: skip
+    if kept is None:
+        row["kept"] = {str(ratio): kept_alike(one, other, ratio) for ratio in RATIOS}
+    return row
 
 
 def rows(
@@ -100,6 +118,12 @@ def rows(
     for one, other in combinations(atlases, 2):
         yield {
             "pair": [one, other], "samples": each, **agreement(atlases[one], atlases[other]),
+        }  # fmt: skip
+    for ratio in RATIOS:
+        pruned, kept = surveys.of_pruned(web[0], each, ratio)
+        yield {
+            "pair": ["web", f"pruned {ratio}"], "samples": each,
+            **agreement(atlases["web"], pruned, kept),
         }  # fmt: skip
 
 

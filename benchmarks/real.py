@@ -25,6 +25,10 @@ from real_tasks import write_real_tasks
 RESULTS = Path(__file__).parent / "results" / "real.jsonl"
 TEST_DOCUMENTS = 150  # of C4
 TEST_TOKENS = 2**13  # of each text
+TEXTS = (
+    "text/c4.jsonl", "wikitext-2/valid.jsonl", "wikitext-2/test_a.jsonl",
+    "domains/shakespeare.jsonl", "domains/speeches.jsonl",
+)  # fmt: skip
 METHODS = (
     "best", "default", "fast", "paper", "surgeon", "flap", "wanda_sp", "taylor", "obs", "random",
     "flap-own-text", "wanda_sp-own-text", "taylor-own-text", "obs-own-text", "random-or-default",
@@ -82,6 +86,11 @@ def main() -> None:
     add("--window", type=int, default=512, help="tokens of a window, of both kinds")
     add("--limit", type=int, default=200, help="questions of each task; 0 leaves tasks out")
     args = parser.parse_args()
+    needed = [args.data / name for name in TEXTS] + ([args.data / "tasks"] if args.limit else [])
+    missing = [str(path) for path in needed if not path.exists()]
+    missing += [m for m in args.model if not Path(m.partition("=")[2]).is_dir()]
+    if missing:
+        parser.error(f"there is no {', '.join(missing)}; see what DIR holds at the top of --help.")
     c4_test, c4 = split_c4(args.data, args.out / "texts")
     calibration = {"c4": c4, "wiki": args.data / "wikitext-2" / "valid.jsonl"}
     test = {"c4": c4_test, "wiki": args.data / "wikitext-2" / "test_a.jsonl"}

@@ -90,7 +90,12 @@ class Divergence:
         with hooked([self._head.register_forward_pre_hook(beside)]):
             logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         pruned, dense = logits.chunk(2)
-        pruned, dense = (x.float().log_softmax(-1) for x in (pruned, dense.detach()))
+        # an entry of the vocabulary that a model rules out by -inf adds nothing, where 0 times the
+        # difference of two infinities would be NaN
+        lowest = torch.finfo(torch.float32).min
+        pruned, dense = (
+            x.float().log_softmax(-1).clamp_min(lowest) for x in (pruned, dense.detach())
+        )
         by_token = nn.functional.kl_div(pruned, dense, reduction="none", log_target=True).sum(-1)
         counts = torch.tensor([[window.weight] for window in windows]) / weight_of(windows)
         return (by_token * mask.to(by_token) * counts.to(by_token)).sum()

@@ -65,6 +65,27 @@ def test_the_divergence_is_that_of_the_logits(family):
     assert Divergence(dense, bind(dense).blocks).mean(found) == pytest.approx(0, abs=1e-6)
 
 
+def test_words_that_a_model_rules_out_add_nothing():
+    """Models whose vocabulary was filled up give -inf there."""
+    dense, other = make_llama(), pruned(make_llama())
+    for model in (dense, other):
+        model.lm_head.register_forward_hook(
+            lambda head, args, logits: torch.cat(
+                [logits[..., :28], torch.full_like(logits[..., 28:], -torch.inf)], -1
+            )
+        )
+    found = predicted(dense, windows(2))
+    divergence = Divergence(other, bind(other).blocks)
+    expected = 0.0
+    for window in found:
+        p, q = (logits_of(m, window.ids)[:, :28].log_softmax(-1) for m in (dense, other))
+        expected += float((p.exp() * (p - q)).sum(-1).mean()) / len(found)
+    assert divergence.mean(found) == pytest.approx(expected, rel=1e-4)
+    weight = other.model.layers[0].mlp.down_proj.weight.requires_grad_()
+    divergence.of(found, torch.stack([w.ids for w in found]), torch.ones(2, 30)).backward()
+    assert torch.isfinite(weight.grad).all() and weight.grad.any()
+
+
 def test_padding_changes_nothing():
     dense, other = make_llama(), pruned(make_llama())
     text = [*windows(2), *windows(2, length=29)]
