@@ -40,7 +40,7 @@ def make_atlas(
         parameters: of the scorer `networks`; 64 networks and two groups of samples if not given.
         samples: windows of text.
         window: tokens per window; cut down to what the model can take.
-        text_column: see `text.sources.load_texts`.
+        text_column: see `text.sources.load_documents`.
         seed: decides which windows, and the random starts.
 
     Raises:
@@ -67,13 +67,14 @@ def make_atlas(
     scorer.check(planned, samples, setting)
     check_weights(model, load_config(model))
     tokenizer = load_tokenizer(model)
-    windows = mixed_windows(
+    drawn = mixed_windows(
         load_sources(data, text_column, tokenizer),
         tokenizer,
         window=min(window, max_length(shapes) or window),
         samples=samples,
         seed=seed,
     )
+    windows = [one.tokens for one in drawn]
     check_ids(windows, shapes, len(tokenizer))
     if len(windows) < scorer.samples_per_group:
         raise RecipeError(
@@ -94,7 +95,13 @@ def make_atlas(
     text = read_calibration(make_loader(windows), network, may_join=True)
     units = bind(network).blocks
     found = survey(
-        network, units, text, scorer, setting, decode=lambda token: tokenizer.decode([token])
+        network,
+        units,
+        text,
+        scorer,
+        setting,
+        decode=lambda token: tokenizer.decode([token]),
+        document_at=lambda sample, position: drawn[sample].document_at(position),
     )
     write_atlas(out, found.atlas, found.courses, found.contexts)
     return found.atlas

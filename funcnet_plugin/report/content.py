@@ -106,10 +106,20 @@ def _context(row: Mapping[str, Any]) -> dict[str, Any]:
         "rank": row["rank"],
         "sample": row["sample"],
         "position": row["position"],
+        "document": _document(row),
         "at": row["at"],
         "tokens": row["tokens"],
         "tenths": [round(10 * value) for value in row["activities"]],
     }
+
+
+def _document(row: Mapping[str, Any]) -> str | None:
+    """Name the document of a context; an atlas of a pruning run, or an old one, has none."""
+    source, record, title = (row.get(key) for key in ("source", "record", "title"))
+    if source is None:
+        return None
+    named = Path(source).name if record is None else f"{Path(source).name}, record {record}"
+    return named if title is None else f"{named}: {title}"
 
 
 def _share_kept(atlas: Atlas, name: str, kept: Sequence[Sequence[int]]) -> list[int]:

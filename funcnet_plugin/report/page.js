@@ -74,7 +74,7 @@ function drawContexts(network) {
     const box = add(parent, "div", undefined, "context");
     const activities = context.tenths.map((value) => value / 10);
     add(box, "small", `${context.rank > 0 ? "most" : "least"} ${Math.abs(context.rank)}: ${activities[context.at]} deviations, ` +
-      `sample ${context.sample}, token ${context.position}`);
+      `sample ${context.sample}, token ${context.position}${context.document ? `, of ${context.document}` : ""}`);
     context.tokens.forEach((token, i) => {
       const part = add(box, "span", token, i === context.at ? "token peak" : "token");
       part.style.backgroundColor = colour(activities[i]);

@@ -18,12 +18,13 @@ from funcnet_plugin.measure.text import Text
 from funcnet_plugin.score.networks import Networks
 from funcnet_plugin.score.scorer import Setting
 from funcnet_plugin.survey.blocks import BlockNetworks
-from funcnet_plugin.survey.contexts import contexts
+from funcnet_plugin.survey.contexts import DocumentAt, contexts
 from funcnet_plugin.survey.courses import Courses, standardised
 from funcnet_plugin.survey.figures import Tokens, networks_of, plain
 from funcnet_plugin.survey.search import Search
 from funcnet_plugin.survey.sweep import mean_state, sweep
 from funcnet_plugin.survey.words import directions, words
+from funcnet_plugin.text.documents import Document
 
 CUT = 2.0  # a map of normal noise would keep one entry in twenty
 _PACKAGES = ("funcnet-plugin", "torch", "transformers")
@@ -54,6 +55,7 @@ def survey(
     decode: Callable[[int], str] = str,
     wanted: Sequence[Unit] | None = None,
     cut: float = CUT,
+    document_at: DocumentAt = lambda sample, position: Document(""),
 ) -> Survey:
     """Find the functional networks of a dense model, and say what each is.
 
@@ -66,6 +68,7 @@ def survey(
         decode: gives the text of a token.
         wanted: layers that are surveyed; all if not given.
         cut: entries of maps that are smaller, in deviations, are not kept.
+        document_at: tells which document a token of the text is of, if that is known.
 
     Raises:
         FuncnetError: shapes or text do not allow these networks.
@@ -97,7 +100,7 @@ def survey(
         steps = directions(block, by_layer, search.moments)
         said = words(model, units, steps, typical)
         mine = networks_of(block, course, share, tokens, said, widths, decode)
-        rows += contexts([network.name for network in mine], course, text.samples, decode)
+        rows += contexts([n.name for n in mine], course, text.samples, decode, document_at)
         networks += mine
         kept[block.name] = course.half()
     maps = {b.name: SparseMaps.of(b.maps, b.layers, widths, cut) for b in blocks}

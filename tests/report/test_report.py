@@ -39,6 +39,7 @@ def folder(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("report")
     found = survey_of(make_llama(), texts, cut=1.0)
     for row in found.contexts:
+        row |= {"source": "texts/wiki.jsonl", "record": 7, "title": MARKUP}
         row["tokens"][row["at"]] = row["token"] = MARKUP
     write_atlas(folder / "atlas", found.atlas, found.courses, found.contexts)
     (folder / "lesions").mkdir()
@@ -63,7 +64,19 @@ def test_the_page_holds_what_the_atlas_says(folder):
         assert shown["figures"]["variance"] == pytest.approx(facts["variance"], rel=5e-3)
         assert shown["raises"] == facts["raises"]
         assert [c["rank"] for c in shown["contexts"]] == [1, 2, 3, 4, -1]
+        assert shown["contexts"][0]["document"] == f"wiki.jsonl, record 7: {MARKUP}"
     assert data["lesions"] == EFFECTS
+
+
+def test_an_atlas_that_knows_no_documents_can_be_shown(texts, tmp_path):
+    found = survey_of(make_llama(), texts)
+    for row in found.contexts:
+        for key in ("source", "record", "title"):
+            del row[key]
+    write_atlas(tmp_path / "atlas", found.atlas, found.courses, found.contexts)
+    write_report(tmp_path / "atlas", tmp_path / "page.html")
+    network = data_of(tmp_path / "page.html")["networks"][0]
+    assert {context["document"] for context in network["contexts"]} == {None}
 
 
 def test_markup_in_the_text_stays_text(folder):
