@@ -13,7 +13,7 @@ from zlib import crc32
 
 from funcnet_plugin.atlas import Atlas, read_atlas
 from funcnet_plugin.atlas.atlas import MEMBER
-from funcnet_plugin.atlas.checks import check_weights, check_widths
+from funcnet_plugin.atlas.checks import check_neurons, check_weights, check_widths
 from funcnet_plugin.bars import bar
 from funcnet_plugin.checkpoints.loading import load_tokenizer
 from funcnet_plugin.errors import AtlasError, FuncnetError, NumbersError
@@ -103,6 +103,7 @@ def lesion_study(
     if not study.texts and not study.tasks:
         raise FuncnetError("lesions are measured on texts and tasks; give --text or --task.")
     known = read_atlas(atlas)
+    check_neurons(known, str(atlas))
     lesions = _lesions(known, study)
     for text in study.sets:
         if (kept := wanted(text)) is not None and kept.task not in study.tasks:

@@ -38,6 +38,7 @@ def make_atlas(
         data: see `text.sources.load_sources`.
         out: directory to write; it must not exist or be empty.
         parameters: of the scorer `networks`; 64 networks and two groups of samples if not given.
+            `signals` may also name modules of a decoder layer, see `survey.taps.Tap`.
         samples: windows of text.
         window: tokens per window; cut down to what the model can take.
         text_column: see `text.sources.load_documents`.
@@ -54,17 +55,18 @@ def make_atlas(
         model_without_weights,
     )
     from funcnet_plugin.checkpoints.weights import check_weights
-    from funcnet_plugin.score.parts import SCORERS
     from funcnet_plugin.score.scorer import Setting
+    from funcnet_plugin.survey.wanted import Wanted
 
     out = Path(out)
     check_output(out)
     given = {"n_components": 64, "samples_per_group": max(1, samples // _GROUPS)}
-    scorer = SCORERS.make({"name": "networks"} | given | dict(parameters or {}))
-    setting = Setting(seed=seed, n_samples=samples)
+    wanted = Wanted.of(given | dict(parameters or {}))
+    scorer, setting = wanted.scorer, Setting(seed=seed, n_samples=samples)
     shapes = model_without_weights(model)
-    planned = bind(shapes, try_mlps=False).blocks
-    scorer.check(planned, samples, setting)
+    planned = wanted.plan(shapes, bind(shapes, try_mlps=False).blocks)
+    if planned:
+        scorer.check(planned, samples, setting)
     check_weights(model, load_config(model))
     tokenizer = load_tokenizer(model)
     drawn = mixed_windows(
@@ -82,7 +84,8 @@ def make_atlas(
             f"samples_per_group={scorer.samples_per_group}; give more text, a shorter window or "
             "fewer samples."
         )
-    scorer.check_lengths(planned, list(map(len, windows)), shared=False)
+    if planned:
+        scorer.check_lengths(planned, list(map(len, windows)), shared=False)
 
     from transformers import AutoModelForCausalLM
 
@@ -101,6 +104,7 @@ def make_atlas(
         scorer,
         setting,
         decode=lambda token: tokenizer.decode([token]),
+        wanted=wanted.there(network, units),
         document_at=lambda sample, position: drawn[sample].document_at(position),
     )
     write_atlas(out, found.atlas, found.courses, found.contexts)

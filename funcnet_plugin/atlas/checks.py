@@ -10,6 +10,22 @@ from funcnet_plugin.errors import AtlasError
 from funcnet_plugin.measure.fingerprint import fingerprint_unit
 
 
+def check_neurons(atlas: Atlas, source: str) -> None:
+    """Refuse an atlas whose networks are not of neurons, where neurons are to be changed.
+
+    Args:
+        source: the directory of the atlas.
+
+    Raises:
+        AtlasError: they are of other channels.
+    """
+    if not atlas.of_neurons:
+        raise AtlasError(
+            f"the atlas {source} is of {', '.join(atlas.signals)}, whose channels are no neurons "
+            "that can be cut or silenced; make one with --signals act,up."
+        )
+
+
 def check_widths(atlas: Atlas, units: Sequence[Unit], source: str) -> None:
     """Refuse an atlas of other shapes; weights are not looked at.
 
@@ -18,8 +34,9 @@ def check_widths(atlas: Atlas, units: Sequence[Unit], source: str) -> None:
         source: the directory of the atlas.
 
     Raises:
-        AtlasError: a layer has another width there, or is not there.
+        AtlasError: a layer has another width there, or is not there; or it is of no neurons.
     """
+    check_neurons(atlas, source)
     for unit in units:
         if unit.index >= len(atlas.widths) or atlas.widths[unit.index] != unit.width:
             found = atlas.widths[unit.index : unit.index + 1] or ["none"]

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from funcnet_plugin.atlas.atlas import Atlas, Network
+from funcnet_plugin.atlas.atlas import Atlas, Network, widths_of
 from funcnet_plugin.atlas.maps import SparseMaps
 from funcnet_plugin.errors import AtlasError
 from funcnet_plugin.output import staged
@@ -83,7 +83,7 @@ def read_atlas(directory: str | Path) -> Atlas:
     content = _content(directory)
     _check_digest(directory, content, NETWORKS)
     try:
-        widths = content["model"]["widths"]
+        widths = widths_of(content)
         with safe_open(directory / NETWORKS, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         scores, means = (_of_layers(tensors, kind, widths) for kind in (_SCORES, _MEANS))

@@ -25,12 +25,20 @@ def atlas(
             "global: across all."
         ),
     ] = "local",
+    signals: Annotated[
+        str,
+        typer.Option(
+            help="What networks are of, with commas: neurons by act (activated gate), up (up "
+            "projection), product (of the two); or channels of modules by path in a decoder layer: "
+            "input:self_attn.o_proj (attention heads), output:mlp, output (of the layer)."
+        ),
+    ] = "act,up",
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="Other parameters of the scorer networks, NAME=VALUE: samples_per_group=40, "
-            "signals=[act]; may be repeated.",
+            help="Other parameters of the scorer networks, NAME=VALUE: samples_per_group=40; may "
+            "be repeated.",
         ),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Windows of text.")] = 160,
@@ -48,12 +56,13 @@ def atlas(
     from funcnet_plugin.surveying import make_atlas
     from funcnet_plugin.text.sources import parse_sources
 
+    names = [name.strip() for name in signals.split(",") if name.strip()]
     with stdout_for_json(as_json):
         found = make_atlas(
             model,
             parse_sources(data),
             out,
-            parameters={"n_components": components, "strategy": strategy}
+            parameters={"n_components": components, "strategy": strategy, "signals": names}
             | recipe_fields(set_ or []),
             samples=samples,
             window=window,

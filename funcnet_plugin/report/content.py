@@ -12,6 +12,7 @@ from torch import Tensor
 
 from funcnet_plugin.atlas import Atlas, read_atlas
 from funcnet_plugin.atlas.atlas import MEMBER
+from funcnet_plugin.atlas.checks import check_neurons
 from funcnet_plugin.atlas.files import read_contexts, read_courses
 from funcnet_plugin.errors import AtlasError
 from funcnet_plugin.lesions.effects import as_plain, read_effects
@@ -37,6 +38,8 @@ def content_of(
         AtlasError: the atlas or the study cannot be read, or they do not go together.
     """
     known = read_atlas(atlas)
+    if kept is not None:
+        check_neurons(known, str(atlas))
     if kept is not None and len(kept) != len(known.widths):
         raise AtlasError(
             f"the pruned model has {len(kept)} layers and the atlas is of {len(known.widths)}; "
@@ -51,6 +54,7 @@ def content_of(
         "model": {k: known.facts["model"][k] for k in ("source", "architecture", "widths")},
         "data": {k: known.facts["data"][k] for k in ("samples", "tokens")},
         "settings": known.facts["settings"],
+        "pieces": "neurons" if known.of_neurons else "channels",
         "versions": known.facts["versions"],
         "blocks": [
             {"name": name, "networks": len(networks)} for name, networks in known.blocks.items()

@@ -6,13 +6,13 @@ const byName = new Map(networks.map((network, i) => [network.name, i]));
 const element = (id) => document.getElementById(id);
 const FIGURES = {
   variance: "share of the signals' variance that the network makes",
-  kurtosis: "kurtosis of its map: large where few neurons carry it",
+  kurtosis: `kurtosis of its map: large where few ${data.pieces} carry it`,
   stability_starts: "how well other random starts find it again, 0 to 1",
   stability_groups: "how well it is found again in other samples, 0 to 1",
   density: "share of tokens where it is active",
   position: "correlation with the place in the window",
   frequency: "correlation with how often the text has the token",
-  members: "neurons that are members",
+  members: `${data.pieces} that are members`,
 };
 if (networks.some((network) => network.kept)) FIGURES.kept = "share of its members that the pruned model kept";
 
@@ -87,6 +87,7 @@ function drawWords(network) {
   const parent = element("words");
   parent.replaceChildren();
   for (const [title, words] of [["raises", network.raises], ["lowers", network.lowers]]) {
+    if (!words.length) continue; // not known of these signals
     const line = add(parent, "p", `${title} `);
     for (const word of words) add(line, "span", word, "word");
   }
@@ -208,7 +209,7 @@ for (const figure of Object.keys(FIGURES)) add(element("figure"), "option", figu
 for (const network of networks) add(element("names"), "option").value = network.name;
 element("about").textContent =
   `${data.model.architecture}${data.model.source ? ` (${data.model.source})` : ""}: ${networks.length} networks of ` +
-  `${data.blocks.length} blocks, found in ${data.data.tokens.toLocaleString("en")} tokens.`;
+  `${data.blocks.length} blocks, found in ${data.data.tokens.toLocaleString("en")} tokens; signals: ${data.settings.scorer.signals.join(", ")}.`;
 element("figure").addEventListener("change", drawOverview);
 element("search").addEventListener("change", (event) => find(event.target.value));
 element("before").addEventListener("click", () => choose(current - 1));

@@ -22,7 +22,7 @@ from funcnet_plugin.survey.contexts import DocumentAt, contexts
 from funcnet_plugin.survey.courses import Courses, standardised
 from funcnet_plugin.survey.figures import Tokens, networks_of, plain
 from funcnet_plugin.survey.search import Search
-from funcnet_plugin.survey.sweep import mean_state, sweep
+from funcnet_plugin.survey.sweep import Watched, mean_state, sweep
 from funcnet_plugin.survey.words import directions, words
 from funcnet_plugin.text.documents import Document
 
@@ -53,7 +53,7 @@ def survey(
     scorer: Networks,
     setting: Setting,
     decode: Callable[[int], str] = str,
-    wanted: Sequence[Unit] | None = None,
+    wanted: Sequence[Watched] | None = None,
     cut: float = CUT,
     document_at: DocumentAt = lambda sample, position: Document(""),
 ) -> Survey:
@@ -66,7 +66,7 @@ def survey(
         scorer: says how networks are found.
         setting: see `Scorer.begin`.
         decode: gives the text of a token.
-        wanted: layers that are surveyed; all if not given.
+        wanted: what is surveyed, of some layers or all; the neurons of all if not given.
         cut: entries of maps that are smaller, in deviations, are not kept.
         document_at: tells which document a token of the text is of, if that is known.
 
@@ -78,16 +78,15 @@ def survey(
     scorer.check(wanted, len(text.samples), setting)
     scorer.check_text(wanted, list(map(len, text.samples)), shared=False)
     search = Search(scorer, setting, wanted)
-    numbers = {unit.index for unit in wanted}
-    sweep(model, units, text, "finding networks", numbers, search.add, search.done)
+    by_layer = {unit.index: unit for unit in wanted}
+    sweep(model, units, text, "finding networks", by_layer, search.add, search.done)
     blocks, scores = search.finish()
     courses = Courses(blocks, search.moments, search.names, text.n_tokens)
-    states = sweep(model, units, text, "time courses of networks", numbers, courses.add)
+    states = sweep(model, units, text, "time courses of networks", by_layer, courses.add)
     typical = mean_state(states)
     del states
     tokens = Tokens.of(text)
-    by_layer = {unit.index: unit for unit in units}
-    widths = {unit.index: unit.width for unit in units}
+    widths = {unit.index: unit.width for unit in wanted}
     lengths = torch.tensor([len(sample) for sample in text.samples])
     kept: dict[str, Tensor] = {"tokens": tokens.ids, "samples": lengths}
     networks: list[Network] = []
@@ -97,8 +96,8 @@ def survey(
         order = share.argsort(descending=True)
         block.put_in_order(order)
         course, share = course[:, order], share[order]
-        steps = directions(block, by_layer, search.moments)
-        said = words(model, units, steps, typical)
+        steps = directions(block, by_layer, search.moments, search.order)
+        said = words(model, units, steps, typical) if steps is not None else None
         mine = networks_of(block, course, share, tokens, said, widths, decode)
         rows += contexts([n.name for n in mine], course, text.samples, decode, document_at)
         networks += mine
@@ -117,6 +116,8 @@ def survey(
         "versions": {name: version(name) for name in _PACKAGES},
         "blocks": [_of_block(block) | search.report(block) for block in blocks],
     }
+    if not search.inner:
+        facts["channels"] = [widths.get(unit.index, 0) for unit in units]
     return Survey(Atlas(facts, maps, by_name, scores, means), kept, rows)
 
 

@@ -30,7 +30,7 @@ def atlas_of(maps: dict[int, torch.Tensor], widths=WIDTHS) -> Atlas:
     scores = {layer: of.abs().amax(0).view(2, -1).amax(0).double() for layer, of in maps.items()}
     facts = {
         "model": {"widths": list(widths)},
-        "settings": {"cut": 2.0},
+        "settings": {"cut": 2.0, "scorer": {"signals": ["act", "up"]}},
         "blocks": [{"name": f"L{layer}"} for layer in maps],
     }
     means = {layer: torch.zeros(widths[layer]) for layer in maps}
