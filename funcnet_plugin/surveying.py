@@ -107,5 +107,5 @@ def make_atlas(
         wanted=wanted.there(network, units),
         document_at=lambda sample, position: drawn[sample].document_at(position),
     )
-    write_atlas(out, found.atlas, found.courses, found.contexts)
+    write_atlas(out, found.atlas, found.courses, found.contexts, found.connectivity)
     return found.atlas

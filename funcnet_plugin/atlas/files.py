@@ -5,6 +5,7 @@
 | atlas.json | model, data, settings, versions; blocks and networks with what was found of each |
 | networks.safetensors | sparse maps, by block; scores and mean activities, by layer |
 | courses.safetensors | time courses, by block; the tokens that they are over |
+| connectivity.safetensors | correlation and partial correlation of all networks |
 | contexts.parquet | text around the tokens that move each network most, and least |
 
 atlas.json holds a digest of the other files, so what was edited or cut short is refused.
@@ -18,18 +19,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from funcnet_plugin.atlas.atlas import Atlas, Network, widths_of
 from funcnet_plugin.atlas.maps import SparseMaps
+from funcnet_plugin.atlas.structure import Structure, structure_of
 from funcnet_plugin.errors import AtlasError
 from funcnet_plugin.output import staged
 
 FORMAT = 1
-ATLAS, NETWORKS, COURSES, CONTEXTS = (
+ATLAS, NETWORKS, COURSES, CONTEXTS, CONNECTIVITY = (
     "atlas.json", "networks.safetensors", "courses.safetensors", "contexts.parquet",
+    "connectivity.safetensors",
 )  # fmt: skip
 _SCORES, _MEANS = "scores", "means"
 
@@ -39,6 +43,7 @@ def write_atlas(
     atlas: Atlas,
     courses: Mapping[str, Tensor],
     contexts: Sequence[Mapping[str, Any]],
+    connectivity: Mapping[str, Tensor],
 ) -> None:
     """Write an atlas, whole or not at all.
 
@@ -46,6 +51,7 @@ def write_atlas(
         directory: new, or empty.
         courses: tensors of courses.safetensors.
         contexts: rows of contexts.parquet.
+        connectivity: see `Structure.state`.
 
     Raises:
         CheckpointError: the directory cannot be written, or the disk is full.
@@ -68,7 +74,9 @@ def write_atlas(
         _save(staging / NETWORKS, tensors)
         _save(staging / COURSES, courses)
         parquet.write_table(pyarrow.Table.from_pylist(list(contexts)), staging / CONTEXTS)
-        digests = {name: _digest(staging / name) for name in (NETWORKS, COURSES, CONTEXTS)}
+        _save(staging / CONNECTIVITY, connectivity)
+        written = (NETWORKS, COURSES, CONTEXTS, CONNECTIVITY)
+        digests = {name: _digest(staging / name) for name in written}
         content = {"format": FORMAT, "files": digests, **atlas.facts, "networks": networks}
         (staging / ATLAS).write_text(json.dumps(content, indent=1) + "\n")
 
@@ -150,6 +158,30 @@ def read_contexts(directory: str | Path) -> list[dict[str, Any]]:
     directory = Path(directory)
     _check_digest(directory, _content(directory), CONTEXTS)
     return parquet.read_table(directory / CONTEXTS).to_pylist()
+
+
+def read_structure(directory: str | Path, atlas: Atlas) -> Structure:
+    """Read how networks act together; found anew for an atlas that was made before it was kept.
+
+    Args:
+        atlas: what `read_atlas` read there.
+
+    Raises:
+        AtlasError: as `read_atlas`.
+    """
+    directory = Path(directory)
+    content = _content(directory)
+    if CONNECTIVITY not in content["files"]:
+        courses = read_courses(directory)
+        return structure_of([courses[block] for block in atlas.maps])
+    _check_digest(directory, content, CONNECTIVITY)
+    try:
+        with safe_open(directory / CONNECTIVITY, framework="pt") as file:
+            matrices = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+        clusters = torch.tensor([network.facts["cluster"] for network in atlas.networks.values()])
+        return Structure(**matrices, clusters=clusters, facts=dict(atlas.facts["structure"]))
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        raise AtlasError(f"{directory} is no whole atlas ({error}); make it again.") from error
 
 
 def _content(directory: Path) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def atlas(
 ) -> None:
     """Find the functional networks of a model: which neurons, what moves them, what they raise.
 
-    Writes atlas.json, networks.safetensors, courses.safetensors and contexts.parquet.
+    Writes atlas.json, networks, courses and connectivity.safetensors, and contexts.parquet.
 
     Example: `funcnet atlas ./llama --data wiki.jsonl --out ./llama-atlas`
     """
@@ -70,7 +70,8 @@ def atlas(
             seed=seed,
         )
     if as_json:
-        print(json.dumps(dict(found.facts), indent=2))
+        networks = [{"name": name, **one.facts} for name, one in found.networks.items()]
+        print(json.dumps({**found.facts, "networks": networks}, indent=2))
         return
     again = [
         stability
@@ -79,5 +80,6 @@ def atlas(
     ]
     likeness = f", found again in other text at {statistics.median(again):.2f}" if again else ""
     Console(soft_wrap=True).print(
-        f"[bold]{out}[/]: {len(found.networks)} networks in {len(found.blocks)} blocks{likeness}"
+        f"[bold]{out}[/]: {len(found.networks)} networks in {len(found.blocks)} blocks{likeness}; "
+        f"{found.facts['structure']['clusters']} clusters"
     )

@@ -13,10 +13,12 @@ const FIGURES = {
   position: "correlation with the place in the window",
   frequency: "correlation with how often the text has the token",
   members: `${data.pieces} that are members`,
+  cluster: "networks that act together have the same; near numbers are alike",
 };
 if (networks.some((network) => network.kept)) FIGURES.kept = "share of its members that the pruned model kept";
 
 function figureOf(network, figure) {
+  if (figure === "cluster") return network.cluster;
   if (figure === "members") return Object.values(network.layers).reduce((sum, of) => sum + of[0], 0);
   if (figure === "kept") return network.kept && network.kept[1] ? network.kept[0] / network.kept[1] : null;
   return network.figures[figure];
@@ -31,9 +33,10 @@ function add(parent, tag, text, kind) {
 }
 
 const style = getComputedStyle(document.body);
+const isNarrow = () => document.body.clientWidth < 640;
 function layout(more) {
   return Object.assign({
-    margin: { t: 10, r: 10, b: 45, l: 70 }, paper_bgcolor: "transparent", plot_bgcolor: "transparent",
+    margin: { t: 10, r: 10, b: 45, l: isNarrow() ? 45 : 70 }, paper_bgcolor: "transparent", plot_bgcolor: "transparent",
     font: { color: style.color }, dragmode: false,
   }, more);
 }
@@ -53,7 +56,7 @@ function drawOverview() {
   }
   const trace = {
     type: "heatmap", z, text, y: data.blocks.map((block) => block.name), hovertemplate: "%{text}: %{z}<extra></extra>",
-    colorscale: "Viridis", xgap: 1, ygap: 1,
+    colorscale: "Viridis", xgap: isNarrow() ? 0 : 1, ygap: isNarrow() ? 0 : 1,
   };
   const height = Math.max(160, 40 + 16 * data.blocks.length);
   Plotly.react("overview", [trace], layout({
@@ -141,19 +144,6 @@ function drawEffect(network) {
   bars("effect", "lost without it", names, points, others);
 }
 
-function drawConnectivity(network) {
-  const block = data.blocks[network.block].name;
-  const z = data.connectivity[block].map((row) => row.map((percent) => percent / 100));
-  const names = z.map((_, k) => `${block}.N${k}`);
-  const trace = {
-    type: "heatmap", z, x: names, y: names, zmin: -1, zmax: 1, colorscale: "RdBu", reversescale: false,
-    hovertemplate: "%{x} and %{y}: %{z}<extra></extra>",
-  };
-  Plotly.react("connectivity", [trace], layout({
-    height: 480, yaxis: { autorange: "reversed", showticklabels: z.length <= 40 }, xaxis: { showticklabels: z.length <= 40 },
-  }), PLAIN);
-}
-
 function drawLesions() {
   if (!data.lesions) return;
   element("lesions-section").hidden = false;
@@ -185,7 +175,7 @@ function choose(number, fromAddress) {
   drawContexts(network);
   drawProfile(network);
   drawEffect(network);
-  drawConnectivity(network);
+  connectivity.show(current);
   if (!fromAddress) history.replaceState(null, "", `#${network.name}`);
 }
 
@@ -228,3 +218,5 @@ element("overview").on("plotly_click", (event) => {
 drawLesions();
 fromAddress();
 document.body.dataset.ready = "true";
+// The matrices of all networks are unpacked once the page is there.
+requestAnimationFrame(() => setTimeout(() => connectivity.open()));

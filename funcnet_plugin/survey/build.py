@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.atlas import Atlas, Network, SparseMaps
-from funcnet_plugin.bars import bar
+from funcnet_plugin.atlas.structure import structure_of
+from funcnet_plugin.bars import bar, ticking
 from funcnet_plugin.measure.fingerprint import fingerprint_model, fingerprint_unit
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.score.networks import Networks
@@ -39,11 +40,13 @@ class Survey:
         courses: block -> (n_tokens, k), float16, standardised; `tokens`, their ids; `samples`, how
             many tokens each sample has.
         contexts: rows, see `contexts.contexts`.
+        connectivity: see `Structure.state`.
     """
 
     atlas: Atlas
     courses: dict[str, Tensor]
     contexts: list[dict[str, Any]]
+    connectivity: dict[str, Tensor]
 
 
 def survey(
@@ -104,7 +107,12 @@ def survey(
         kept[block.name] = course.half()
     maps = {b.name: SparseMaps.of(b.maps, b.layers, widths, cut) for b in blocks}
     means = {layer: moments.mean.float().cpu() for layer, moments in search.inner.items()}
-    by_name = {network.name: network for network in networks}
+    with ticking("how networks act together"):
+        structure = structure_of([kept[block.name] for block in blocks])
+    by_name = {
+        network.name: replace(network, facts=dict(network.facts) | {"cluster": number})
+        for network, number in zip(networks, structure.clusters.tolist(), strict=True)
+    }
     settings = {"scorer": scorer.settings(), "seed": setting.seed, "cut": cut}
     facts = _of_model(model, units) | {
         "data": {
@@ -115,10 +123,11 @@ def survey(
         "settings": settings,
         "versions": {name: version(name) for name in _PACKAGES},
         "blocks": [_of_block(block) | search.report(block) for block in blocks],
+        "structure": structure.facts,
     }
     if not search.inner:
         facts["channels"] = [widths.get(unit.index, 0) for unit in units]
-    return Survey(Atlas(facts, maps, by_name, scores, means), kept, rows)
+    return Survey(Atlas(facts, maps, by_name, scores, means), kept, rows, structure.state())
 
 
 def _of_model(model: nn.Module, units: Sequence[Unit]) -> dict[str, Any]:

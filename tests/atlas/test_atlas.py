@@ -30,7 +30,9 @@ def surveys(texts):
 def written(surveys, tmp_path_factory):
     folder = tmp_path_factory.mktemp("atlases")
     for strategy, found in surveys.items():
-        write_atlas(folder / strategy, found.atlas, found.courses, found.contexts)
+        write_atlas(
+            folder / strategy, found.atlas, found.courses, found.contexts, found.connectivity
+        )
     return folder
 
 

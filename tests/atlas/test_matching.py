@@ -147,9 +147,9 @@ def test_blocks_must_be_the_same(maps):
 
 
 def test_the_command(maps, tmp_path):
-    write_atlas(tmp_path / "a", atlas_of(maps), {}, [{"network": "L0.N0"}])
+    write_atlas(tmp_path / "a", atlas_of(maps), {}, [{"network": "L0.N0"}], {})
     keep = [list(range(60)), list(range(60))]
-    write_atlas(tmp_path / "b", atlas_of(long_tailed(1)), {}, [{"network": "L0.N0"}])
+    write_atlas(tmp_path / "b", atlas_of(long_tailed(1)), {}, [{"network": "L0.N0"}], {})
     done = CliRunner().invoke(cli.app, ["match", str(tmp_path / "a"), str(tmp_path / "b")])
     assert done.exit_code == 0, done.output
     assert "10 networks matched: similarity 0." in done.output

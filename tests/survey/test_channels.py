@@ -232,7 +232,7 @@ def test_a_model_that_cannot_be_run_without_weights_is_looked_at_with_them(texts
 def heads(texts, tmp_path):
     """An atlas of attention heads."""
     found = channel_survey(make_llama(), texts, "input:self_attn.o_proj")
-    write_atlas(tmp_path / "heads", found.atlas, found.courses, found.contexts)
+    write_atlas(tmp_path / "heads", found.atlas, found.courses, found.contexts, found.connectivity)
     return tmp_path / "heads"
 
 
@@ -278,7 +278,7 @@ def test_atlases_of_other_signals_do_not_match(heads, texts, tmp_path):
 @pytest.mark.usefixtures("forget_the_session")
 def test_pruning_by_the_product_is_pruning_by_its_atlas(fresh, texts, tmp_path):
     found = channel_survey(fresh(), texts, "product")
-    write_atlas(tmp_path / "atlas", found.atlas, found.courses, found.contexts)
+    write_atlas(tmp_path / "atlas", found.atlas, found.courses, found.contexts, found.connectivity)
     fields = {"pruning_ratio": 0.2, "allocation": "threshold"}
     scorer = networks({"n_init": 2}, signals=["product"])
     run(fresh(), texts, recipe(scorer=scorer, **fields), output_dir=str(tmp_path / "direct"))
@@ -293,9 +293,11 @@ def test_the_command_takes_signals(checkpoint, texts, tmp_path):
     done = CliRunner().invoke(cli.app, [
         "atlas", str(checkpoint), "--data", str(path), "--out", str(tmp_path / "atlas"),
         "--samples", "16", "--window", "40", "--components", "6",
-        "--signals", "output:self_attn.q_proj, input:self_attn.o_proj",
+        "--signals", "output:self_attn.q_proj, input:self_attn.o_proj", "--json",
     ])  # fmt: skip
     assert done.exit_code == 0, done.output
     atlas = read_atlas(tmp_path / "atlas")
     assert atlas.signals == ["output:self_attn.q_proj", "input:self_attn.o_proj"]
-    assert len(atlas.networks) == 18
+    said = json.loads(done.stdout)
+    assert [n["name"] for n in said["networks"]] == list(atlas.networks)
+    assert {n["cluster"] for n in said["networks"]} == set(range(said["structure"]["clusters"]))
