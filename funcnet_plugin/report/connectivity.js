@@ -137,6 +137,7 @@ const connectivity = (() => {
       element("connectivity-title").scrollIntoView();
     });
     document.body.dataset.connected = "true";
+    performance.mark("connected");
   }
 
   return { show, open };

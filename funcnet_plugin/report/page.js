@@ -165,6 +165,12 @@ function drawLesions() {
   }), PLAIN);
 }
 
+function drawNetwork(network) {
+  drawProfile(network);
+  drawEffect(network);
+  connectivity.show(current);
+}
+
 let current = -1;
 function choose(number, fromAddress) {
   current = Math.min(Math.max(number, 0), networks.length - 1);
@@ -173,9 +179,7 @@ function choose(number, fromAddress) {
   drawFigures(network);
   drawWords(network);
   drawContexts(network);
-  drawProfile(network);
-  drawEffect(network);
-  connectivity.show(current);
+  if (window.Plotly) drawNetwork(network);
   if (!fromAddress) history.replaceState(null, "", `#${network.name}`);
 }
 
@@ -200,7 +204,7 @@ for (const network of networks) add(element("names"), "option").value = network.
 element("about").textContent =
   `${data.model.architecture}${data.model.source ? ` (${data.model.source})` : ""}: ${networks.length} networks of ` +
   `${data.blocks.length} blocks, found in ${data.data.tokens.toLocaleString("en")} tokens; signals: ${data.settings.scorer.signals.join(", ")}.`;
-element("figure").addEventListener("change", drawOverview);
+element("figure").addEventListener("change", () => window.Plotly && drawOverview());
 element("search").addEventListener("change", (event) => find(event.target.value));
 element("before").addEventListener("click", () => choose(current - 1));
 element("after").addEventListener("click", () => choose(current + 1));
@@ -210,13 +214,22 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "ArrowLeft") choose(current - 1);
 });
 window.addEventListener("hashchange", fromAddress);
-drawOverview();
-element("overview").on("plotly_click", (event) => {
-  const number = byName.get(event.points[0].text);
-  if (number !== undefined) choose(number);
-});
-drawLesions();
 fromAddress();
-document.body.dataset.ready = "true";
-// The matrices of all networks are unpacked once the page is there.
-requestAnimationFrame(() => setTimeout(() => connectivity.open()));
+performance.mark("text");
+// The library for plots is long: what can be read is there before it is run.
+requestAnimationFrame(() => setTimeout(drawPlots));
+
+function drawPlots() {
+  add(document.head, "script", element("plotly").textContent);
+  drawOverview();
+  element("overview").on("plotly_click", (event) => {
+    const number = byName.get(event.points[0].text);
+    if (number !== undefined) choose(number);
+  });
+  drawLesions();
+  drawNetwork(networks[current]);
+  document.body.dataset.ready = "true";
+  performance.mark("ready");
+  // The matrices of all networks are unpacked last.
+  requestAnimationFrame(() => setTimeout(() => connectivity.open()));
+}
