@@ -8,7 +8,8 @@
 | connectivity.safetensors | correlation and partial correlation of all networks |
 | contexts.parquet | text around the tokens that move each network most, and least |
 
-atlas.json holds a digest of the other files, so what was edited or cut short is refused.
+atlas.json holds a digest of itself and of the other files, so what was edited or cut short is
+refused.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def write_atlas(
         written = (NETWORKS, COURSES, CONTEXTS, CONNECTIVITY)
         digests = {name: _digest(staging / name) for name in written}
         content = {"format": FORMAT, "files": digests, **atlas.facts, "networks": networks}
+        content["digest"] = _digest_of(content)
         (staging / ATLAS).write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -112,7 +114,7 @@ def read_atlas(directory: str | Path) -> Atlas:
                 raise ValueError(f"{network.name} has no map")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, IndexError) as error:
         raise AtlasError(f"{directory} is no whole atlas ({error}); make it again.") from error
-    facts = {k: v for k, v in content.items() if k not in ("format", "files", "networks")}
+    facts = {k: v for k, v in content.items() if k not in ("format", "files", "networks", "digest")}
     return Atlas(facts, maps, networks, scores, means)
 
 
@@ -200,6 +202,8 @@ def _content(directory: Path) -> dict[str, Any]:
         raise AtlasError(
             f"{path} is of format {version} and this version reads {FORMAT}; make it again."
         )
+    if content.get("digest", known := _digest_of(content)) != known:  # older ones have none
+        raise AtlasError(f"{path} is not what was written: it was edited; make the atlas again.")
     return content
 
 
@@ -215,6 +219,13 @@ def _check_digest(directory: Path, content: Mapping[str, Any], name: str) -> Non
             f"{path} is not what was written with {ATLAS}: it was edited or cut short; make the "
             "atlas again."
         )
+
+
+def _digest_of(content: Mapping[str, Any]) -> str:
+    """Give the digest of what atlas.json holds, the digest itself left out."""
+    held = {key: value for key, value in content.items() if key != "digest"}
+    plain = json.loads(json.dumps(held))  # as it is read
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

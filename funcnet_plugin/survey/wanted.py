@@ -41,6 +41,8 @@ class Wanted:
         """
         parameters = dict(parameters)
         signals = parameters.get("signals")
+        if signals == []:
+            raise RecipeError("no signals are named; write act,up for the neurons of MLPs.")
         named = signals if isinstance(signals, list) else []
         paths = [name for name in named if isinstance(name, str) and name not in _NEURONS]
         if paths:

@@ -187,6 +187,7 @@ def test_channels_are_counted_without_weights(family):
     ("signals", "message"),
     [
         (["output:attention"], LAYER),
+        ([], "no signals are named; write act,up"),
         (["heads"], "there is no signal 'heads'; write act, up or product for neurons"),
         (["act", "output"], "signals act, output do not go together"),
         (["output", "output"], "signals output, output do not go together"),
