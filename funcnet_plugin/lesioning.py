@@ -15,7 +15,7 @@ from loguru import logger
 
 from funcnet_plugin.atlas import Atlas, read_atlas
 from funcnet_plugin.atlas.atlas import MEMBER
-from funcnet_plugin.atlas.checks import check_weights, check_widths
+from funcnet_plugin.atlas.checks import check_shape, check_weights
 from funcnet_plugin.bars import bar
 from funcnet_plugin.checkpoints.loading import load_tokenizer
 from funcnet_plugin.errors import AtlasError, FuncnetError, NumbersError
@@ -105,12 +105,14 @@ def lesion_study(
     if not study.texts and not study.tasks:
         raise FuncnetError("lesions are measured on texts and tasks; give --text or --task.")
     known = read_atlas(atlas)
+    shape = inspect_model(model)
+    check_shape(known, dict(enumerate(shape.widths)), str(atlas))
     lesions = _lesions(known, study)
     for text in study.sets:
         if (kept := wanted(text)) is not None and kept.task not in study.tasks:
             raise AtlasError(f"{text} needs the task {kept.task}; give it with --task.")
     tasks = Tasks(study.tasks, study.include_path, study.limit)
-    window = min(study.window, inspect_model(model).max_length or study.window)
+    window = min(study.window, shape.max_length or study.window)
     tokenizer = load_tokenizer(model)
     texts = {
         name: text_windows(file, study.text_column, tokenizer, window, study.windows)
@@ -284,7 +286,6 @@ class _Bench:
             str(model), **{"batch_size": 16} | simple_parse_args_string(model_args)
         )
         self._units = bind(self._lm.model).blocks
-        check_widths(atlas, self._units, source)
         check_weights(atlas, self._units, source)
         self._texts, self._tasks = texts, tasks
 

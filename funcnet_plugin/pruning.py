@@ -59,7 +59,7 @@ def prune(
         window: tokens per window; cut down to what the model can take.
         batch_size: windows per forward pass; if not given, as many as make it fast and memory
             holds. It does not change which neurons are kept.
-        text_column: see `text.sources.load_texts`.
+        text_column: see `text.sources.load_documents`.
         export: write another form than the checkpoint, see `export.FORMATS`.
         from_atlas: an atlas of the model, from which the scores of networks are taken.
 
@@ -87,13 +87,14 @@ def prune(
     tokenizer = load_tokenizer(model)
     check_tokenizer(tokenizer)
     sources = load_sources(data, text_column, tokenizer)
-    windows = mixed_windows(
+    drawn = mixed_windows(
         sources,
         tokenizer,
         window=min(window, max_length(shapes) or window),
         samples=samples,
         seed=int(pruning_modifier(plan)[1].get("seed", 0)),
     )
+    windows = [one.tokens for one in drawn]
     check_ids(windows, shapes, len(tokenizer))
 
     from llmcompressor import oneshot

@@ -38,9 +38,10 @@ def make_atlas(
         data: see `text.sources.load_sources`.
         out: directory to write; it must not exist or be empty.
         parameters: of the scorer `networks`; 64 networks and two groups of samples if not given.
+            `signals` may also name modules of a decoder layer, see `survey.taps.Tap`.
         samples: windows of text.
         window: tokens per window; cut down to what the model can take.
-        text_column: see `text.sources.load_texts`.
+        text_column: see `text.sources.load_documents`.
         seed: decides which windows, and the random starts.
 
     Raises:
@@ -54,26 +55,28 @@ def make_atlas(
         model_without_weights,
     )
     from funcnet_plugin.checkpoints.weights import check_weights
-    from funcnet_plugin.score.parts import SCORERS
     from funcnet_plugin.score.scorer import Setting
+    from funcnet_plugin.survey.wanted import Wanted
 
     out = Path(out)
     check_output(out)
     given = {"n_components": 64, "samples_per_group": max(1, samples // _GROUPS)}
-    scorer = SCORERS.make({"name": "networks"} | given | dict(parameters or {}))
-    setting = Setting(seed=seed, n_samples=samples)
+    wanted = Wanted.of(given | dict(parameters or {}))
+    scorer, setting = wanted.scorer, Setting(seed=seed, n_samples=samples)
     shapes = model_without_weights(model)
-    planned = bind(shapes, try_mlps=False).blocks
-    scorer.check(planned, samples, setting)
+    planned = wanted.plan(shapes, bind(shapes, try_mlps=False).blocks)
+    if planned:
+        scorer.check(planned, samples, setting)
     check_weights(model, load_config(model))
     tokenizer = load_tokenizer(model)
-    windows = mixed_windows(
+    drawn = mixed_windows(
         load_sources(data, text_column, tokenizer),
         tokenizer,
         window=min(window, max_length(shapes) or window),
         samples=samples,
         seed=seed,
     )
+    windows = [one.tokens for one in drawn]
     check_ids(windows, shapes, len(tokenizer))
     if len(windows) < scorer.samples_per_group:
         raise RecipeError(
@@ -81,7 +84,8 @@ def make_atlas(
             f"samples_per_group={scorer.samples_per_group}; give more text, a shorter window or "
             "fewer samples."
         )
-    scorer.check_lengths(planned, list(map(len, windows)), shared=False)
+    if planned:
+        scorer.check_lengths(planned, list(map(len, windows)), shared=False)
 
     from transformers import AutoModelForCausalLM
 
@@ -94,7 +98,14 @@ def make_atlas(
     text = read_calibration(make_loader(windows), network, may_join=True)
     units = bind(network).blocks
     found = survey(
-        network, units, text, scorer, setting, decode=lambda token: tokenizer.decode([token])
+        network,
+        units,
+        text,
+        scorer,
+        setting,
+        decode=lambda token: tokenizer.decode([token]),
+        wanted=wanted.there(network, units),
+        document_at=lambda sample, position: drawn[sample].document_at(position),
     )
-    write_atlas(out, found.atlas, found.courses, found.contexts)
+    write_atlas(out, found.atlas, found.courses, found.contexts, found.connectivity)
     return found.atlas

@@ -26,5 +26,5 @@ def survey_of(model, texts, starts: int = 2, cut: float = 2.0, **parameters) -> 
 def write_survey(source: str, texts, directory: Path, **parameters) -> Survey:
     """Make the atlas of a checkpoint."""
     found = survey_of(AutoModelForCausalLM.from_pretrained(source).eval(), texts, **parameters)
-    write_atlas(directory, found.atlas, found.courses, found.contexts)
+    write_atlas(directory, found.atlas, found.courses, found.contexts, found.connectivity)
     return found

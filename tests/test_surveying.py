@@ -6,6 +6,7 @@ import pytest
 import transformers
 
 from funcnet_plugin.atlas import read_atlas
+from funcnet_plugin.atlas.files import read_contexts
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.surveying import make_atlas
 
@@ -29,6 +30,20 @@ def test_the_atlas_is_of_what_was_asked_for(checkpoint, text, tmp_path):
     assert atlas.facts["settings"]["scorer"]["samples_per_group"] == 8
     assert atlas.facts["model"]["source"] == str(checkpoint)
     assert read_atlas(tmp_path / "atlas").facts == json.loads(json.dumps(atlas.facts))
+
+
+def test_contexts_name_the_document_of_their_token(checkpoint, texts, tmp_path):
+    path = tmp_path / "text.jsonl"
+    rows = [{"text": letter * 50, "title": letter.upper()} for letter in "abcdefghijklmnop"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    make_atlas(checkpoint, path, tmp_path / "atlas", samples=16, window=40,
+               parameters={"n_components": 5, "decomposer": "pca"})  # fmt: skip
+    contexts = read_contexts(tmp_path / "atlas")
+    assert {row["source"] for row in contexts} == {str(path)}
+    for row in contexts:
+        assert row["token"].upper() == row["title"]
+        assert row["record"] == ord(row["token"]) - ord("a") + 1
+    assert len({row["title"] for row in contexts}) > 8
 
 
 @pytest.mark.parametrize(

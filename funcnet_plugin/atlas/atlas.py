@@ -46,12 +46,13 @@ class Atlas:
     """Holds the functional networks of one model.
 
     Attributes:
-        facts: what atlas.json holds besides the networks: model, data, settings, blocks, versions.
+        facts: what atlas.json holds besides the networks: model, data, settings, blocks, versions;
+            `channels`, how many each layer has, where these are no neurons.
         maps: name of a block -> maps of its networks.
         networks: by name, blocks in order, the strongest network of each first.
         scores: layer -> (width,), float64: what the scorer of the survey gives each neuron.
         means: layer -> (width,), float32: mean activity of each neuron, as it enters the down
-            projection.
+            projection. There are neither scores nor means where channels are no neurons.
     """
 
     facts: Mapping[str, Any]
@@ -62,8 +63,18 @@ class Atlas:
 
     @property
     def widths(self) -> list[int]:
-        """Give the widths of all layers of the model."""
-        return list(self.facts["model"]["widths"])
+        """Give the neurons of all layers of the model, or the channels that the maps are of."""
+        return widths_of(self.facts)
+
+    @property
+    def of_neurons(self) -> bool:
+        """Tell whether its maps are of the neurons of MLPs, not of other channels."""
+        return "channels" not in self.facts
+
+    @property
+    def signals(self) -> list[str]:
+        """Name what its maps are of."""
+        return list(self.facts["settings"]["scorer"]["signals"])
 
     @property
     def cut(self) -> float:
@@ -126,3 +137,8 @@ class Atlas:
             return f"{block} has {block}.N0 to {block}.N{len(self.blocks[block]) - 1}"
         names = list(self.blocks)
         return f"its networks stand under {names[0]} to {names[-1]}, as in {names[0]}.N0"
+
+
+def widths_of(facts: Mapping[str, Any]) -> list[int]:
+    """Read from the facts of an atlas how many neurons, or channels, each layer has."""
+    return list(facts["channels"] if "channels" in facts else facts["model"]["widths"])

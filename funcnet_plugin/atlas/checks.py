@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.atlas.atlas import Atlas
 from funcnet_plugin.errors import AtlasError
 from funcnet_plugin.measure.fingerprint import fingerprint_unit
+
+
+def check_neurons(atlas: Atlas, source: str) -> None:
+    """Refuse an atlas whose networks are not of neurons, where neurons are to be changed.
+
+    Args:
+        source: the directory of the atlas.
+
+    Raises:
+        AtlasError: they are of other channels.
+    """
+    if not atlas.of_neurons:
+        raise AtlasError(
+            f"the atlas {source} is of {', '.join(atlas.signals)}, whose channels are no neurons "
+            "that can be cut or silenced; make one with --signals act,up."
+        )
 
 
 def check_widths(atlas: Atlas, units: Sequence[Unit], source: str) -> None:
@@ -18,14 +34,20 @@ def check_widths(atlas: Atlas, units: Sequence[Unit], source: str) -> None:
         source: the directory of the atlas.
 
     Raises:
-        AtlasError: a layer has another width there, or is not there.
+        AtlasError: a layer has another width there, or is not there; or it is of no neurons.
     """
-    for unit in units:
-        if unit.index >= len(atlas.widths) or atlas.widths[unit.index] != unit.width:
-            found = atlas.widths[unit.index : unit.index + 1] or ["none"]
+    check_shape(atlas, {unit.index: unit.width for unit in units}, source)
+
+
+def check_shape(atlas: Atlas, widths: Mapping[int, int], source: str) -> None:
+    """Do what `check_widths` does, for layer -> width."""
+    check_neurons(atlas, source)
+    for layer, width in widths.items():
+        if layer >= len(atlas.widths) or atlas.widths[layer] != width:
+            found = atlas.widths[layer : layer + 1] or ["none"]
             raise AtlasError(
-                f"the atlas {source} is of a model whose layer {unit.index} has a width of "
-                f"{found[0]}, and here it is {unit.width}; make an atlas of this model."
+                f"the atlas {source} is of a model whose layer {layer} has a width of "
+                f"{found[0]}, and here it is {width}; make an atlas of this model."
             )
 
 

@@ -5,9 +5,11 @@
 | atlas.json | model, data, settings, versions; blocks and networks with what was found of each |
 | networks.safetensors | sparse maps, by block; scores and mean activities, by layer |
 | courses.safetensors | time courses, by block; the tokens that they are over |
+| connectivity.safetensors | correlation and partial correlation of all networks |
 | contexts.parquet | text around the tokens that move each network most, and least |
 
-atlas.json holds a digest of the other files, so what was edited or cut short is refused.
+atlas.json holds a digest of itself and of the other files, so what was edited or cut short is
+refused.
 """
 
 from __future__ import annotations
@@ -18,18 +20,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from funcnet_plugin.atlas.atlas import Atlas, Network
+from funcnet_plugin.atlas.atlas import Atlas, Network, widths_of
 from funcnet_plugin.atlas.maps import SparseMaps
+from funcnet_plugin.atlas.structure import Structure, structure_of
 from funcnet_plugin.errors import AtlasError
 from funcnet_plugin.output import staged
 
 FORMAT = 1
-ATLAS, NETWORKS, COURSES, CONTEXTS = (
+ATLAS, NETWORKS, COURSES, CONTEXTS, CONNECTIVITY = (
     "atlas.json", "networks.safetensors", "courses.safetensors", "contexts.parquet",
+    "connectivity.safetensors",
 )  # fmt: skip
 _SCORES, _MEANS = "scores", "means"
 
@@ -39,6 +44,7 @@ def write_atlas(
     atlas: Atlas,
     courses: Mapping[str, Tensor],
     contexts: Sequence[Mapping[str, Any]],
+    connectivity: Mapping[str, Tensor],
 ) -> None:
     """Write an atlas, whole or not at all.
 
@@ -46,6 +52,7 @@ def write_atlas(
         directory: new, or empty.
         courses: tensors of courses.safetensors.
         contexts: rows of contexts.parquet.
+        connectivity: see `Structure.state`.
 
     Raises:
         CheckpointError: the directory cannot be written, or the disk is full.
@@ -68,8 +75,11 @@ def write_atlas(
         _save(staging / NETWORKS, tensors)
         _save(staging / COURSES, courses)
         parquet.write_table(pyarrow.Table.from_pylist(list(contexts)), staging / CONTEXTS)
-        digests = {name: _digest(staging / name) for name in (NETWORKS, COURSES, CONTEXTS)}
+        _save(staging / CONNECTIVITY, connectivity)
+        written = (NETWORKS, COURSES, CONTEXTS, CONNECTIVITY)
+        digests = {name: _digest(staging / name) for name in written}
         content = {"format": FORMAT, "files": digests, **atlas.facts, "networks": networks}
+        content["digest"] = _digest_of(content)
         (staging / ATLAS).write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -83,7 +93,7 @@ def read_atlas(directory: str | Path) -> Atlas:
     content = _content(directory)
     _check_digest(directory, content, NETWORKS)
     try:
-        widths = content["model"]["widths"]
+        widths = widths_of(content)
         with safe_open(directory / NETWORKS, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         scores, means = (_of_layers(tensors, kind, widths) for kind in (_SCORES, _MEANS))
@@ -104,7 +114,7 @@ def read_atlas(directory: str | Path) -> Atlas:
                 raise ValueError(f"{network.name} has no map")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, IndexError) as error:
         raise AtlasError(f"{directory} is no whole atlas ({error}); make it again.") from error
-    facts = {k: v for k, v in content.items() if k not in ("format", "files", "networks")}
+    facts = {k: v for k, v in content.items() if k not in ("format", "files", "networks", "digest")}
     return Atlas(facts, maps, networks, scores, means)
 
 
@@ -152,6 +162,30 @@ def read_contexts(directory: str | Path) -> list[dict[str, Any]]:
     return parquet.read_table(directory / CONTEXTS).to_pylist()
 
 
+def read_structure(directory: str | Path, atlas: Atlas) -> Structure:
+    """Read how networks act together; found anew for an atlas that was made before it was kept.
+
+    Args:
+        atlas: what `read_atlas` read there.
+
+    Raises:
+        AtlasError: as `read_atlas`.
+    """
+    directory = Path(directory)
+    content = _content(directory)
+    if CONNECTIVITY not in content["files"]:
+        courses = read_courses(directory)
+        return structure_of([courses[block] for block in atlas.maps])
+    _check_digest(directory, content, CONNECTIVITY)
+    try:
+        with safe_open(directory / CONNECTIVITY, framework="pt") as file:
+            matrices = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+        clusters = torch.tensor([network.facts["cluster"] for network in atlas.networks.values()])
+        return Structure(**matrices, clusters=clusters, facts=dict(atlas.facts["structure"]))
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        raise AtlasError(f"{directory} is no whole atlas ({error}); make it again.") from error
+
+
 def _content(directory: Path) -> dict[str, Any]:
     path = directory / ATLAS
     try:
@@ -168,6 +202,8 @@ def _content(directory: Path) -> dict[str, Any]:
         raise AtlasError(
             f"{path} is of format {version} and this version reads {FORMAT}; make it again."
         )
+    if content.get("digest", known := _digest_of(content)) != known:  # older ones have none
+        raise AtlasError(f"{path} is not what was written: it was edited; make the atlas again.")
     return content
 
 
@@ -183,6 +219,13 @@ def _check_digest(directory: Path, content: Mapping[str, Any], name: str) -> Non
             f"{path} is not what was written with {ATLAS}: it was edited or cut short; make the "
             "atlas again."
         )
+
+
+def _digest_of(content: Mapping[str, Any]) -> str:
+    """Give the digest of what atlas.json holds, the digest itself left out."""
+    held = {key: value for key, value in content.items() if key != "digest"}
+    plain = json.loads(json.dumps(held))  # as it is read
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -12,11 +12,11 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from funcnet_plugin.atlas.atlas import MEMBER, Atlas
+from funcnet_plugin.atlas.checks import check_neurons
 from funcnet_plugin.errors import AtlasError
 
 Kept = Sequence[Sequence[int]]  # layer -> for each neuron its number in the model it was cut from
 _DRAWS = 5  # of shuffled neurons
-_SIGNALS = 2  # of a neuron, at most: activated gate and up projection
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def match(atlas: Atlas, other: Atlas, kept: Kept | None = None) -> Matching:
         kept: of the cut model, see `checkpoints.block.read_kept`; None where none was cut.
 
     Raises:
-        AtlasError: their widths differ, or they have no block in common.
+        AtlasError: their signals or widths differ, or they have no block in common.
     """
     _check(atlas, other, kept)
     common = [block for block in atlas.maps if block in other.maps]
@@ -113,6 +113,13 @@ def kept_alike(atlas: Atlas, other: Atlas, ratio: float) -> float:
 
 
 def _check(atlas: Atlas, other: Atlas, kept: Kept | None) -> None:
+    if atlas.signals != other.signals:
+        raise AtlasError(
+            f"one atlas is of {', '.join(atlas.signals)} and the other of "
+            f"{', '.join(other.signals)}; make both of the same signals."
+        )
+    if kept is not None:
+        check_neurons(atlas, "of the model that was cut")
     if kept is None and atlas.widths != other.widths:
         raise AtlasError(
             f"one atlas is of a model with layers of {_short(atlas.widths)} neurons and the other "
@@ -162,11 +169,12 @@ def _rows(
         if shuffles is not None:
             neuron[here] = shuffles[layer][neuron[here]]
     starts = torch.tensor([0, *widths]).cumsum(0)
-    columns = (starts[e.layer] + neuron) * _SIGNALS + e.signal
+    n_signals = len(atlas.signals)
+    columns = (starts[e.layer] + neuron) * n_signals + e.signal
     number = torch.repeat_interleave(torch.arange(len(maps)), maps.offsets.diff())
     length = torch.zeros(len(maps)).index_add_(0, number, e.z.square()).sqrt()
     values = e.z / length[number]
-    shape = (len(maps), sum(widths) * _SIGNALS)
+    shape = (len(maps), sum(widths) * n_signals)
     return csr_array((values.numpy(), (number.numpy(), columns.numpy())), shape=shape)
 
 

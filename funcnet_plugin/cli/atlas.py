@@ -25,12 +25,20 @@ def atlas(
             "global: across all."
         ),
     ] = "local",
+    signals: Annotated[
+        str,
+        typer.Option(
+            help="What networks are of, with commas: neurons by act (activated gate), up (up "
+            "projection), product (of the two); or channels of modules by path in a decoder layer: "
+            "input:self_attn.o_proj (attention heads), output:mlp, output (of the layer)."
+        ),
+    ] = "act,up",
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="Other parameters of the scorer networks, NAME=VALUE: samples_per_group=40, "
-            "signals=[act]; may be repeated.",
+            help="Other parameters of the scorer networks, NAME=VALUE: samples_per_group=40; may "
+            "be repeated.",
         ),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Windows of text.")] = 160,
@@ -41,19 +49,20 @@ def atlas(
 ) -> None:
     """Find the functional networks of a model: which neurons, what moves them, what they raise.
 
-    Writes atlas.json, networks.safetensors, courses.safetensors and contexts.parquet.
+    Writes atlas.json, networks, courses and connectivity.safetensors, and contexts.parquet.
 
     Example: `funcnet atlas ./llama --data wiki.jsonl --out ./llama-atlas`
     """
     from funcnet_plugin.surveying import make_atlas
     from funcnet_plugin.text.sources import parse_sources
 
+    names = [name.strip() for name in signals.split(",") if name.strip()]
     with stdout_for_json(as_json):
         found = make_atlas(
             model,
             parse_sources(data),
             out,
-            parameters={"n_components": components, "strategy": strategy}
+            parameters={"n_components": components, "strategy": strategy, "signals": names}
             | recipe_fields(set_ or []),
             samples=samples,
             window=window,
@@ -61,7 +70,8 @@ def atlas(
             seed=seed,
         )
     if as_json:
-        print(json.dumps(dict(found.facts), indent=2))
+        networks = [{"name": name, **one.facts} for name, one in found.networks.items()]
+        print(json.dumps({**found.facts, "networks": networks}, indent=2))
         return
     again = [
         stability
@@ -70,5 +80,6 @@ def atlas(
     ]
     likeness = f", found again in other text at {statistics.median(again):.2f}" if again else ""
     Console(soft_wrap=True).print(
-        f"[bold]{out}[/]: {len(found.networks)} networks in {len(found.blocks)} blocks{likeness}"
+        f"[bold]{out}[/]: {len(found.networks)} networks in {len(found.blocks)} blocks{likeness}; "
+        f"{found.facts['structure']['clusters']} clusters"
     )

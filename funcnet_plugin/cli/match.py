@@ -41,13 +41,13 @@ def match(
 
     mine, theirs = read_atlas(atlas), read_atlas(other)
     found = run(mine, theirs, None if kept is None else read_kept(kept)[1])
-    alike = kept_alike(mine, theirs, ratio) if kept is None else None
+    alike = kept_alike(mine, theirs, ratio) if kept is None and mine.of_neurons else None
     if as_json:
         content = {
             "similarity": found.similarity,
             "chance": found.chance,
             "kept_alike": alike,
-            "ratio": ratio if kept is None else None,
+            "ratio": None if alike is None else ratio,
             "matches": [asdict(one) for one in found.matches],
         }
         print(json.dumps(content, indent=2))

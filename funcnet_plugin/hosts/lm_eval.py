@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.atlas import read_atlas
 from funcnet_plugin.atlas.atlas import MEMBER
+from funcnet_plugin.atlas.checks import check_neurons, check_widths
 from funcnet_plugin.atlas.checks import check_weights as check_atlas_weights
-from funcnet_plugin.atlas.checks import check_widths
 from funcnet_plugin.checkpoints.block import BLOCK_KEY, read_kept, read_layers
 from funcnet_plugin.checkpoints.loading import load_tokenizer, read_model_config
 from funcnet_plugin.checkpoints.weights import check_weights
@@ -105,6 +105,7 @@ class FuncnetLM(HFLM):
         self._lesion = None
         if atlas is not None and lesion is not None:
             known = read_atlas(atlas)
+            check_neurons(known, str(atlas))
             self._lesion = lesion_of(
                 known, select(known, lesion), mode, gain=gain, add=add, threshold=float(threshold)
             )

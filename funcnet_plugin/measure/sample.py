@@ -45,5 +45,9 @@ class Sample:
         check_finite(self.inner, f"{layer} inputs of the down projection of {unit.name}")
 
     def joined(self, names: Sequence[str]) -> Tensor:
-        """Put signals side by side, (n_tokens, len(names) * width), one signal after the other."""
-        return torch.cat([self.signals[name] for name in names], dim=1)
+        """Put signals side by side, (n_tokens, len(names) * width), one signal after the other.
+
+        Args:
+            names: of `signals`; any other means their product, `inner`.
+        """
+        return torch.cat([self.signals.get(name, self.inner) for name in names], dim=1)

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from funcnet_plugin.atlas import Atlas, read_atlas
 from funcnet_plugin.atlas.atlas import MEMBER
-from funcnet_plugin.atlas.files import read_contexts, read_courses
+from funcnet_plugin.atlas.checks import check_neurons
+from funcnet_plugin.atlas.files import read_contexts, read_structure
+from funcnet_plugin.bars import ticking
 from funcnet_plugin.errors import AtlasError
 from funcnet_plugin.lesions.effects import as_plain, read_effects
+from funcnet_plugin.report.matrix import packed
 
 _MOST, _LEAST = 4, 1  # contexts of a network, of those that move it most and least
 _FIGURES = (
@@ -37,6 +37,8 @@ def content_of(
         AtlasError: the atlas or the study cannot be read, or they do not go together.
     """
     known = read_atlas(atlas)
+    if kept is not None:
+        check_neurons(known, str(atlas))
     if kept is not None and len(kept) != len(known.widths):
         raise AtlasError(
             f"the pruned model has {len(kept)} layers and the atlas is of {len(known.widths)}; "
@@ -46,11 +48,15 @@ def content_of(
     for row in read_contexts(atlas):
         by_network[row["network"]].append(row)
     names = list(known.blocks)
+    with ticking("how networks act together"):
+        structure = read_structure(atlas, known)
+    clusters = structure.clusters.tolist()
     effects = None if lesions is None else as_plain(read_effects(lesions))
     return {
         "model": {k: known.facts["model"][k] for k in ("source", "architecture", "widths")},
         "data": {k: known.facts["data"][k] for k in ("samples", "tokens")},
         "settings": known.facts["settings"],
+        "pieces": "neurons" if known.of_neurons else "channels",
         "versions": known.facts["versions"],
         "blocks": [
             {"name": name, "networks": len(networks)} for name, networks in known.blocks.items()
@@ -59,6 +65,7 @@ def content_of(
             {
                 "name": network.name,
                 "block": names.index(network.block),
+                "cluster": cluster,
                 "figures": {key: _short(network.facts[key]) for key in _FIGURES},
                 "layers": {
                     layer: [of["members"], _short(of["energy"])]
@@ -69,29 +76,14 @@ def content_of(
                 "contexts": [_context(row) for row in _shown(by_network[network.name])],
                 "kept": None if kept is None else _share_kept(known, network.name, kept),
             }
-            for network in known.networks.values()
+            for network, cluster in zip(known.networks.values(), clusters, strict=True)
         ],
+        "silhouette": _short(structure.facts["silhouette"]),
         "connectivity": {
-            block: _percent(correlation)
-            for block, correlation in connectivity(read_courses(atlas)).items()
+            "correlation": packed(structure.correlation),
+            "partial correlation": packed(structure.partial),
         },
         "lesions": effects,
-    }
-
-
-def connectivity(courses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Correlate the time courses of the networks of each block: functional connectivity.
-
-    Args:
-        courses: see `atlas.files.read_courses`.
-
-    Returns:
-        block -> (k, k), float32.
-    """
-    blocks = {name: c.float() for name, c in courses.items() if name not in ("tokens", "samples")}
-    return {
-        name: torch.corrcoef(course.T) if course.shape[1] > 1 else torch.ones(1, 1)
-        for name, course in blocks.items()
     }
 
 
@@ -106,10 +98,20 @@ def _context(row: Mapping[str, Any]) -> dict[str, Any]:
         "rank": row["rank"],
         "sample": row["sample"],
         "position": row["position"],
+        "document": _document(row),
         "at": row["at"],
         "tokens": row["tokens"],
         "tenths": [round(10 * value) for value in row["activities"]],
     }
+
+
+def _document(row: Mapping[str, Any]) -> str | None:
+    """Name the document of a context; an atlas of a pruning run, or an old one, has none."""
+    source, record, title = (row.get(key) for key in ("source", "record", "title"))
+    if source is None:
+        return None
+    named = Path(source).name if record is None else f"{Path(source).name}, record {record}"
+    return named if title is None else f"{named}: {title}"
 
 
 def _share_kept(atlas: Atlas, name: str, kept: Sequence[Sequence[int]]) -> list[int]:
@@ -123,7 +125,3 @@ def _share_kept(atlas: Atlas, name: str, kept: Sequence[Sequence[int]]) -> list[
 
 def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.3g}")
-
-
-def _percent(matrix: Tensor) -> list[list[int]]:
-    return (100.0 * matrix.nan_to_num()).round().int().tolist()

@@ -6,17 +6,19 @@ const byName = new Map(networks.map((network, i) => [network.name, i]));
 const element = (id) => document.getElementById(id);
 const FIGURES = {
   variance: "share of the signals' variance that the network makes",
-  kurtosis: "kurtosis of its map: large where few neurons carry it",
+  kurtosis: `kurtosis of its map: large where few ${data.pieces} carry it`,
   stability_starts: "how well other random starts find it again, 0 to 1",
   stability_groups: "how well it is found again in other samples, 0 to 1",
   density: "share of tokens where it is active",
   position: "correlation with the place in the window",
   frequency: "correlation with how often the text has the token",
-  members: "neurons that are members",
+  members: `${data.pieces} that are members`,
+  cluster: "networks that act together have the same; near numbers are alike",
 };
 if (networks.some((network) => network.kept)) FIGURES.kept = "share of its members that the pruned model kept";
 
 function figureOf(network, figure) {
+  if (figure === "cluster") return network.cluster;
   if (figure === "members") return Object.values(network.layers).reduce((sum, of) => sum + of[0], 0);
   if (figure === "kept") return network.kept && network.kept[1] ? network.kept[0] / network.kept[1] : null;
   return network.figures[figure];
@@ -31,9 +33,10 @@ function add(parent, tag, text, kind) {
 }
 
 const style = getComputedStyle(document.body);
+const isNarrow = () => document.body.clientWidth < 640;
 function layout(more) {
   return Object.assign({
-    margin: { t: 10, r: 10, b: 45, l: 70 }, paper_bgcolor: "transparent", plot_bgcolor: "transparent",
+    margin: { t: 10, r: 10, b: 45, l: isNarrow() ? 45 : 70 }, paper_bgcolor: "transparent", plot_bgcolor: "transparent",
     font: { color: style.color }, dragmode: false,
   }, more);
 }
@@ -53,7 +56,7 @@ function drawOverview() {
   }
   const trace = {
     type: "heatmap", z, text, y: data.blocks.map((block) => block.name), hovertemplate: "%{text}: %{z}<extra></extra>",
-    colorscale: "Viridis", xgap: 1, ygap: 1,
+    colorscale: "Viridis", xgap: isNarrow() ? 0 : 1, ygap: isNarrow() ? 0 : 1,
   };
   const height = Math.max(160, 40 + 16 * data.blocks.length);
   Plotly.react("overview", [trace], layout({
@@ -74,7 +77,7 @@ function drawContexts(network) {
     const box = add(parent, "div", undefined, "context");
     const activities = context.tenths.map((value) => value / 10);
     add(box, "small", `${context.rank > 0 ? "most" : "least"} ${Math.abs(context.rank)}: ${activities[context.at]} deviations, ` +
-      `sample ${context.sample}, token ${context.position}`);
+      `sample ${context.sample}, token ${context.position}${context.document ? `, of ${context.document}` : ""}`);
     context.tokens.forEach((token, i) => {
       const part = add(box, "span", token, i === context.at ? "token peak" : "token");
       part.style.backgroundColor = colour(activities[i]);
@@ -87,6 +90,7 @@ function drawWords(network) {
   const parent = element("words");
   parent.replaceChildren();
   for (const [title, words] of [["raises", network.raises], ["lowers", network.lowers]]) {
+    if (!words.length) continue; // not known of these signals
     const line = add(parent, "p", `${title} `);
     for (const word of words) add(line, "span", word, "word");
   }
@@ -140,19 +144,6 @@ function drawEffect(network) {
   bars("effect", "lost without it", names, points, others);
 }
 
-function drawConnectivity(network) {
-  const block = data.blocks[network.block].name;
-  const z = data.connectivity[block].map((row) => row.map((percent) => percent / 100));
-  const names = z.map((_, k) => `${block}.N${k}`);
-  const trace = {
-    type: "heatmap", z, x: names, y: names, zmin: -1, zmax: 1, colorscale: "RdBu", reversescale: false,
-    hovertemplate: "%{x} and %{y}: %{z}<extra></extra>",
-  };
-  Plotly.react("connectivity", [trace], layout({
-    height: 480, yaxis: { autorange: "reversed", showticklabels: z.length <= 40 }, xaxis: { showticklabels: z.length <= 40 },
-  }), PLAIN);
-}
-
 function drawLesions() {
   if (!data.lesions) return;
   element("lesions-section").hidden = false;
@@ -174,6 +165,12 @@ function drawLesions() {
   }), PLAIN);
 }
 
+function drawNetwork(network) {
+  drawProfile(network);
+  drawEffect(network);
+  connectivity.show(current);
+}
+
 let current = -1;
 function choose(number, fromAddress) {
   current = Math.min(Math.max(number, 0), networks.length - 1);
@@ -182,9 +179,7 @@ function choose(number, fromAddress) {
   drawFigures(network);
   drawWords(network);
   drawContexts(network);
-  drawProfile(network);
-  drawEffect(network);
-  drawConnectivity(network);
+  if (window.Plotly) drawNetwork(network);
   if (!fromAddress) history.replaceState(null, "", `#${network.name}`);
 }
 
@@ -208,8 +203,8 @@ for (const figure of Object.keys(FIGURES)) add(element("figure"), "option", figu
 for (const network of networks) add(element("names"), "option").value = network.name;
 element("about").textContent =
   `${data.model.architecture}${data.model.source ? ` (${data.model.source})` : ""}: ${networks.length} networks of ` +
-  `${data.blocks.length} blocks, found in ${data.data.tokens.toLocaleString("en")} tokens.`;
-element("figure").addEventListener("change", drawOverview);
+  `${data.blocks.length} blocks, found in ${data.data.tokens.toLocaleString("en")} tokens; signals: ${data.settings.scorer.signals.join(", ")}.`;
+element("figure").addEventListener("change", () => window.Plotly && drawOverview());
 element("search").addEventListener("change", (event) => find(event.target.value));
 element("before").addEventListener("click", () => choose(current - 1));
 element("after").addEventListener("click", () => choose(current + 1));
@@ -219,11 +214,22 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "ArrowLeft") choose(current - 1);
 });
 window.addEventListener("hashchange", fromAddress);
-drawOverview();
-element("overview").on("plotly_click", (event) => {
-  const number = byName.get(event.points[0].text);
-  if (number !== undefined) choose(number);
-});
-drawLesions();
 fromAddress();
-document.body.dataset.ready = "true";
+performance.mark("text");
+// The library for plots is long: what can be read is there before it is run.
+requestAnimationFrame(() => setTimeout(drawPlots));
+
+function drawPlots() {
+  add(document.head, "script", element("plotly").textContent);
+  drawOverview();
+  element("overview").on("plotly_click", (event) => {
+    const number = byName.get(event.points[0].text);
+    if (number !== undefined) choose(number);
+  });
+  drawLesions();
+  drawNetwork(networks[current]);
+  document.body.dataset.ready = "true";
+  performance.mark("ready");
+  // The matrices of all networks are unpacked last.
+  requestAnimationFrame(() => setTimeout(() => connectivity.open()));
+}

@@ -52,6 +52,7 @@ def _page(content: dict[str, Any]) -> str:
     for name, text in (
         ("style", (_PARTS / "page.css").read_text(encoding="utf-8")),
         ("plotly", get_plotlyjs()),
+        ("connectivity", (_PARTS / "connectivity.js").read_text(encoding="utf-8")),
         ("script", (_PARTS / "page.js").read_text(encoding="utf-8")),
         ("data", data),  # last: nothing in it is taken for a place of another part
     ):

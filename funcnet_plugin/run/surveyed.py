@@ -53,7 +53,7 @@ def leave_atlas(
     setting = replace(request.setting, n_samples=len(text.samples))
     if not _is_there(request):
         found = survey(model, units, text, request.networks, setting, decode, wanted)
-        write_atlas(directory, found.atlas, found.courses, found.contexts)
+        write_atlas(directory, found.atlas, found.courses, found.contexts, found.connectivity)
         return
     atlas = read_atlas(directory)
     check_widths(atlas, wanted, request.atlas)

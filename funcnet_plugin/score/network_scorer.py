@@ -18,6 +18,8 @@ from funcnet_plugin.measure.workload import Workload
 from funcnet_plugin.score.groups import GroupReport
 from funcnet_plugin.score.scorer import Scorer, Setting
 
+PRODUCT = "product"  # of all signals of a neuron: what enters the output projection
+
 
 class Watched(Protocol):
     """Says what a report asks of the watch of one unit."""
@@ -39,8 +41,8 @@ class NetworkScorer(Scorer):
     :param n_components: networks per layer and group, k.
     :param samples_per_group: samples whose tokens enter one ICA; samples that do not fill a group
         count for the repair only.
-    :param signals: `act` (activated gate), `up` (up projection), or both; an ungated MLP has `act`
-        only.
+    :param signals: of `act` (activated gate), `up` (up projection) and `product` (of the two, which
+        enters the down projection) those that are looked at; an ungated MLP has `act` only.
     :param strategy: `local`, networks within a layer; `windows`, networks across a few
         neighbouring layers; or `global`, across all layers, with scores that can be compared
         across layers (`allocation: threshold` uses that). `n_components` counts the networks of a
@@ -59,7 +61,7 @@ class NetworkScorer(Scorer):
 
     n_components: int = Field(default=128, ge=2)
     samples_per_group: int = Field(default=40, ge=1)
-    signals: list[Literal["act", "up"]] = Field(default=["act", "up"], min_length=1, max_length=2)
+    signals: list[Literal["act", "up", "product"]] = Field(default=["act", "up"], min_length=1)
     strategy: Literal["local", "windows", "global"] = "local"
     layers_per_window: int = Field(default=3, ge=2)
     aggregate: Literal["max", "mean"] = "mean"
@@ -106,7 +108,8 @@ class NetworkScorer(Scorer):
 
     def signals_of(self, unit: Unit) -> list[str]:
         """List the signals of a unit: an ungated MLP has one, whatever the recipe says."""
-        return [name for name in self.signals if name in unit.signals] or list(unit.signals)
+        known = {*unit.signals, PRODUCT} if len(unit.signals) > 1 else {*unit.signals}
+        return [name for name in self.signals if name in known] or list(unit.signals)
 
     def check(self, units: Sequence[Unit], n_samples: int | None, setting: Setting) -> None:
         self._check_samples(n_samples)

@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from funcnet_plugin.text.documents import Document
+
 PLACES = 8  # of each kind, for each network
 BEFORE, AFTER = 24, 8  # tokens that are shown around a place
+DocumentAt = Callable[[int, int], Document]  # of a sample and a position in it
 
 
 def contexts(
@@ -17,6 +20,7 @@ def contexts(
     courses: Tensor,
     samples: Sequence[Sequence[int]],
     decode: Callable[[int], str],
+    document_at: DocumentAt,
 ) -> Iterator[dict[str, Any]]:
     """Find the highest and lowest tokens of each network, one of each sample at most.
 
@@ -25,11 +29,13 @@ def contexts(
         courses: (n_tokens, k), standardised.
         samples: tokens of each, as long as the courses together.
         decode: gives the text of a token.
+        document_at: tells which document a token is of.
 
     Yields:
         rows of plain values: `network`; `rank`, 1 for the highest and -1 for the lowest; `activity`
         there, in deviations; `sample` and `position` of the token; `token`, its text; `tokens` and
-        `activities` of the text around it, and `at`, which of these it is.
+        `activities` of the text around it, and `at`, which of these it is; `source`, `record` and
+        `title` of the token's document.
     """
     parts = courses.split([len(sample) for sample in samples])
     for sign in (1, -1):
@@ -41,12 +47,16 @@ def contexts(
                 tokens, place = samples[number], int(places[number, k])
                 begin, end = max(0, place - BEFORE), min(len(tokens), place + AFTER + 1)
                 around = parts[number][begin:end, k]
+                document = document_at(number, place)
                 yield {
                     "network": name,
                     "rank": sign * rank,
                     "activity": float(parts[number][place, k]),
                     "sample": number,
                     "position": place,
+                    "source": document.source,
+                    "record": document.record,
+                    "title": document.title,
                     "token": decode(tokens[place]),
                     "at": place - begin,
                     "tokens": [decode(token) for token in tokens[begin:end]],

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from funcnet_plugin.adapters import Unit
 from funcnet_plugin.ica.columns import ColumnMoments
-from funcnet_plugin.measure.sample import Sample
 from funcnet_plugin.survey.blocks import BlockNetworks
+from funcnet_plugin.survey.sweep import Seen, Watched
 
 # A network is active at a token where its course is this far above its mean, in deviations.
 ACTIVE = 2.0
@@ -49,7 +48,7 @@ class Courses:
         self._ready: tuple[int, list[tuple[BlockNetworks, Tensor, Tensor]]] = (-1, [])
         self.by_block = {b.name: torch.zeros(n_tokens, len(b.maps)) for b in blocks}
 
-    def add(self, unit: Unit, sample: Sample) -> None:
+    def add(self, unit: Watched, sample: Seen) -> None:
         """Take one sample of one layer in."""
         signals = sample.joined(self._names[unit.index])
         start = self._position[unit.index]

@@ -51,7 +51,7 @@ def networks_of(
     courses: Tensor,
     share: Tensor,
     tokens: Tokens,
-    words: tuple[Tensor, Tensor],
+    words: tuple[Tensor, Tensor] | None,
     widths: Mapping[int, int],
     decode: Callable[[int], str],
 ) -> list[Network]:
@@ -60,7 +60,7 @@ def networks_of(
     Args:
         courses: (n_tokens, k), standardised.
         share: (k,), of the signals' variance.
-        words: tokens that each raises and lowers, see `words.words`.
+        words: tokens that each raises and lowers, see `words.words`; None where that is not known.
         widths: layer -> its neurons.
         decode: gives the text of a token.
     """
@@ -77,8 +77,9 @@ def networks_of(
     for k in range(len(block.maps)):
         facts = {key: plain(values[k]) for key, values in figures.items()}
         facts["layers"] = _by_layer(block, k, widths)
-        for kind, ids in zip(("raises", "lowers"), words, strict=True):
-            facts[kind] = [decode(token) for token in ids[k].tolist()]
+        for number, kind in enumerate(("raises", "lowers")):
+            ids = [] if words is None else words[number][k].tolist()
+            facts[kind] = list(map(decode, ids))
         found.append(Network(f"{block.name}.N{k}", block.name, k, facts))
     return found
 

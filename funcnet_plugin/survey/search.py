@@ -7,13 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from funcnet_plugin.adapters import Unit
 from funcnet_plugin.ica.columns import ColumnMoments
-from funcnet_plugin.measure.sample import Sample
 from funcnet_plugin.score.groups import GroupNetworks, GroupReport
 from funcnet_plugin.score.networks import Networks
 from funcnet_plugin.score.scorer import Evidence, Setting
 from funcnet_plugin.survey.blocks import BlockNetworks, put_together
+from funcnet_plugin.survey.sweep import Seen, Watched
 
 
 class Search:
@@ -27,45 +26,49 @@ class Search:
     Attributes:
         moments: layer -> of all its signals over the whole text, those that are decomposed first.
         names: layer -> the signals that are decomposed.
-        inner: layer -> of what enters the down projection.
+        order: layer -> all its signals, as the moments have them.
+        inner: layer -> of what enters the down projection; nothing where channels are no neurons.
     """
 
-    def __init__(self, scorer: Networks, setting: Setting, wanted: Sequence[Unit]) -> None:
+    def __init__(self, scorer: Networks, setting: Setting, wanted: Sequence[Watched]) -> None:
         self._scorer, self._setting = scorer, setting
         self._scoring = scorer.begin(setting, self._found)
         self._watches = {unit.index: self._scoring.watch(unit) for unit in wanted}
         self._groups: dict[str, list[GroupNetworks]] = {}
         self._scores: dict[int, Tensor] = {}
         self._reports: dict[int, list[GroupReport]] = {}
-        self._order = {unit.index: self._all_names(unit) for unit in wanted}
+        self.order = {unit.index: self._all_names(unit) for unit in wanted}
         self.names = {unit.index: scorer.signals_of(unit) for unit in wanted}
         self.moments: dict[int, ColumnMoments] = {}
         self.inner: dict[int, ColumnMoments] = {}
 
-    def _all_names(self, unit: Unit) -> list[str]:
+    def _all_names(self, unit: Watched) -> list[str]:
         first = self._scorer.signals_of(unit)
         return [*first, *(name for name in unit.signals if name not in first)]
 
-    def add(self, unit: Unit, sample: Sample) -> None:
+    def add(self, unit: Watched, sample: Seen) -> None:
         """Take one sample of one layer in."""
-        signals = sample.joined(self._order[unit.index])
+        signals = sample.joined(self.order[unit.index])
         for of_layer, seen in ((self.moments, signals), (self.inner, sample.inner)):
+            if seen is None:
+                continue
             if unit.index not in of_layer:
                 of_layer[unit.index] = ColumnMoments(seen.shape[1], seen.device)
             of_layer[unit.index].add(seen)
         self._watches[unit.index].add(sample)
 
-    def done(self, unit: Unit) -> None:
+    def done(self, unit: Watched) -> None:
         """Score a layer that has seen all samples."""
         watch = self._watches[unit.index]
         score = self._scoring.score(Evidence(unit, self._setting.seed, {"samples": watch}))
-        if score is not None:
+        if score is not None and unit.index in self.inner:
             self._scores[unit.index] = score.cpu()
         watch.rest()
 
     def finish(self) -> tuple[list[BlockNetworks], dict[int, Tensor]]:
-        """Give the networks of all blocks, and the scores of all layers."""
-        self._scores |= {i: s.cpu() for i, s in self._scoring.scores().items()}
+        """Give the networks of all blocks, and the scores of all layers whose neurons they are."""
+        across = self._scoring.scores()
+        self._scores |= {i: score.cpu() for i, score in across.items() if i in self.inner}
         self._reports = {index: watch.reports for index, watch in self._watches.items()}
         groups, self._groups = self._groups, {}
         return [put_together(name, found) for name, found in groups.items()], self._scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +18,11 @@ from funcnet_plugin.measure.recorder import Recorder
 from funcnet_plugin.measure.sample import Sample
 from funcnet_plugin.measure.states import HiddenStates
 from funcnet_plugin.measure.text import Text
+from funcnet_plugin.survey.channels import Channels, ChannelSample
 
 _STREAM = "dense"
+Watched = Unit | Channels
+Seen = Sample | ChannelSample
 
 
 @torch.no_grad()
@@ -28,9 +31,9 @@ def sweep(
     units: Sequence[Unit],
     text: Text,
     title: str,
-    wanted: Collection[int],
-    add: Callable[[Unit, Sample], None],
-    done: Callable[[Unit], None] = lambda unit: None,
+    wanted: Mapping[int, Watched],
+    add: Callable[[Watched, Seen], None],
+    done: Callable[[Watched], None] = lambda unit: None,
 ) -> HiddenStates:
     """Run a whole text through one layer after the other; a GPU holds one of them at a time.
 
@@ -38,7 +41,7 @@ def sweep(
         model: in evaluation mode.
         units: of all layers, in order.
         title: of the bar.
-        wanted: numbers of the layers that are looked at.
+        wanted: layer -> what is looked at in it; other layers are only run.
         add: is given the samples of each, in the order of the text.
         done: is told when a layer has seen all of them.
 
@@ -51,16 +54,17 @@ def sweep(
     with layer_by_layer(model):
         states = HiddenStates(model, units, text, (_STREAM,), title)
         for unit in bar(units, title, "layer"):
-            seen: list[Sample] = []
-            with disable_offloading(), hooked(_hooks(unit, seen, wanted)):
+            watched = wanted.get(unit.index)
+            seen: list[Seen] = []
+            with disable_offloading(), hooked([] if watched is None else _hooks(watched, seen)):
                 for batch, output in states.through(unit, _STREAM):
                     for sample in seen:
-                        sample.check_finite(unit)
-                        add(unit, sample)
+                        sample.check_finite(watched)
+                        add(watched, sample)
                     what = f"layer {unit.index}: the hidden states behind the layer"
                     states.keep(batch, _STREAM, output, what)
-            if unit.index in wanted:
-                done(unit)
+            if watched is not None:
+                done(watched)
     return states
 
 
@@ -74,11 +78,9 @@ def mean_state(states: HiddenStates) -> Tensor:
     return (total / n_tokens).cpu()
 
 
-def _hooks(unit: Unit, seen: list[Sample], wanted: Collection[int]) -> list[RemovableHandle]:
+def _hooks(unit: Watched, seen: list[Seen]) -> list[RemovableHandle]:
     """Fill `seen` with the samples of the batch that a layer was last called with."""
     handles: list[RemovableHandle] = []
-    if unit.index not in wanted:
-        return handles
 
     def register(
         module: nn.Module, hook: Callable[..., Any], kind: str, **how: Any
@@ -89,5 +91,7 @@ def _hooks(unit: Unit, seen: list[Sample], wanted: Collection[int]) -> list[Remo
 
     # a batch that ran out of memory half way is run again in halves
     register(unit.decoder_layer, lambda module, args: seen.clear(), "forward_pre")
+    if isinstance(unit, Channels):
+        return [*handles, *unit.record(seen.append)]
     Recorder(unit, register, seen.append)
     return handles

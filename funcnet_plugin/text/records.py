@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # Where conversations are, by the customs of OpenAI and ShareGPT, if no column is asked for.
 _CONVERSATIONS = ("messages", "conversations", "conversation")
 _TEXT = "text"
+_TITLES = ("title", "id")
 _ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names for them
 
 
@@ -104,6 +105,19 @@ def texts_of(
     inside = [name for name in rows.flatten().column_names if name.startswith(f"{column}.")]
     more = f"; it has the fields {', '.join(inside)}, name one of them" if inside else ""
     raise CalibrationError(f"column {column!r} of {where} does not hold text{more}.")
+
+
+def titles_of(rows: Dataset, column: str) -> list[str | None]:
+    """Give what every record calls itself: its `title`, or else its `id`.
+
+    Args:
+        column: holds the text, so it is no title.
+    """
+    columns = [rows[name] for name in _TITLES if name in rows.column_names and name != column]
+    return [
+        next((str(value) for value in values if isinstance(value, str | int)), None)
+        for values in (zip(*columns, strict=True) if columns else [()] * len(rows))
+    ]
 
 
 def _is_conversation(value: Any) -> bool:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from funcnet_plugin.errors import CalibrationError
+from funcnet_plugin.text.documents import Document
 from funcnet_plugin.text.files import Content, is_text_file, read
-from funcnet_plugin.text.records import records_of, texts_of
+from funcnet_plugin.text.records import records_of, texts_of, titles_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,6 +26,15 @@ def load_texts(
     text_column: str = "text",
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> list[str]:
+    """Read the text of documents, see `load_documents`."""
+    return [document.text for document in load_documents(data, text_column, tokenizer)]
+
+
+def load_documents(
+    data: str | Path | Sequence[Any],
+    text_column: str = "text",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> list[Document]:
     """Read documents from wherever the user has them.
 
     Args:
@@ -43,12 +53,18 @@ def load_texts(
         CalibrationError: nothing there, not readable, no such column, or only blank text.
     """
     source = str(data) if isinstance(data, str | Path) else "the given texts"
-    texts: list[str | None] = []
+    held: list[Document] = []
     with tempfile.TemporaryDirectory(prefix="funcnet-") as scratch:
         for where, found in _contents(data, text_column, Path(scratch)):
             is_text = isinstance(found, list)
-            texts += found if is_text else texts_of(found, text_column, where, tokenizer)
-    held = [text for text in texts if text and text.strip()]
+            texts = found if is_text else texts_of(found, text_column, where, tokenizer)
+            titles = [None] * len(texts) if is_text else titles_of(found, text_column)
+            numbers = range(1, len(texts) + 1) if len(texts) != 1 else [None]
+            held += [
+                Document(text, where, number, title)
+                for text, number, title in zip(texts, numbers, titles, strict=True)
+                if text and text.strip()
+            ]
     if not held:
         raise CalibrationError(f"{source} holds no text: it is empty or all lines are blank.")
     return held
@@ -101,19 +117,19 @@ def load_sources(
     data: str | Path | Sequence[Any] | Mapping[str, float],
     text_column: str = "text",
     tokenizer: PreTrainedTokenizerBase | None = None,
-) -> list[tuple[list[str], float]]:
+) -> list[tuple[list[Document], float]]:
     """Read the documents of every source, with its share of the samples.
 
     Args:
-        data: one source as in `load_texts`, or several with their shares, which need
+        data: one source as in `load_documents`, or several with their shares, which need
             not sum to 1.
-        text_column, tokenizer: see `load_texts`.
+        text_column, tokenizer: see `load_documents`.
 
     Raises:
-        CalibrationError: as `load_texts`; or a share that is not positive.
+        CalibrationError: as `load_documents`; or a share that is not positive.
     """
     if not isinstance(data, Mapping):
-        return [(load_texts(data, text_column, tokenizer), 1.0)]
+        return [(load_documents(data, text_column, tokenizer), 1.0)]
     for source, share in data.items():
         if not 0 < share < math.inf:
             raise CalibrationError(
@@ -121,7 +137,7 @@ def load_sources(
             )
     total = sum(data.values())
     return [
-        (load_texts(source, text_column, tokenizer), share / total)
+        (load_documents(source, text_column, tokenizer), share / total)
         for source, share in data.items()
     ]
 

@@ -3,63 +3,86 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 from loguru import logger
 
 from funcnet_plugin.errors import CalibrationError
+from funcnet_plugin.text.documents import Document
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+@dataclass(frozen=True)
+class Window:
+    """Holds the tokens of one sample, and says what they are of.
+
+    Attributes:
+        tokens: ids.
+        starts: where its documents begin, the first at 0.
+        documents: as many.
+    """
+
+    tokens: list[int]
+    starts: list[int]
+    documents: list[Document]
+
+    def document_at(self, position: int) -> Document:
+        """Give the document of the token at a position."""
+        return self.documents[bisect_right(self.starts, position) - 1]
+
+
 def mixed_windows(
-    sources: Sequence[tuple[list[str], float]],
+    sources: Sequence[tuple[Sequence[Document], float]],
     tokenizer: PreTrainedTokenizerBase,
     *,
     window: int,
     samples: int,
     seed: int,
-) -> list[list[int]]:
-    """Cut `token_windows` of every source, as many as its share, in one random order.
+) -> list[Window]:
+    """Cut `document_windows` of every source, as many as its share, in one random order.
 
     So every group of samples holds all sources.
 
     Args:
         sources: documents, with their shares of the samples.
-        window, samples, seed: see `token_windows`.
+        window, samples, seed: see `document_windows`.
 
     Raises:
         CalibrationError: a source does not fill one window, or gets no sample.
     """
 
-    def draw(texts: list[str], count: int) -> list[list[int]]:
-        return token_windows(texts, tokenizer, window=window, samples=count, seed=seed)
+    def draw(documents: Sequence[Document], count: int) -> list[Window]:
+        return document_windows(documents, tokenizer, window=window, samples=count, seed=seed)
 
     if len(sources) == 1:
         return draw(sources[0][0], samples)
     windows = []
-    for texts, share in sources:
+    for documents, share in sources:
         count = round(samples * share)
         if count == 0:
             raise CalibrationError(
                 f"a share of {share:.3g} of {samples} samples is none; give more samples."
             )
-        windows += draw(texts, count)
+        windows += draw(documents, count)
     random.Random(seed).shuffle(windows)
     return windows
 
 
-def token_windows(
-    texts: Sequence[str],
+def document_windows(
+    documents: Sequence[Document],
     tokenizer: PreTrainedTokenizerBase,
     *,
     window: int,
     samples: int,
     seed: int,
-) -> list[list[int]]:
+) -> list[Window]:
     """Cut documents into windows of equal length and draw some of them.
 
     Documents are tokenised as the tokenizer does it for the model (special tokens included) and
@@ -74,17 +97,40 @@ def token_windows(
     Raises:
         CalibrationError: the text does not fill one window.
     """
-    tokens: list[int] = []
-    for ids in tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]:
-        tokens.extend(ids)
+    texts = [document.text for document in documents]
+    found = tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]
+    # documents without a token stand nowhere
+    held = [(document, ids) for document, ids in zip(documents, found, strict=True) if ids]
+    tokens = list(chain.from_iterable(ids for _, ids in held))
+    firsts = list(accumulate((len(ids) for _, ids in held), initial=0))
     available = len(tokens) // window
     if available == 0:
         raise CalibrationError(
             f"the calibration text has {len(tokens)} tokens and one sample needs {window}; give "
             "more text or a shorter window."
         )
-    chosen = random.Random(seed).sample(range(available), min(samples, available))
-    return [tokens[i * window : (i + 1) * window] for i in chosen]
+
+    def cut(number: int) -> Window:
+        begin, end = number * window, (number + 1) * window
+        inside = range(bisect_right(firsts, begin) - 1, bisect_right(firsts, end - 1))
+        starts = [max(firsts[i] - begin, 0) for i in inside]
+        return Window(tokens[begin:end], starts, [held[i][0] for i in inside])
+
+    return list(map(cut, random.Random(seed).sample(range(available), min(samples, available))))
+
+
+def token_windows(
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    window: int,
+    samples: int,
+    seed: int,
+) -> list[list[int]]:
+    """Give the tokens of `document_windows` of texts that come from nowhere in particular."""
+    documents = list(map(Document, texts))
+    found = document_windows(documents, tokenizer, window=window, samples=samples, seed=seed)
+    return [one.tokens for one in found]
 
 
 def make_loader(windows: Sequence[Sequence[int]], batch_size: int | None = None) -> DataLoader:

@@ -30,7 +30,9 @@ def surveys(texts):
 def written(surveys, tmp_path_factory):
     folder = tmp_path_factory.mktemp("atlases")
     for strategy, found in surveys.items():
-        write_atlas(folder / strategy, found.atlas, found.courses, found.contexts)
+        write_atlas(
+            folder / strategy, found.atlas, found.courses, found.contexts, found.connectivity
+        )
     return folder
 
 
@@ -115,6 +117,7 @@ def spoiled_json(change):
     def spoil(directory):
         path = directory / "atlas.json"
         content = json.loads(path.read_text())
+        del content["digest"]  # as an atlas of before has none
         change(content)
         path.write_text(json.dumps(content))
 
@@ -136,10 +139,16 @@ def edited(directory):
     save_file(tensors, path)
 
 
+def reworded(directory):
+    path = directory / "atlas.json"
+    path.write_text(path.read_text().replace('"kurtosis"', '"curtosis"', 1))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda d: (d / "atlas.json").unlink(), "there is no atlas at"),
+        (reworded, "is not what was written: it was edited; make the atlas again"),
         (lambda d: (d / "networks.safetensors").unlink(), "lacks networks.safetensors"),
         (cut_short("networks.safetensors"), "was edited or cut short"),
         (cut_short("atlas.json"), "is not the file of an atlas"),
@@ -165,6 +174,7 @@ def test_only_files_of_the_atlas_are_opened(atlas, tmp_path):
     shutil.copy(atlas / "networks.safetensors", secret)
     path = atlas / "atlas.json"
     content = json.loads(path.read_text())
+    del content["digest"]
     content["files"] = {"../secret.safetensors": content["files"]["networks.safetensors"]}
     path.write_text(json.dumps(content))
     with pytest.raises(AtlasError, match=r"lacks networks\.safetensors"):

@@ -30,7 +30,7 @@ def atlas_of(maps: dict[int, torch.Tensor], widths=WIDTHS) -> Atlas:
     scores = {layer: of.abs().amax(0).view(2, -1).amax(0).double() for layer, of in maps.items()}
     facts = {
         "model": {"widths": list(widths)},
-        "settings": {"cut": 2.0},
+        "settings": {"cut": 2.0, "scorer": {"signals": ["act", "up"]}},
         "blocks": [{"name": f"L{layer}"} for layer in maps],
     }
     means = {layer: torch.zeros(widths[layer]) for layer in maps}
@@ -147,9 +147,9 @@ def test_blocks_must_be_the_same(maps):
 
 
 def test_the_command(maps, tmp_path):
-    write_atlas(tmp_path / "a", atlas_of(maps), {}, [{"network": "L0.N0"}])
+    write_atlas(tmp_path / "a", atlas_of(maps), {}, [{"network": "L0.N0"}], {})
     keep = [list(range(60)), list(range(60))]
-    write_atlas(tmp_path / "b", atlas_of(long_tailed(1)), {}, [{"network": "L0.N0"}])
+    write_atlas(tmp_path / "b", atlas_of(long_tailed(1)), {}, [{"network": "L0.N0"}], {})
     done = CliRunner().invoke(cli.app, ["match", str(tmp_path / "a"), str(tmp_path / "b")])
     assert done.exit_code == 0, done.output
     assert "10 networks matched: similarity 0." in done.output

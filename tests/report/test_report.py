@@ -1,19 +1,22 @@
 """The page of an atlas: what it holds, and what it does in a real browser."""
 
+import base64
 import json
 import re
+import zlib
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from funcnet_plugin import cli
 from funcnet_plugin.atlas import read_atlas, write_atlas
-from funcnet_plugin.atlas.files import read_courses
+from funcnet_plugin.atlas.files import read_structure
 from funcnet_plugin.checkpoints.block import write_kept
 from funcnet_plugin.errors import AtlasError, CheckpointError, FuncnetError
 from funcnet_plugin.report import write_report
-from funcnet_plugin.report.content import connectivity
+from funcnet_plugin.report.matrix import packed
 from tests.conftest import make_llama
 from tests.report.browser import opened
 from tests.surveys import survey_of
@@ -39,8 +42,9 @@ def folder(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("report")
     found = survey_of(make_llama(), texts, cut=1.0)
     for row in found.contexts:
+        row |= {"source": "texts/wiki.jsonl", "record": 7, "title": MARKUP}
         row["tokens"][row["at"]] = row["token"] = MARKUP
-    write_atlas(folder / "atlas", found.atlas, found.courses, found.contexts)
+    write_atlas(folder / "atlas", found.atlas, found.courses, found.contexts, found.connectivity)
     (folder / "lesions").mkdir()
     (folder / "lesions" / "effects.json").write_text(json.dumps(EFFECTS))
     write_report(folder / "atlas", folder / "page.html", folder / "lesions")
@@ -63,7 +67,19 @@ def test_the_page_holds_what_the_atlas_says(folder):
         assert shown["figures"]["variance"] == pytest.approx(facts["variance"], rel=5e-3)
         assert shown["raises"] == facts["raises"]
         assert [c["rank"] for c in shown["contexts"]] == [1, 2, 3, 4, -1]
+        assert shown["contexts"][0]["document"] == f"wiki.jsonl, record 7: {MARKUP}"
     assert data["lesions"] == EFFECTS
+
+
+def test_an_atlas_that_knows_no_documents_can_be_shown(texts, tmp_path):
+    found = survey_of(make_llama(), texts)
+    for row in found.contexts:
+        for key in ("source", "record", "title"):
+            del row[key]
+    write_atlas(tmp_path / "atlas", found.atlas, found.courses, found.contexts, found.connectivity)
+    write_report(tmp_path / "atlas", tmp_path / "page.html")
+    network = data_of(tmp_path / "page.html")["networks"][0]
+    assert {context["document"] for context in network["contexts"]} == {None}
 
 
 def test_markup_in_the_text_stays_text(folder):
@@ -79,13 +95,31 @@ def test_nothing_is_fetched(folder):
     assert not re.search(r"@import|url\(", page[: page.index("plotly.js")])
 
 
-def test_connectivity_is_the_correlation_of_the_courses(folder):
-    courses = read_courses(folder / "atlas")
-    found = connectivity(courses)
-    assert found.keys() == {"L0", "L1", "L2"}
-    c = courses["L1"].double()
-    expected = (c - c.mean(0)).T @ (c - c.mean(0)) / len(c) / torch.outer(c.std(0), c.std(0))
-    assert torch.allclose(found["L1"].double(), expected, atol=2e-3)
+def unpacked(found: dict, n: int) -> torch.Tensor:
+    """What the page makes of a packed matrix."""
+    steps = np.frombuffer(zlib.decompress(base64.b64decode(found["values"])), dtype=np.int8)
+    matrix = torch.eye(n)
+    values = torch.tensor(steps).float() / 127 * found["scale"]
+    matrix[tuple(torch.triu_indices(n, n, offset=1))] = values
+    return matrix.triu() + matrix.triu(1).T
+
+
+def test_matrices_and_clusters_are_those_of_the_atlas(folder):
+    atlas, data = read_atlas(folder / "atlas"), data_of(folder / "page.html")
+    structure = read_structure(folder / "atlas", atlas)
+    for kind, matrix in (
+        ("correlation", structure.correlation), ("partial correlation", structure.partial),
+    ):  # fmt: skip
+        found = unpacked(data["connectivity"][kind], 18)
+        half_a_step = data["connectivity"][kind]["scale"] / 254
+        assert torch.allclose(found, matrix, atol=half_a_step + 1e-3)
+    assert [n["cluster"] for n in data["networks"]] == structure.clusters.tolist()
+    assert data["silhouette"] == pytest.approx(structure.facts["silhouette"], rel=5e-3)
+
+
+@pytest.mark.parametrize("matrix", [torch.ones(1, 1), torch.eye(3)])
+def test_a_matrix_of_nothing_can_be_packed(matrix):
+    assert torch.equal(unpacked(packed(matrix), len(matrix)), matrix)
 
 
 def test_what_a_pruned_model_kept_is_counted(folder, tmp_path):
@@ -160,6 +194,56 @@ def test_a_reader_clicks_through_it(folder):
         # text of the data is text
         assert MARKUP in page.run("document.getElementById('contexts').textContent")
         assert page.run("window.harmed") is None
+        assert page.errors == []
+        assert all(address.startswith(("file:", "data:", "blob:")) for address in page.requests)
+
+
+def centre(page, selector: str, right: float = 0.5, down: float = 0.5) -> tuple[float, float]:
+    """A place inside of an element, once it is on the screen."""
+    return page.run(
+        f"(() => {{ const e = document.querySelector({selector!r}); e.scrollIntoView();"
+        " const r = e.getBoundingClientRect();"
+        f" return [r.left + {right} * r.width, r.top + {down} * r.height]; }})()"
+    )
+
+
+def test_a_reader_sees_who_acts_together(folder):
+    atlas = read_atlas(folder / "atlas")
+    structure = read_structure(folder / "atlas", atlas)
+    names = list(atlas.networks)
+    with opened((folder / "page.html").as_uri() + "#L1.N2") as page:
+        page.wait("document.body && document.body.dataset.connected")
+        here = names.index("L1.N2")
+        partner = "document.querySelector('#partners button').textContent"
+        for kind, matrix in (
+            ("correlation", structure.correlation), ("partial correlation", structure.partial),
+        ):  # fmt: skip
+            page.run(
+                f"(() => {{ const k = document.getElementById('kind'); k.value = {kind!r};"
+                " k.dispatchEvent(new Event('change')); })()"
+            )
+            sizes = matrix[here].abs()
+            sizes[here] = 0
+            said, value = page.run(partner).split(" ")
+            assert sizes[names.index(said)] == pytest.approx(float(sizes.max()), abs=0.01)
+            assert float(value) == pytest.approx(float(matrix[here, names.index(said)]), abs=0.02)
+            rows = page.run("document.getElementById('connectivity').data[0].y")
+            assert sorted(rows) == [f"L1.N{k}" for k in range(6)]
+            clusters = [int(structure.clusters[names.index(row)]) for row in rows]
+            assert clusters == sorted(clusters)
+            z = page.run("document.getElementById('connectivity').data[0].z")
+            a, b = names.index(rows[1]), names.index(rows[4])
+            assert z[1][4] == pytest.approx(float(matrix[a, b]), abs=0.02)
+        # the first cell: its row is a network of the first cluster
+        page.click(*centre(page, "#clusters .nsewdrag", 0.01, 0.01))
+        page.wait("document.getElementById('among').value === 'the clusters that were chosen'")
+        rows = page.run("document.getElementById('connectivity').data[0].y")
+        first = [n for n, c in zip(names, structure.clusters.tolist(), strict=True) if c == 0]
+        assert rows == first
+        page.click(*centre(page, "#connectivity .nsewdrag", 0.01, 0.01))
+        page.wait(f"location.hash === '#{first[0]}'")
+        page.run("document.querySelector('#partners button').click()")
+        assert page.run("location.hash") != f"#{first[0]}"
         assert page.errors == []
         assert all(address.startswith(("file:", "data:", "blob:")) for address in page.requests)
 

@@ -194,7 +194,8 @@ def test_conversations_go_through_the_chat_template(tmp_path, record, column):
     path.write_text(json.dumps(record) + "\n")
     told = "<s>user: hi.\nassistant: ho.\n"
     assert load_texts(path, column, talking()) == [told]
-    assert load_sources(str(path), column, talking()) == [([told], 1.0)]
+    (([document], share),) = load_sources(str(path), column, talking())
+    assert document.text == told and share == 1.0
     assert text_windows(path, column, talking(), 4, 2).shape == (2, 4)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from funcnet_plugin.errors import CalibrationError
-from funcnet_plugin.text.sources import load_texts, parse_sources
+from funcnet_plugin.text.sources import load_documents, load_texts, parse_sources
 
 
 def write(path, *rows):
@@ -20,6 +20,31 @@ def test_text_json_lines_and_lists_are_read(tmp_path):
     assert load_texts(str(rows)) == ["x", "y"]
     assert load_texts(write(tmp_path / "c.jsonl", {"page": "z"}), "page") == ["z"]
     assert load_texts(["", "w"]) == ["w"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "titles"),
+    [
+        (({}, {}), [None, None]),
+        (({"title": "One", "id": 7}, {"title": None, "id": 8}), ["One", "8"]),
+        (({"title": ["no", "title"]}, {"title": []}), [None, None]),
+    ],
+)
+def test_documents_know_their_record(tmp_path, fields, titles):
+    first, last = fields
+    rows = [{"text": "x"} | first, {"text": " "} | first, {"text": "y"} | last]
+    path = str(write(tmp_path / "rows.jsonl", *rows))
+    found = load_documents(path)
+    assert [(d.text, d.source, d.record) for d in found] == [("x", path, 1), ("y", path, 3)]
+    assert [d.title for d in found] == titles
+
+
+def test_a_file_of_text_is_one_document_and_the_text_is_no_title(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    (found,) = load_documents(tmp_path / "a.txt")
+    assert found == ("one", str(tmp_path / "a.txt"), None, None)
+    (found, _) = load_documents([{"title": "x"}, {"title": "y"}], "title")
+    assert found == ("x", "the given texts", 1, None)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,13 @@
 import pytest
 
 from funcnet_plugin.errors import CalibrationError
-from funcnet_plugin.text.windows import make_loader, mixed_windows, token_windows
+from funcnet_plugin.text.documents import Document
+from funcnet_plugin.text.windows import (
+    document_windows,
+    make_loader,
+    mixed_windows,
+    token_windows,
+)
 from tests.conftest import make_tokenizer
 
 
@@ -31,11 +37,28 @@ def test_the_loader_keeps_the_order():
 
 
 def test_mixed_sources_get_their_shares_in_one_order():
-    first, second = ["a" * 400], ["b" * 400]
+    first, second = [Document("a" * 400)], [Document("b" * 400)]
     options = {"window": 10, "samples": 40, "seed": 0}
     windows = mixed_windows([(first, 0.75), (second, 0.25)], make_tokenizer(), **options)
-    kinds = [len(set(window)) == 1 and window[0] for window in windows]
+    kinds = [len(set(window.tokens)) == 1 and window.tokens[0] for window in windows]
     assert sorted(map(kinds.count, set(kinds))) == [10, 30]
     assert len(set(kinds[:10])) == 2  # not one after the other
     with pytest.raises(CalibrationError, match=r"share of 0.001 of 40 samples is none"):
         mixed_windows([(first, 0.999), (second, 0.001)], make_tokenizer(), **options)
+
+
+def test_every_token_knows_its_document():
+    documents = [Document(letter * n) for letter, n in (("a", 7), ("b", 3), ("c", 25), ("d", 5))]
+    tokenizer = make_tokenizer()
+    windows = document_windows(documents, tokenizer, window=10, samples=9, seed=0)
+    assert len(windows) == 4
+    for window in windows:
+        found = [window.document_at(position).text[0] for position in range(10)]
+        assert tokenizer.convert_tokens_to_ids(found) == window.tokens
+    assert sorted(map(len, (window.documents for window in windows))) == [1, 1, 2, 2]
+
+
+def test_a_document_without_a_token_is_of_no_window():
+    documents = [Document("a" * 5), Document(""), Document("b" * 5)]
+    (window,) = document_windows(documents, make_tokenizer(), window=10, samples=1, seed=0)
+    assert window.documents == [documents[0], documents[2]]
