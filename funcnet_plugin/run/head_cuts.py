@@ -60,13 +60,19 @@ def cut_heads(
         moments.append(found)
     if plan.heads_are_open:
         added = [_energy(unit, found) for unit, found in zip(units, moments, strict=True)]
-        plan.decide_heads(_cheapest(plan, model, text, processes, costs, added))
+        cheapest = _cheapest(plan, model, text, processes, costs, added)
+        if processes is not None:
+            cheapest = int(processes.from_first(torch.tensor(cheapest)))
+        plan.decide_heads(cheapest)
     logger.info(f"heads: {plan.heads.said()} stay")
     if plan.heads.kept == plan.heads.original:
         return [list(range(unit.width)) for unit in units]
     kept = []
     for unit in bar(units, "cutting and repairing heads", "layer"):
-        keep = select(scores[unit.index], plan.heads.kept).to(unit.device)
+        keep = select(scores[unit.index], plan.heads.kept)
+        if processes is not None:
+            keep = processes.from_first(keep)
+        keep = keep.to(unit.device)
         known = {"moments": moments[unit.index]} if "moments" in repair.needs else {}
         told = Cut(unit, keep, known)
         repaired = checked_repair(repair, told, repair.repaired(told))
