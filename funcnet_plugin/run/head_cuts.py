@@ -64,7 +64,6 @@ def cut_heads(
         if processes is not None:
             cheapest = int(processes.from_first(torch.tensor(cheapest)))
         plan.decide_heads(cheapest)
-    logger.info(f"heads: {plan.heads.said()} stay")
     if plan.heads.kept == plan.heads.original:
         return [list(range(unit.width)) for unit in units]
     kept = []

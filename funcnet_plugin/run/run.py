@@ -154,7 +154,7 @@ class Run:
             raise RecipeError("an atlas is left by runs of one process; leave atlas out.")
         if processes is not None and resume is not None:
             raise RecipeError("resume_dir is for runs of one process; leave it out.")
-        self._say_widths()
+        self._say_plan()
         check_finite_weights(self._model)
         if request.atlas:
             with self.clock.stage(stages.SURVEY):
@@ -184,20 +184,23 @@ class Run:
             self.clock,
         )
         if self.plan.heads is not None:
+            heads_were_open = self.plan.heads_are_open
             with self.clock.stage(stages.HEADS):
                 self.kept_heads = cut_heads(
                     self.plan, self._model, text, request.repair, processes, after_cut
                 )
-            if self.plan.kept is None:
+            if heads_were_open:
                 self._decide_widths()
-                self._say_widths()
+                self._say_plan()
 
     def _decide_widths(self) -> None:
         """Decide on one width, if there is to be one and it is known how many heads go."""
         if self.request.allocation == "uniform" and not self.plan.heads_are_open:
             self.reached = self.plan.decide_uniform()
 
-    def _say_widths(self) -> None:
+    def _say_plan(self) -> None:
+        if self.plan.heads is not None and not self.plan.heads_are_open:
+            logger.info(f"heads: {self.plan.heads.said()} stay in every layer")
         if self.reached is not None:
             logger.info(
                 f"widths will be {span(self.plan.kept)}: {self.reached:.4f} of the "

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from funcnet_plugin.adapters import Unit
+from funcnet_plugin.bars import bar
 from funcnet_plugin.measure.moments import damping
 
 RIDGE = 0.02  # as in the repair
@@ -36,7 +37,7 @@ def eliminate_groups(unit: Unit, second: Tensor) -> tuple[Tensor, Tensor]:
     left = list(range(unit.width))
     score = torch.full((unit.width,), float(unit.width - 1), dtype=torch.float64)
     cost = torch.zeros(unit.width, dtype=torch.float64)
-    for step in range(unit.width - 1):
+    for step in bar(range(unit.width - 1), "eliminating heads", within=True):
         losses = [_loss(weight, A, columns[g]) for g in left]
         least = min(range(len(left)), key=losses.__getitem__)
         went = left.pop(least)

@@ -2,7 +2,8 @@
 
 | event | what happens |
 |---|---|
-| initialize | everything that can be refused is refused; the whole dense model is measured |
+| initialize | everything that can be refused is refused; the whole dense model is measured; heads |
+| | are cut, if any |
 | calibration start | the units that are still to be measured are hooked |
 | sequential epoch end | the layer just calibrated is scored, cut and repaired; the next one then |
 | | sees the pruned model, because the pipeline sends the data through the cut layer |
@@ -71,6 +72,8 @@ Named = str | dict[str, Any]  # a part: its name, or a mapping with `name` and i
 
 class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
     """Cuts the least important MLP neurons of every layer and repairs what they carried.
+
+    Heads may go beside them (`heads_ratio`).
 
     The ratio counts parameters, and kept widths are multiples of `align`; what was reached is
     computed exactly, logged, and written into config.json (block `functional_network`). Layers are
