@@ -228,8 +228,9 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
         check_before(before, plan.prunable, model, measured_ahead=self.request.measures_ahead)
         check_after(behind, plan.prunable, model, plan.possible_widths)
         for kept in plan.choices:
-            inputs = plan.heads.inputs(kept)
-            check_inputs(behind, inputs, "cutting heads", "another heads_ratio")
+            if kept < plan.heads.original:
+                inputs = plan.heads.inputs(kept)
+                check_inputs(behind, inputs, "cutting heads", "another heads_ratio")
 
     def leaves_one_width(self) -> bool:
         """Tell whether all layers of the planned run will have one width."""
