@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from funcnet_plugin.errors import BudgetError
+from funcnet_plugin.errors import AdapterError, BudgetError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,24 @@ class Reach:
 
 
 @dataclass(frozen=True)
+class Heads:
+    """Says which heads of a model can be cut: key-value heads with the queries that share them.
+
+    Attributes:
+        key_value_heads: of every layer; None where none can be cut, `reason` says why.
+        queries: heads that share one of them.
+        possible: how many key-value heads may be left.
+        parameters: that go in all layers with one key-value head.
+    """
+
+    key_value_heads: int | None = None
+    queries: int | None = None
+    possible: list[int] | None = None
+    parameters: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """Describes a model as the pruning sees it.
 
@@ -29,7 +51,8 @@ class ModelShape:
         widths: neurons per layer.
         parameters, mlp_parameters: counts, shared tensors once.
         max_length: positions the model was made for; None if its config does not say.
-        reaches: one per ratio asked for.
+        reaches: one per ratio asked for, neurons alone.
+        heads: what `heads_ratio` can cut.
     """
 
     source: str
@@ -40,6 +63,7 @@ class ModelShape:
     mlp_parameters: int
     max_length: int | None
     reaches: list[Reach]
+    heads: Heads
 
 
 def inspect_model(
@@ -87,4 +111,16 @@ def inspect_model(
         mlp_parameters=sum(block.parameters for block in layout.blocks),
         max_length=max_length(model),
         reaches=reaches,
+        heads=_heads(model, layout.adapter.layers),
     )
+
+
+def _heads(model: PreTrainedModel, layers: str) -> Heads:
+    from funcnet_plugin.cut.heads import HeadPlan
+
+    try:
+        plan = HeadPlan(model, layers)
+    except AdapterError as error:
+        return Heads(reason=str(error))
+    queries, one = plan.units[0].query_heads, plan.removed(plan.original - 1)
+    return Heads(plan.original, queries, plan.possible, one)

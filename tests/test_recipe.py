@@ -73,6 +73,7 @@ def test_the_paper_recipe_states_every_setting_of_the_method():
         "resume_dir",
         "text_cache",
         "own_text",  # all text is given
+        "heads_ratio",  # neurons alone
     }
     scorer = fields["scorer"]
     for registry, part in ((SCORERS, scorer), (DECOMPOSERS, scorer["decomposer"])):

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-
-# An offload cache brings a weight onto the device for a mere look at its shape; this prevents it.
-from compressed_tensors.offload import disable_onloading
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -16,17 +13,16 @@ from funcnet_plugin.adapters.projection import (
     in_size,
     oriented,
     out_size,
+    parameters_of,
     set_in_size,
     set_out_size,
 )
 from funcnet_plugin.adapters.unit import Signal
 
-_COUNTED = ("weight", "bias")  # of a projection
-
 
 @dataclass(frozen=True)
 class MLPBlock:
-    """Implements `Unit` with the neurons of the MLP of one decoder layer.
+    """Implements `TokenwiseUnit` with the neurons of the MLP of one decoder layer.
 
     Attributes:
         gate: None where it is part of `up` (`fused`) or where there is none.
@@ -105,10 +101,7 @@ class MLPBlock:
 
     @property
     def parameters(self) -> int:
-        # by name: quantization that comes later in a recipe has given them scales by now
-        with disable_onloading():
-            held = [m._parameters.get(name) for m in self.projections for name in _COUNTED]
-        return sum(p.numel() for p in held if p is not None)
+        return parameters_of(self.projections)
 
     def path_of(self, module: nn.Module) -> str:
         inside = next(name for name, m in self.mlp.named_modules() if m is module)

@@ -1,8 +1,8 @@
 """Describes what pruning cuts in one layer, from outside: pieces that can go one by one.
 
-The neurons of an MLP are the one implementation (`adapters.mlp`). Scores, surgery and repair ask
-for no more than this, so other pieces (the heads of an attention layer, experts) need no more than
-a class with these names.
+The neurons of an MLP (`adapters.mlp`) and the heads of an attention layer (`adapters.attention`)
+are the implementations. Scores, surgery and repair ask for no more than this, so other pieces
+(experts) need no more than a class with these names.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Unit(Protocol):
         decoder_layer: the layer it stands in.
         inputs: projections of which pieces own rows.
         output: the projection of which pieces own columns; what enters it are their activations.
-        signals: name -> where that signal of every piece can be read.
+        signals: name -> where that signal of every piece can be read; empty where there is none.
     """
 
     index: int
@@ -116,6 +116,13 @@ class Unit(Protocol):
             (width,).
         """
 
+    def resize(self, width: int) -> None:
+        """Tell the modules that so many pieces are left; their parameters were cut already."""
+
+
+class TokenwiseUnit(Unit, Protocol):
+    """Describes a unit that gives for a token what follows from the hidden state of that token."""
+
     def compute(self, weights: Sequence[Tensor], x: Tensor) -> Tensor:
         """Compute what the unit would give with other weights, (n_tokens, hidden).
 
@@ -123,6 +130,3 @@ class Unit(Protocol):
             weights: one for each of `projections`, (out, in), of any one width.
             x: (n_tokens, hidden), what enters it.
         """
-
-    def resize(self, width: int) -> None:
-        """Tell the modules that so many pieces are left; their parameters were cut already."""

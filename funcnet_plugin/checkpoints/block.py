@@ -122,7 +122,11 @@ def patch_save_pretrained(
             if kept is not None:
                 block = patch[BLOCK_KEY]
                 write_kept(
-                    Path(save_directory), block["original_widths"], kept, block.get("kept_layers")
+                    Path(save_directory),
+                    block["original_widths"],
+                    kept,
+                    block.get("kept_layers"),
+                    block.get("kept_heads"),
                 )
         return result
 
@@ -161,14 +165,16 @@ def write_kept(
     widths: Sequence[int],
     kept: Sequence[list[int] | None],
     layers: Sequence[int] | None = None,
+    heads: Sequence[list[int]] | None = None,
 ) -> None:
-    """Write kept_neurons.json: which neurons of the source model are still there.
+    """Write kept_neurons.json: which neurons, and heads, of the source model are still there.
 
     Args:
         directory: an existing checkpoint directory.
         widths: in the source model, of the layers that are still there.
         kept: for each of them, ascending; None for all.
         layers: their numbers in the source model; None for all layers.
+        heads: for each of them the key-value heads, with their queries; None for all.
     """
     content = {
         "widths": list(widths),
@@ -176,6 +182,8 @@ def write_kept(
     }
     if layers is not None:
         content["layers"] = list(layers)
+    if heads is not None:
+        content["heads"] = list(heads)
     _write_json(directory / KEPT_FILE, json.dumps(content))
 
 
@@ -208,6 +216,13 @@ def read_layers(source: str | Path) -> list[int] | None:
     path = Path(source)
     path = path / KEPT_FILE if path.is_dir() else path
     return json.loads(path.read_text()).get("layers")
+
+
+def read_heads(source: str | Path) -> list[list[int]] | None:
+    """Read the kept key-value heads of each layer that `read_kept` speaks of; None for all."""
+    path = Path(source)
+    path = path / KEPT_FILE if path.is_dir() else path
+    return json.loads(path.read_text()).get("heads")
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:

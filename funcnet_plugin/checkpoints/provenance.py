@@ -20,8 +20,9 @@ Kept = list[list[int] | None]  # per layer, None for all neurons
 
 # What stays true of a model after a run that has nothing to say about it.
 _LASTING = ("original_layers", "kept_layers", "original_widths", "kept_widths",
-            "original_hidden_size", "hidden_size")  # fmt: skip
-_PER_LAYER = ("original_widths", "kept_widths")
+            "original_hidden_size", "hidden_size",
+            "original_key_value_heads", "kept_key_value_heads", "kept_heads")  # fmt: skip
+_PER_LAYER = ("original_widths", "kept_widths", "kept_heads")
 
 
 def since_the_first_source(
@@ -53,13 +54,16 @@ def since_the_first_source(
     if layers is not None:
         block |= {key: [earlier[key][i] for i in layers] for key in _PER_LAYER if key in earlier}
         before = None if before is None else [before[i] for i in layers]
+    heads = _composed(block.get("kept_heads"), own.get("kept_heads"))
     block = own | block
     if layers is not None:
         numbers = earlier.get("kept_layers", range(own["original_layers"]))
         block["kept_layers"] = [numbers[i] for i in layers]
-    for key in ("kept_widths", "hidden_size"):
+    for key in ("kept_widths", "hidden_size", "kept_key_value_heads"):
         if key in own:
             block[key] = own[key]
+    if heads is not None:
+        block["kept_heads"] = heads
     first, after = earlier["parameters_before"], own["parameters_after"]
     block |= {
         "source_model": earlier.get("source_model"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,6 +23,9 @@ from funcnet_plugin.cli.memory import memory_of, show_memory
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.recipe import packaged_recipes
 from funcnet_plugin.screen import span
+
+if TYPE_CHECKING:
+    from funcnet_plugin.inspection import ModelShape
 
 
 def demo(
@@ -100,6 +103,7 @@ def inspect(
         f"{len(shape.widths)} layers of width {', '.join(map(str, widths))}; "
         f"{shape.parameters:,} parameters, {shape.mlp_parameters / shape.parameters:.1%} in MLPs"
     )
+    console.print(_heads(shape))
     table = Table("ratio asked", "kept width", "ratio reached", "parameters left")
     for reach in shape.reaches:
         if reach.kept_width is None:
@@ -114,6 +118,18 @@ def inspect(
     console.print(table)
     if found is not None:
         show_memory(found)
+
+
+def _heads(shape: ModelShape) -> str:
+    """Say what `heads_ratio` can cut."""
+    heads = shape.heads
+    if heads.key_value_heads is None:
+        return heads.reason.removesuffix("; leave heads_ratio out.") + "."
+    return (
+        f"{heads.key_value_heads} key-value heads with {heads.queries} query heads each in every "
+        f"layer, {heads.parameters / shape.parameters:.1%} of the parameters with one of them; "
+        f"heads_ratio can leave {', '.join(map(str, heads.possible))}"
+    )
 
 
 def prune(
@@ -185,7 +201,8 @@ def prune(
 
 def _left(block: dict[str, Any]) -> str:
     """Say what a modifier left: neurons, layers or axes of the hidden states."""
-    names = {"kept_widths": "widths", "kept_layers": "layers", "hidden_size": "hidden size"}
+    names = {"kept_widths": "widths", "kept_layers": "layers", "hidden_size": "hidden size",
+             "kept_key_value_heads": "key-value heads"}  # fmt: skip
     found = {name: block[key] for key, name in names.items() if key in block}
     if "widths" in found:
         found["widths"] = span(found["widths"])

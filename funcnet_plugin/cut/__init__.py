@@ -1,1 +1,1 @@
-"""Decides how many neurons go, and cuts them out."""
+"""Decides how many neurons and heads go, and cuts them out."""

@@ -1,8 +1,8 @@
 """Turns a pruning ratio into how many neurons each layer keeps.
 
-The ratio counts parameters, and only MLP neurons are cut. Kept widths are multiples of `align`,
-so the removed share differs from the request by at most half an aligned step; what is reached is
-computed exactly, from the shapes.
+The ratio counts parameters, and neurons make up for what heads do not give of it. Kept widths are
+multiples of `align`, so the removed share differs from the request by at most half an aligned step;
+what is reached is computed exactly, from the shapes.
 """
 
 from __future__ import annotations
@@ -44,16 +44,19 @@ class Budget:
         align: kept widths of pruned layers are multiples of this.
         scope_parameters: the parameters that the ratio counts.
         target: parameters to remove, ``ratio * scope_parameters``.
+        of_heads: parameters that go with heads.
     """
 
     layers: tuple[LayerSize, ...]
     align: int
     scope_parameters: int
     target: float
+    of_heads: int = 0
 
     def removed(self, kept: Sequence[int]) -> int:
-        """Count the parameters that go when layer i keeps kept[i] neurons."""
-        return sum((s.width - w) * s.cost for s, w in zip(self.layers, kept, strict=True))
+        """Count the parameters that go, with heads, when layer i keeps kept[i] neurons."""
+        neurons = ((s.width - w) * s.cost for s, w in zip(self.layers, kept, strict=True))
+        return self.of_heads + sum(neurons)
 
     def uniform(self) -> list[int]:
         """Keep one width in every prunable layer: the aligned one nearest to the target."""
@@ -94,11 +97,11 @@ class Budget:
         # A layer's blocks are ordered by score, so going from the weakest never skips one of it;
         # among equals the later layer, then the later block goes first, always the same way.
         order = sorted(range(len(blocks)), key=lambda b: (blocks[b][0], -b))
-        removed = 0
-        for b in order:
+        removed = self.of_heads
+        for n, b in enumerate(order):
             _, i, neurons = blocks[b]
             step = neurons * self.layers[i].cost
-            if removed and abs(removed + step - self.target) >= abs(removed - self.target):
+            if n and abs(removed + step - self.target) >= abs(removed - self.target):
                 break
             kept[i] -= neurons
             removed += step
@@ -157,6 +160,7 @@ def plan_budget(
     total_parameters: int,
     scope: str = "model",
     one_width: bool = True,
+    of_heads: int = 0,
 ) -> Budget:
     """Check that a ratio can be reached before any long work.
 
@@ -167,10 +171,12 @@ def plan_budget(
         total_parameters: all parameters of the model, shared ones counted once.
         scope: "model": the ratio counts total_parameters; "mlp": the parameters of all MLPs.
         one_width: whether all layers are to be cut to one width, or each by as much as it bears.
+        of_heads: parameters that go with heads, as part of the ratio; 0 where scope is "mlp".
 
     Raises:
-        BudgetError: the ratio is outside (0, 1), more than these layers can give, or less than half
-            of the smallest step; the message holds the ratio that can be reached.
+        BudgetError: the ratio is outside (0, 1), more than these layers can give, less than half of
+            the smallest step, or less than what goes with heads; the message holds the ratio that
+            can be reached.
     """
     if not 0.0 < ratio < 1.0:
         raise BudgetError(f"pruning_ratio must lie between 0 and 1, got {ratio}.")
@@ -189,7 +195,12 @@ def plan_budget(
         )
     counted = total_parameters if scope == "model" else sum(s.width * s.cost for s in layers)
     target = ratio * counted
-    largest = sum((s.width - align) * s.cost for s in prunable)
+    if of_heads >= target:
+        raise BudgetError(
+            f"pruning_ratio={ratio:g} is reached without any neuron: the heads that go are "
+            f"{of_heads / counted:.4f} of the model; lower heads_ratio, or raise pruning_ratio."
+        )
+    largest = of_heads + sum((s.width - align) * s.cost for s in prunable)
     step = sum(align * s.cost for s in prunable)
     if target > largest + step / 2:
         raise BudgetError(
@@ -198,16 +209,17 @@ def plan_budget(
             f"layers at most {largest / counted:.4f} goes; lower the ratio or align, or skip fewer "
             "layers."
         )
-    smallest = _smallest_cut(layers, align, one_width)
+    smallest = of_heads + _smallest_cut(layers, align, one_width)
     if smallest > _REFUSED * target:
         finer = [a for a in _ALIGNS if a < align]
-        fine = [a for a in finer if _smallest_cut(layers, a, one_width) <= _REFUSED * target]
+        most = _REFUSED * target - of_heads
+        fine = [a for a in finer if _smallest_cut(layers, a, one_width) <= most]
         raise BudgetError(
             f"pruning_ratio={ratio:g} of the {'model' if scope == 'model' else 'MLPs'} is far less "
             f"than one step: with align={align} at least {smallest / counted:.4f} goes; ask for "
             f"about that much{f', or set align: {fine[0]}' if fine else ''}."
         )
-    return Budget(tuple(layers), align, counted, target)
+    return Budget(tuple(layers), align, counted, target, of_heads)
 
 
 def select(score: Tensor, keep: int) -> Tensor:

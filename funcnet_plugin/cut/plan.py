@@ -1,17 +1,24 @@
-"""Decides which layers a run cuts, and to which widths: known or not yet, never out of reach."""
+"""Decides which layers a run cuts, and to which widths: known or not yet, never out of reach.
+
+Heads and neurons share one ratio: what heads do not give, neurons do.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from compressed_tensors.utils import match_name
 from loguru import logger
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit, bind, count_parameters
-from funcnet_plugin.cut.budget import LayerSize, plan_budget
-from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.cut.budget import Budget, LayerSize, plan_budget
+from funcnet_plugin.cut.heads import HeadPlan
+from funcnet_plugin.errors import BudgetError, RecipeError
+
+AUTO = "auto"  # heads_ratio: as many as cost the layers less than neurons would
 
 
 class WidthPlan:
@@ -22,12 +29,15 @@ class WidthPlan:
         ratio, scope, align, one_width: see `plan_budget`.
         skip_first, skip_last: how many layers are left whole at the ends.
         ignore: MLPs left whole: module paths or ``re:`` patterns.
+        heads_ratio: share of all heads that go, in every layer; 0: none; "auto": open yet.
 
     Attributes:
         layout: the model's units, which follow when they are cut.
+        heads: of all layers; None where none may go.
+        choices: key-value heads that every layer may keep -> what the ratio asks of neurons then.
         original: widths before pruning.
         parameters: of the model before pruning.
-        budget: what the ratio asks for.
+        budget: what the ratio asks for; one of several possible where heads are open.
         kept: widths after pruning; None until they are decided.
         prunable: the units that may be cut.
 
@@ -47,13 +57,16 @@ class WidthPlan:
         skip_last: int,
         ignore: Sequence[str],
         one_width: bool = True,
+        heads_ratio: float | str = 0.0,
     ) -> None:
         self.layout = bind(model)
         blocks = self.layout.blocks
         check_ignore(ignore, blocks)
         self.original = self.layout.widths
         self.parameters = count_parameters(model)
-        self._other_parameters = self.parameters - sum(block.parameters for block in blocks)
+        self.heads = HeadPlan(model, self.layout.adapter.layers) if heads_ratio else None
+        self._one_width = one_width
+        self._other_parameters = self.parameters - self._parameters_of_units()
         last = len(blocks) - skip_last
         self.prunable = [
             block
@@ -66,7 +79,8 @@ class WidthPlan:
                 f"ignore names every one of the {len(blocks)} MLPs that may be cut, so nothing is "
                 "left to prune; name fewer."
             )
-        self.budget = plan_budget(
+        budget = partial(
+            plan_budget,
             [LayerSize(b.width, b.parameters_per_piece, b in self.prunable) for b in blocks],
             ratio=ratio,
             align=align,
@@ -75,6 +89,40 @@ class WidthPlan:
             one_width=one_width,
         )
         self.kept: list[int] | None = None
+        self.choices: dict[int, Budget] = {}
+        if self.heads is None:
+            self.budget = budget()
+            return
+        if heads_ratio != AUTO:
+            self.heads.decide_by_share(heads_ratio)
+        self.choices = self._choices(budget)
+        self.budget = next(iter(self.choices.values()))
+
+    def _choices(self, budget: Callable[..., Budget]) -> dict[int, Budget]:
+        """Find with which numbers of heads the ratio can be reached, the largest first.
+
+        Raises:
+            BudgetError: with none.
+        """
+        heads, found, first = self.heads, {}, None
+        every = (heads.original, *reversed(heads.possible)) if heads.kept is None else (heads.kept,)
+        for kept in every:
+            try:
+                found[kept] = budget(of_heads=heads.removed(kept))
+            except BudgetError as error:
+                first = first or error
+        if not found:
+            raise first
+        return found
+
+    @property
+    def heads_are_open(self) -> bool:
+        """Tell whether it is yet to be decided how many heads go."""
+        return self.heads is not None and self.heads.kept is None
+
+    def decide_heads(self, kept: int) -> None:
+        """Decide how many key-value heads every layer keeps, one of `choices`."""
+        self.heads.kept, self.budget = kept, self.choices[kept]
 
     def decide_uniform(self) -> float:
         """Decide on one width for all layers. Returns the ratio that this reaches."""
@@ -98,21 +146,28 @@ class WidthPlan:
         """List what may be left of a unit, as far as it is decided."""
         if self.kept is not None:
             return [self.kept[unit.index]]
+        if self.heads_are_open and self._one_width:
+            return sorted({budget.uniform()[unit.index] for budget in self.choices.values()})
         return [*range(self.budget.align, unit.width, self.budget.align), unit.width]
 
     def expected_columns(self, unit: Unit) -> int:
         """Count the columns of a unit's output projection that are left, on average if open."""
         if self.kept is not None:
             return unit.n_columns * self.kept[unit.index] // unit.width
-        share = self.budget.target / sum(other.parameters for other in self.prunable)
+        target = self.budget.target - self.budget.of_heads
+        share = target / sum(other.parameters for other in self.prunable)
         return round(unit.n_columns * (1.0 - min(share, 1.0)))
 
     def parameters_now(self) -> int:
         """Count the parameters of the model as it is cut by now.
 
-        Counted through the MLPs: offloading may have split tied embeddings in two.
+        Counted through the units: offloading may have split tied embeddings in two.
         """
-        return self._other_parameters + sum(block.parameters for block in self.layout.blocks)
+        return self._other_parameters + self._parameters_of_units()
+
+    def _parameters_of_units(self) -> int:
+        units = (*self.layout.blocks, *(self.heads.units if self.heads else ()))
+        return sum(unit.parameters for unit in units)
 
 
 def check_ignore(patterns: Sequence[str], units: Sequence[Unit]) -> None:

@@ -17,11 +17,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from funcnet_plugin.adapters import bind
+from funcnet_plugin.adapters.attention import bind_attention
 from funcnet_plugin.atlas import read_atlas
 from funcnet_plugin.atlas.atlas import MEMBER
 from funcnet_plugin.atlas.checks import check_neurons, check_widths
 from funcnet_plugin.atlas.checks import check_weights as check_atlas_weights
-from funcnet_plugin.checkpoints.block import BLOCK_KEY, read_kept, read_layers
+from funcnet_plugin.checkpoints.block import BLOCK_KEY, read_heads, read_kept, read_layers
 from funcnet_plugin.checkpoints.loading import load_tokenizer, read_model_config
 from funcnet_plugin.checkpoints.weights import check_weights
 from funcnet_plugin.cut.activity import apply_mask
@@ -177,6 +178,20 @@ def _silence(model: PreTrainedModel, widths: list[int], kept: list[list[int]], s
         )
     for block, keep in zip(layout.blocks, kept, strict=True):
         apply_mask(block, keep)
+    heads = read_heads(source)
+    if heads is not None:
+        _silence_heads(model, layout.adapter.layers, heads, source)
+
+
+def _silence_heads(model: PreTrainedModel, layers: str, kept: list[list[int]], source: str) -> None:
+    units = bind_attention(model, layers)
+    if any(keep[-1] >= unit.width for unit, keep in zip(units, kept, strict=True)):
+        raise CheckpointError(
+            f"the mask {source} is for more heads than the {units[0].width} key-value heads of "
+            "the model; give the model that the mask was made for."
+        )
+    for unit, keep in zip(units, kept, strict=True):
+        apply_mask(unit, keep)
 
 
 def _these(layers: list[int] | None) -> str:

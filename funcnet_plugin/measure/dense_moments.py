@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from compressed_tensors.offload import disable_offloading
@@ -20,34 +20,50 @@ from funcnet_plugin.measure.text import Text
 _STREAM = "dense"
 
 
-@torch.no_grad()
 def moments_of(
-    model: nn.Module, units: Sequence[Unit], text: Text, measured: Sequence[Unit]
+    model: nn.Module,
+    units: Sequence[Unit],
+    text: Text,
+    measured: Sequence[Unit],
+    title: str = "moments of its own text",
 ) -> dict[int, Moments]:
+    """Measure moments of several layers, which all wait on the CPU; see `moments_by_layer`.
+
+    Returns:
+        layer -> moments.
+    """
+    return {
+        unit.index: found for unit, found in moments_by_layer(model, units, text, measured, title)
+    }
+
+
+@torch.no_grad()
+def moments_by_layer(
+    model: nn.Module, units: Sequence[Unit], text: Text, measured: Sequence[Unit], title: str
+) -> Iterator[tuple[Unit, Moments]]:
     """Measure moments in one pass through the layers; a GPU holds one of them at a time.
 
     Args:
         model: dense.
         units: of all layers, in order.
-        text: without padding.
-        measured: those that are asked about, at least one.
+        text: that is read; padding is left out.
+        measured: those that are asked about, at least one, of any kind.
+        title: of the bar.
 
-    Returns:
-        layer -> moments of its activations over all tokens, on the CPU.
+    Yields:
+        a unit, and the moments of what enters its output projection over all tokens, on the CPU.
 
     Raises:
         NumbersError: activations or hidden states are not finite.
     """
-    found: dict[int, Moments] = {}
-    asked = {unit.index for unit in measured}
+    asked = {unit.index: unit for unit in measured}
     with layer_by_layer(model):
-        states = HiddenStates(model, units, text, (_STREAM,), "moments of its own text")
-        for unit in bar(units[: max(asked) + 1], "moments of its own text", "layer"):
+        states = HiddenStates(model, units, text, (_STREAM,), title)
+        for unit in bar(units[: max(asked) + 1], title, "layer"):
             with disable_offloading():  # its weights are sent once
-                moments = _through(states, unit)
+                moments = _through(states, asked.get(unit.index, unit))
             if unit.index in asked:
-                found[unit.index] = moments.to("cpu")
-    return found
+                yield asked[unit.index], moments.to("cpu")
 
 
 def _through(states: HiddenStates, unit: Unit) -> Moments:
@@ -60,7 +76,9 @@ def _through(states: HiddenStates, unit: Unit) -> Moments:
     with hooked([unit.output.register_forward_pre_hook(enter)]):
         for batch, output in states.through(unit, _STREAM):
             h = entered.pop()
-            check_finite(h, f"layer {unit.index}: inputs of the down projection of {unit.name}")
+            if not batch.mask.all():
+                h = h[batch.real.flatten().to(h.device)]
+            check_finite(h, f"layer {unit.index}: inputs of {unit.path_of(unit.output)}")
             moments.add(h)
             what = f"layer {unit.index}: the hidden states behind the layer"
             states.keep(batch, _STREAM, output, what)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from funcnet_plugin.adapters import Unit
+from funcnet_plugin.adapters import TokenwiseUnit
 from funcnet_plugin.bars import bar
 from funcnet_plugin.errors import NumbersError
 from funcnet_plugin.measure.free_memory import free_bytes
@@ -69,7 +69,7 @@ class Fit:
 
 
 def fit_weights(
-    unit: Unit,
+    unit: TokenwiseUnit,
     examples: Sequence[Examples],
     *,
     epochs: int,
@@ -174,13 +174,13 @@ class _Tokens:
         for step in range(self.steps_per_epoch):
             yield parts[step % len(parts)]
 
-    def loss(self, unit: Unit, weights: Sequence[Tensor], tokens: Tensor) -> Tensor:
+    def loss(self, unit: TokenwiseUnit, weights: Sequence[Tensor], tokens: Tensor) -> Tensor:
         """Compute the squared error on some tokens, by what they count."""
         x, target, weight = self._on_device(tokens)
         return (weight * (_fast_output(unit, weights, x) - target).square().mean(1)).mean()
 
     @torch.no_grad()
-    def error(self, unit: Unit, weights: Sequence[Tensor]) -> float:
+    def error(self, unit: TokenwiseUnit, weights: Sequence[Tensor]) -> float:
         """Compute `Fit.error`."""
         sums = torch.zeros(2, dtype=torch.float64)
         for tokens in self._judging.to(self._x.device).split(self._at_once):
@@ -211,7 +211,7 @@ def _place(examples: Sequence[Examples], device: torch.device, besides: int) -> 
     return torch.device("cpu")
 
 
-def _fast_output(unit: Unit, weights: Sequence[Tensor], x: Tensor) -> Tensor:
+def _fast_output(unit: TokenwiseUnit, weights: Sequence[Tensor], x: Tensor) -> Tensor:
     """Compute the unit's output, float32; on a GPU in half precision if the model is."""
     half = x.is_cuda and unit.dtype != torch.float32
     with torch.autocast(x.device.type, torch.bfloat16, enabled=half):

@@ -82,14 +82,21 @@ class _Counting:
             found.append(self._own_text())
         if request.repair.tunes_the_model:
             found.append(self._predictions())
-        if request.own_text and "moments" in request.needs:
+        if self._own:
             found.append(self._own_moments())
         if request.needs & {"output_gradients", "weight_gradients"}:
             found.append(self._gradients())
+        if self._plan.heads is not None:
+            found.append(self._heads())
         found += [self._calibration(), self._scoring(), self._repair()]
         if request.repair.tunes_the_model:
             found.append(self._distillation())
         return [*found, self._saving()]
+
+    @property
+    def _own(self) -> bool:
+        """Tell whether moments of own text are measured."""
+        return bool(self._request.own_text) and "moments" in self._request.needs
 
     # -- passes through the whole model ------------------------------------------------------------
 
@@ -156,6 +163,28 @@ class _Counting:
                 self._predicted(),
                 *self._of_gpu("moments", one),
                 self._here("a batch", self._batch(own) + self._product()),
+            ),
+        )
+
+    def _heads(self) -> Stage:
+        heads, blocks = self._plan.heads.units, self._plan.layout.blocks
+        measured = (*heads, *(blocks if self._plan.heads_are_open else ()))
+        one = max(8 * unit.n_columns**2 for unit in measured)
+        widest = max(unit.n_columns for unit in measured)
+        product = product_bytes(widest, self._sizes.itemsize, self._device)
+        return Stage(
+            stages.HEADS,
+            (
+                Term("weights", host=self._sizes.weights),
+                *self._a_layer(),
+                *self._states([self._work.tokens], streams=1),
+                Term("moments of all heads", host=sum(8 * u.n_columns**2 for u in heads)),
+                # those of one layer, and the copies that ordering them takes
+                self._here("moments of a layer", 4 * one),
+                *self._held("gradients", self._of_gradients()),
+                *self._held("moments of own text", self._of_moments() if self._own else 0),
+                self._predicted(),
+                self._here("a batch", self._batch() + product),
             ),
         )
 

@@ -36,6 +36,7 @@ _MOST = 10  # runs of it
 _SIDE, _PRODUCTS = 768, 4  # of the matrices, and how many products are timed
 _DOUBLE = 2.0  # how much longer a product of float64 takes
 _BACKWARD = 2.0  # passes forward that one backward takes
+_ORDERING = 6.0  # of columns^3: inverting, and taking groups out of the inverse one by one
 _SLOWEST = 16  # tokens that are as fast as one: a step of writing reads all weights
 
 
@@ -151,6 +152,12 @@ def estimate(
         moments = 0.0
     if request.own_text:
         found[stages.OWN_MOMENTS] = own * lengths[0] * (whole + moments)
+    if plan.heads is not None:
+        measured = [*plan.heads.units, *(plan.layout.blocks if plan.heads_are_open else ())]
+        products = sum(product_operations(unit.n_columns, device) for unit in measured) / pace
+        ordering = sum(_ORDERING * unit.n_columns**3 for unit in measured) / pace
+        passes = 2 if plan.heads_are_open else 1
+        found[stages.HEADS] = passes * forward + work.tokens * products + _DOUBLE * ordering
     found[stages.CALIBRATION] = 2 * forward + work.tokens * moments
     scoring = sum(s.operations(unit, work) for s in request.scorers for unit in units)
     found[stages.SCORING] = scoring / pace

@@ -10,6 +10,7 @@ from loguru import logger
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
+from funcnet_plugin.cut.plan import AUTO
 from funcnet_plugin.cut.surgery import cut, set_output_bias
 from funcnet_plugin.measure.fingerprint import fingerprint_model
 from funcnet_plugin.measure.statistics import LayerStatistics
@@ -45,7 +46,8 @@ class Record:
     def __init__(
         self, directory: Path, settings: dict[str, Any], waits: bool, model: nn.Module, text: Text
     ) -> None:
-        if waits:
+        # with `auto` the heads that layers are measured without depend on the ratio
+        if waits and settings.get("heads_ratio") != AUTO:
             settings = {k: v for k, v in settings.items() if k not in _OF_THE_CUT}
         run = {
             "settings": settings,

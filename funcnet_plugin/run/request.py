@@ -21,14 +21,15 @@ class Request:
     Attributes:
         scorers: several are a union: a neuron goes only if none of them needs it.
         repair: makes up for what was cut.
-        pruning_ratio, ratio_scope, allocation, align, skip_first, skip_last, ignore, own_text,
-            max_memory, atlas, seed: see `WidthPruningModifier`.
+        pruning_ratio, ratio_scope, heads_ratio, allocation, align, skip_first, skip_last, ignore,
+            own_text, max_memory, atlas, seed: see `WidthPruningModifier`.
     """
 
     pruning_ratio: float
     scorers: tuple[Scorer, ...]
     repair: Repair
     ratio_scope: str = "model"
+    heads_ratio: float | str = 0.0
     allocation: str = "uniform"
     align: int = 128
     skip_first: int = 0
@@ -60,6 +61,16 @@ class Request:
             raise RecipeError(
                 "atlas is where the scorer networks leaves what it finds, and the recipe has no "
                 "such scorer; add networks, or leave atlas out."
+            )
+        if self.heads_ratio and self.ratio_scope != "model":
+            raise RecipeError(
+                f"ratio_scope: {self.ratio_scope} counts no heads, so heads_ratio has no part in "
+                "pruning_ratio; take ratio_scope: model, or leave heads_ratio out."
+            )
+        if self.heads_ratio and self.repair.adds_bias:
+            raise RecipeError(
+                f"repair: {self.repair.name} adds a bias, for which attention layers have no "
+                "place; take repair: least_squares with heads_ratio."
             )
         if self.own_text and "moments" not in self.needs:
             raise RecipeError(
@@ -103,7 +114,7 @@ class Request:
         """Tell whether anything is measured on the model before any layer is calibrated."""
         of_gradients = self.needs & {"weight_gradients", "output_gradients"}
         reads = self.repair_reads_text or self.own_text > 0.0 or bool(self.atlas)
-        return bool(of_gradients) or reads
+        return bool(of_gradients) or reads or bool(self.heads_ratio)
 
     @property
     def repair_reads_text(self) -> bool:

@@ -34,6 +34,7 @@ from funcnet_plugin.run import stages
 from funcnet_plugin.run.ahead import Ahead, measure_ahead
 from funcnet_plugin.run.clock import Clock
 from funcnet_plugin.run.cuts import LayerCuts
+from funcnet_plugin.run.head_cuts import cut_heads
 from funcnet_plugin.run.record import Record
 from funcnet_plugin.run.request import Request
 from funcnet_plugin.run.scorings import Scores, Scorings
@@ -59,6 +60,7 @@ class Run:
         plan: the units of the model, and their widths before and after.
         tuned: what was found while the whole model was tuned, by name; empty where it was not.
         reached: share of the scope that goes; None until the widths are decided.
+        kept_heads: per layer the key-value heads that are left; None where heads were not cut.
         clock: what the stages took.
 
     Raises:
@@ -76,6 +78,7 @@ class Run:
             skip_last=request.skip_last,
             ignore=request.ignore,
             one_width=request.allocation == "uniform",
+            heads_ratio=request.heads_ratio,
         )
         if request.atlas:
             check_place(request)
@@ -83,8 +86,8 @@ class Run:
         for scorer in request.scorers:
             scorer.check(self.plan.prunable, n_samples, request.setting)
         self.reached: float | None = None
-        if request.allocation == "uniform":
-            self.reached = self.plan.decide_uniform()
+        self._decide_widths()
+        self.kept_heads: list[list[int]] | None = None
         self.tuned: dict[str, float] = {}
         self.clock = Clock()
         self._calibrating = ExitStack()  # holds the bar of that stage, and its time
@@ -100,7 +103,8 @@ class Run:
     @property
     def leaves_one_width(self) -> bool:
         """Tell whether all layers will have one width."""
-        return self.request.allocation == "uniform" and len(set(self.plan.kept)) == 1
+        widths = self.plan.kept or self.plan.budget.uniform()
+        return self.request.allocation == "uniform" and len(set(widths)) == 1
 
     @property
     def kept(self) -> dict[int, list[int]]:
@@ -150,11 +154,7 @@ class Run:
             raise RecipeError("an atlas is left by runs of one process; leave atlas out.")
         if processes is not None and resume is not None:
             raise RecipeError("resume_dir is for runs of one process; leave it out.")
-        if self.reached is not None:
-            logger.info(
-                f"widths will be {span(self.plan.kept)}: {self.reached:.4f} of the "
-                f"{request.ratio_scope} removed (asked: {request.pruning_ratio})"
-            )
+        self._say_plan()
         check_finite_weights(self._model)
         if request.atlas:
             with self.clock.stage(stages.SURVEY):
@@ -183,6 +183,29 @@ class Run:
             cache,
             self.clock,
         )
+        if self.plan.heads is not None:
+            heads_were_open = self.plan.heads_are_open
+            with self.clock.stage(stages.HEADS):
+                self.kept_heads = cut_heads(
+                    self.plan, self._model, text, request.repair, processes, after_cut
+                )
+            if heads_were_open:
+                self._decide_widths()
+                self._say_plan()
+
+    def _decide_widths(self) -> None:
+        """Decide on one width, if there is to be one and it is known how many heads go."""
+        if self.request.allocation == "uniform" and not self.plan.heads_are_open:
+            self.reached = self.plan.decide_uniform()
+
+    def _say_plan(self) -> None:
+        if self.plan.heads is not None and not self.plan.heads_are_open:
+            logger.info(f"heads: {self.plan.heads.said()} stay in every layer")
+        if self.reached is not None:
+            logger.info(
+                f"widths will be {span(self.plan.kept)}: {self.reached:.4f} of the "
+                f"{self.request.ratio_scope} removed (asked: {self.request.pruning_ratio})"
+            )
 
     def record(self, register_hook: RegisterHook) -> None:
         """Hook the units that are still to be measured; replay or restore the others.

@@ -12,13 +12,14 @@ OWN_TEXT = "own text"
 PREDICTIONS = "predictions of the dense model"
 GRADIENTS = "gradients"
 OWN_MOMENTS = "moments of own text"
+HEADS = "heads"
 CALIBRATION = "calibration"
 SCORING = "scoring"
 REPAIR = "cut and repair"
 DISTILLATION = "distillation"
 SAVING = "saving"
 NAMES = (
-    SURVEY, OWN_TEXT, PREDICTIONS, OWN_MOMENTS, GRADIENTS, CALIBRATION, SCORING, REPAIR,
+    SURVEY, OWN_TEXT, PREDICTIONS, OWN_MOMENTS, GRADIENTS, HEADS, CALIBRATION, SCORING, REPAIR,
     DISTILLATION, SAVING,
 )  # fmt: skip
 

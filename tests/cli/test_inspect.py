@@ -41,6 +41,18 @@ def test_inspect_needs_no_weights_and_counts_like_the_model(tmp_path, tied):
     assert beyond["kept_width"] is None and "at most" in beyond["reason"]
 
 
+def test_inspect_says_which_heads_can_go(tmp_path):
+    model = make_llama(num_attention_heads=8, num_key_value_heads=4)
+    model.config.save_pretrained(tmp_path)
+    heads = json.loads(call("inspect", tmp_path, "--json", "--align", 8).stdout)["heads"]
+    # 6 + 3 + 3 rows of 24 and 6 columns of 24, in three layers; 6, 4 and 2 heads divide 24
+    assert heads["parameters"] == 18 * 24 * 3 and heads["possible"] == [1, 2, 3]
+    assert heads["key_value_heads"] == 4 and heads["queries"] == 2 and heads["reason"] is None
+    assert "heads_ratio can leave 1, 2, 3" in " ".join(call("inspect", tmp_path).output.split())
+    make_llama(num_key_value_heads=1).config.save_pretrained(tmp_path)
+    assert "share one key-value head" in " ".join(call("inspect", tmp_path).output.split())
+
+
 def test_inspect_names_an_unknown_architecture(tmp_path):
     config = {"model_type": "rwkv", "hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 32}
     (tmp_path / "config.json").write_text(json.dumps(config))

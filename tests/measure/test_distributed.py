@@ -29,6 +29,7 @@ RUNS = {
     "threshold": ("loader", {"allocation": "threshold", "repair": RESIDUAL}, 20),
     "residual": ("offloaded", {"repair": RESIDUAL}, 20),
     "bias": ("loader", {"repair": "bias"}, 20),
+    "heads": ("offloaded", {"heads_ratio": 0.5, "pruning_ratio": 0.3, "repair": RESIDUAL}, 20),
     "taylor": ("loader", {"scorer": [networks(samples_per_group=4), "taylor"]}, 20),
     "shuffled": (
         "shuffled",

@@ -144,7 +144,7 @@ def test_text_of_its_own_that_cannot_be_drawn(texts, fields):
 
 def test_activations_in_own_text_are_named(texts):
     model = overflowing()
-    with pytest.raises(NumbersError, match="layer 1: inputs of the down projection"):
+    with pytest.raises(NumbersError, match=r"layer 1: inputs of model.layers.1.mlp.down_proj"):
         moments_of(model, bind(model).blocks, text_of(texts), bind(model).blocks)
 
 

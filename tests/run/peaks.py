@@ -45,6 +45,9 @@ RECIPES = {
     "distillation": recipe(
         "WidthPruningModifier", scorer="effect", repair="distillation", align=128
     ),
+    "heads": recipe(
+        "WidthPruningModifier", scorer="effect", repair="none", align=128, heads_ratio="auto"
+    ),
     "networks": recipe(scorer=NETWORKS, repair="none", align=128),
     "atlas": recipe(scorer=NETWORKS, repair="none", align=128, atlas="ATLAS"),
 }

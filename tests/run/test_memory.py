@@ -54,9 +54,32 @@ def needed(model, *, gpu=False, work=WORK, free=None, **asked):
     return {s.name: s for s in memory(run.request, run.plan, model, work, gpu=gpu, free=free)}
 
 
+def heads_needed(model, heads_ratio):
+    request = Request(
+        pruning_ratio=0.3,
+        scorers=(SCORERS.make("effect"),),
+        repair=REPAIRS.make("least_squares"),
+        heads_ratio=heads_ratio,
+    )
+    plan = Run(request, model, WORK.samples).plan
+    return {s.name: s for s in memory(request, plan, model, WORK, gpu=False)}
+
+
 def checked(model, free, work=WORK, **asked):
     run = planned(model, work=work, **asked)
     return check_fits(run.request, run.plan, model, work, free)
+
+
+def test_heads_take_the_moments_of_all_attentions_and_of_one_layer_at_a_time(large):
+    # of 32 heads, each with keys and values of its own; 16 divide the hidden size
+    none = needed(large)
+    assert stages.HEADS not in none
+    of_all = 4 * 8 * 4096**2  # layers, bytes
+    for heads_ratio, widest in ((0.5, 4096), ("auto", 11008)):
+        found = heads_needed(large, heads_ratio)[stages.HEADS]
+        terms = {term.what: term.host + term.gpu for term in found.terms}
+        assert terms["moments of all heads"] == of_all
+        assert terms["moments of a layer"] == 4 * 8 * widest**2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read as Linux gives them")
@@ -88,7 +111,7 @@ def test_stages_are_those_that_the_recipe_has(large):
     tuned = needed(large, repair="distillation")
     behind = [stages.REPAIR, stages.DISTILLATION, stages.SAVING]
     assert list(tuned) == [stages.PREDICTIONS, stages.CALIBRATION, stages.SCORING, *behind]
-    assert {*full, *tuned} == set(stages.NAMES)
+    assert {*full, *tuned, *heads_needed(large, 0.5)} == set(stages.NAMES)
     for found in (plain, full, tuned):  # in the order of the run
         assert list(found) == [name for name in stages.NAMES if name in found]
 

@@ -10,8 +10,10 @@ from torch import nn
 
 from funcnet_plugin import __version__
 from funcnet_plugin.adapters import ModelLayout
+from funcnet_plugin.adapters.head_counts import HEAD_KEYS
 from funcnet_plugin.checkpoints import block as checkpoint
 from funcnet_plugin.checkpoints.provenance import since_the_first_source
+from funcnet_plugin.cut.heads import HeadPlan
 
 
 def settings_of(modifier: Modifier) -> dict[str, Any]:
@@ -43,6 +45,22 @@ def pruning_block(
         "parameters_before": before,
         "parameters_after": after,
         **found,
+    }
+
+
+def head_figures(heads: HeadPlan | None, kept: list[list[int]] | None) -> dict[str, Any]:
+    """Say in the block which key-value heads are left, with their queries; nothing if none went.
+
+    Args:
+        heads: of the run.
+        kept: per layer, of the model that the run found; None where none may go.
+    """
+    if heads is None or kept is None:
+        return {}
+    return {
+        "original_key_value_heads": heads.original,
+        "kept_key_value_heads": heads.kept,
+        "kept_heads": kept,
     }
 
 
@@ -78,6 +96,7 @@ def describe_widths(
     kept: dict[int, list[int]],
     *,
     biased: bool,
+    heads_cut: bool,
 ) -> None:
     """Describe a model whose MLPs have other widths now.
 
@@ -86,10 +105,11 @@ def describe_widths(
         block: see `pruning_block`.
         kept: layer -> its kept neurons in the model that this run found, if it was cut.
         biased: whether the repair gave the projections biases.
+        heads_cut: whether the config has other numbers of heads now.
     """
     adapter = layout.adapter
     checkpoint.set_widths(model.config, adapter.width_key, layout.widths)
-    keys = [adapter.width_key]
+    keys = [adapter.width_key, *(HEAD_KEYS if heads_cut else ())]
     if biased and adapter.bias_key is not None:
         setattr(model.config, adapter.bias_key, True)
         keys.append(adapter.bias_key)

@@ -60,7 +60,7 @@ class HiddenSlicingModifier(WholeModelModifier):
                     f"{type(other).__name__} sets weights to zero before slicing turns all of "
                     "them, which fills the zeros again; put slicing first."
                 )
-        check_inputs(after, _inputs(model, size))
+        check_inputs(after, _inputs(model, size), "slicing", "multiple_of: {}")
 
     def _size(self, model: nn.Module) -> int:
         """Find the hidden size that comes nearest to the ratio.

@@ -148,13 +148,18 @@ def _demands(modifier: Modifier, unit: Unit, model: nn.Module) -> Iterator[_Dema
 
 
 def check_inputs(
-    modifiers: Sequence[Modifier], inputs: Mapping[str, tuple[nn.Module, int]]
+    modifiers: Sequence[Modifier],
+    inputs: Mapping[str, tuple[nn.Module, int]],
+    what: str,
+    advice: str,
 ) -> None:
-    """Refuse what cannot work on the inputs that slicing leaves.
+    """Refuse what cannot work on the inputs that a cut leaves.
 
     Args:
         modifiers: those that follow.
         inputs: path -> a module, and how many inputs it will have.
+        what: leaves them.
+        advice: which field to set, a size left open with {}.
 
     Raises:
         RecipeError: they do not fit a group, a block or a pattern.
@@ -163,12 +168,12 @@ def check_inputs(
         for path, (module, width) in inputs.items():
             of_columns = _of_columns(modifier, path, module)
             patterns = ((f"patterns {s}", n) for s, n in _patterns(modifier, path, module))
-            for what, size in (*of_columns, *patterns):
+            for kind, size in (*of_columns, *patterns):
                 if width % size:
                     raise RecipeError(
-                        f"{type(modifier).__name__} takes {path} in {what} of {size}, which do not "
-                        f"divide the {width} inputs that slicing leaves; set multiple_of: {size}, "
-                        "or another size."
+                        f"{type(modifier).__name__} takes {path} in {kind} of {size}, which do not "
+                        f"divide the {width} inputs that {what} leaves; set "
+                        f"{advice.format(size)}, or another size."
                     )
 
 

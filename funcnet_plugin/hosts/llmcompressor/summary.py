@@ -87,10 +87,13 @@ class Saving:
 def _summary(one: _Ended, out: Path | None) -> str:
     block = one.block
     widths = set(block["kept_widths"])
+    left = f"widths {span(widths)}"
+    if "kept_key_value_heads" in block:
+        left += f", key-value heads {block['kept_key_value_heads']}"
     lines = [
         f"{block['parameters_before']:,} -> {block['parameters_after']:,} parameters, "
         f"{block['pruning_ratio_reached']:.4f} removed (asked: "
-        f"{block['pruning_ratio_requested']:g}), widths {span(widths)}",
+        f"{block['pruning_ratio_requested']:g}), {left}",
         spent_table(one.clock.spent),
     ]
     if out is not None:

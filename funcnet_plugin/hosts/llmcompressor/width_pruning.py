@@ -2,7 +2,8 @@
 
 | event | what happens |
 |---|---|
-| initialize | everything that can be refused is refused; the whole dense model is measured |
+| initialize | everything that can be refused is refused; the whole dense model is measured; heads |
+| | are cut, if any |
 | calibration start | the units that are still to be measured are hooked |
 | sequential epoch end | the layer just calibrated is scored, cut and repaired; the next one then |
 | | sees the pruned model, because the pipeline sends the data through the cut layer |
@@ -29,6 +30,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from funcnet_plugin import __version__
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.checkpoints import block as checkpoint
+from funcnet_plugin.cut.plan import AUTO
 from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts.llmcompressor import checks
 from funcnet_plugin.hosts.llmcompressor.batching import read_in_our_batches
@@ -37,12 +39,17 @@ from funcnet_plugin.hosts.llmcompressor.calibrating import AsItCame
 from funcnet_plugin.hosts.llmcompressor.call import running
 from funcnet_plugin.hosts.llmcompressor.description import (
     describe_widths,
+    head_figures,
     pruning_block,
     settings_of,
 )
 from funcnet_plugin.hosts.llmcompressor.fields import PlainErrors
 from funcnet_plugin.hosts.llmcompressor.given_model import check_model
-from funcnet_plugin.hosts.llmcompressor.neighbours import check_after, check_before
+from funcnet_plugin.hosts.llmcompressor.neighbours import (
+    check_after,
+    check_before,
+    check_inputs,
+)
 from funcnet_plugin.hosts.llmcompressor.old_shape import refuse_old_shape
 from funcnet_plugin.hosts.llmcompressor.requantize import renew_quantization
 from funcnet_plugin.hosts.llmcompressor.summary import ended
@@ -66,6 +73,8 @@ Named = str | dict[str, Any]  # a part: its name, or a mapping with `name` and i
 class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
     """Cuts the least important MLP neurons of every layer and repairs what they carried.
 
+    Heads may go beside them (`heads_ratio`).
+
     The ratio counts parameters, and kept widths are multiples of `align`; what was reached is
     computed exactly, logged, and written into config.json (block `functional_network`). Layers are
     measured one after another on the already pruned model (llm-compressor's sequential pipeline).
@@ -74,6 +83,12 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
 
     :param pruning_ratio: share of the parameters to remove, in (0, 1).
     :param ratio_scope: what the ratio counts: `model` (all parameters) or `mlp`.
+    :param heads_ratio: share of the attention heads that go, in [0, 1); neurons make up the rest of
+        `pruning_ratio`. Heads go in groups that share keys and values, before any layer is
+        calibrated: those whose removal costs the attention's output least, as many in every
+        layer, also where `skip_first`, `skip_last` and `ignore` leave the MLP whole. The nearest
+        number that the architecture can have is taken. `auto`: as many as cost the layers'
+        outputs less than neurons would.
     :param scorer: says which neurons matter: `networks`, `effect`, `loss_effect`, `surgeon`,
         `flap`, `wanda_sp`, `taylor`, `obs`, `magnitude`, `random`, `atlas` (networks that were
         found before), or one that another package brings. Of a list a neuron goes only if no scorer
@@ -119,6 +134,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
 
     pruning_ratio: float
     ratio_scope: Literal["model", "mlp"] = "model"
+    heads_ratio: float | Literal["auto"] = 0.0
     scorer: Named | list[Named] = Field(default="effect", validate_default=True)
     repair: Named = Field(default="least_squares", validate_default=True)
     own_text: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -155,6 +171,15 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
         """Write the repair with all its parameters, as config.json keeps it."""
         return REPAIRS.make(given).settings()
 
+    @field_validator("heads_ratio", mode="before")
+    @classmethod
+    def _heads_share(cls, given: Any) -> Any:
+        """Refuse what is no share."""
+        number = isinstance(given, int | float) and not isinstance(given, bool)
+        if given == AUTO or (number and 0.0 <= given < 1.0):
+            return given
+        raise RecipeError(f"heads_ratio={given!r} must be at least 0 and less than 1, or {AUTO}")
+
     @property
     def request(self) -> Request:
         """Read what the recipe asks for.
@@ -164,8 +189,8 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
         """
         scorers = self.scorer if isinstance(self.scorer, list) else [self.scorer]
         others = (
-            "pruning_ratio", "ratio_scope", "own_text", "allocation", "align", "skip_first",
-            "skip_last", "max_memory", "atlas", "seed",
+            "pruning_ratio", "ratio_scope", "heads_ratio", "own_text", "allocation", "align",
+            "skip_first", "skip_last", "max_memory", "atlas", "seed",
         )  # fmt: skip
         return Request(
             scorers=tuple(map(SCORERS.make, scorers)),
@@ -202,6 +227,10 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
         plan = self._run.plan
         check_before(before, plan.prunable, model, measured_ahead=self.request.measures_ahead)
         check_after(behind, plan.prunable, model, plan.possible_widths)
+        for kept in plan.choices:
+            if kept < plan.heads.original:
+                inputs = plan.heads.inputs(kept)
+                check_inputs(behind, inputs, "cutting heads", "another heads_ratio")
 
     def leaves_one_width(self) -> bool:
         """Tell whether all layers of the planned run will have one width."""
@@ -278,7 +307,14 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
                 "config is left as it was; use oneshot's default pipeline and sequential_targets."
             )
         layout, block = run.plan.layout, self._describe(model)
-        describe_widths(model, layout, block, run.kept, biased=run.request.repair.adds_bias)
+        describe_widths(
+            model,
+            layout,
+            block,
+            run.kept,
+            biased=run.request.repair.adds_bias,
+            heads_cut=run.kept_heads is not None,
+        )
         ended(block, run.clock)
         logger.info(
             f"pruned {block['parameters_before']:,} -> {block['parameters_after']:,} parameters: "
@@ -311,6 +347,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
             plan.budget.scope_parameters,
             original_widths=plan.original,
             kept_widths=plan.layout.widths,
+            **head_figures(plan.heads, self._run.kept_heads),
             measured=checkpoint.by_figure(self._run.reports) | self._run.tuned,
         )
 
