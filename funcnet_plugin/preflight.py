@@ -132,6 +132,7 @@ def check_form(form: str, model: PreTrainedModel, modifiers: Sequence[Modifier])
     """
     from llmcompressor.modifiers.quantization import QuantizationMixin
 
+    from funcnet_plugin.export.gguf import architecture_of
     from funcnet_plugin.hosts.llmcompressor.modifiers import WidthPruningModifier
     from funcnet_plugin.models.chatglm.modeling import ChatGLMForCausalLM
 
@@ -145,7 +146,9 @@ def check_form(form: str, model: PreTrainedModel, modifiers: Sequence[Modifier])
         raise FuncnetError(
             f"glm is for ChatGLM, and this is a {type(model).__name__}; leave --export out."
         )
-    one_width = (m.leaves_one_width() for m in modifiers if isinstance(m, WidthPruningModifier))
+    one_width = [m.leaves_one_width() for m in modifiers if isinstance(m, WidthPruningModifier)]
+    if form.partition(":")[0] == "gguf":
+        architecture_of(model, "the model", irregular=not all(one_width))
     if form == "remote-code" and any(one_width):
         raise FuncnetError(
             "the recipe leaves one width in all layers, which stock transformers loads as it is; "

@@ -217,7 +217,8 @@ def export(
         typer.Option(
             "--format",
             help="padded: layers filled up to one width, stock, nothing saved; remote-code: "
-            "per-layer widths with their modelling code; onnx: model.onnx, float32; glm: a "
+            "per-layer widths with their modelling code; gguf: model.gguf for llama.cpp, gguf:f16 "
+            "or :q8_0, :bf16, :f32; onnx: model.onnx, float32; glm: a "
             "ChatGLM under the names of transformers' own glm.",
         ),
     ] = "padded",
@@ -225,7 +226,7 @@ def export(
 ) -> None:
     """Write a pruned checkpoint in a form that works without this package.
 
-    Example: `funcnet export ./llama-20 --onnx --out ./llama-20-onnx`
+    Example: `funcnet export ./llama-20 --format gguf:q8_0 --out ./llama-20-gguf`
     """
     from funcnet_plugin.export import export_model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -12,19 +13,32 @@ from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.output import check_output, staged
 
 # name -> module of this package with `export(source, out)`, imported when it is asked for
-FORMATS = {"padded": "padded", "remote-code": "remote_code", "onnx": "onnx", "glm": "glm"}
+FORMATS = {
+    "padded": "padded", "remote-code": "remote_code", "gguf": "gguf", "onnx": "onnx", "glm": "glm"
+}  # fmt: skip
 
 
 def exporter(name: str) -> Callable[[Path, Path], None]:
     """Find the function (checkpoint directory, new directory) -> None that writes a format.
 
+    Args:
+        name: of `FORMATS`, or `NAME:VARIANT` where the module has `VARIANTS`.
+
     Raises:
         FuncnetError: no such format.
     """
-    if name not in FORMATS:
-        raise FuncnetError(f"there is no export format {name!r}; choose one of "
+    form, _, variant = name.partition(":")
+    if form not in FORMATS:
+        raise FuncnetError(f"there is no export format {form!r}; choose one of "
                            f"{', '.join(FORMATS)}.")  # fmt: skip
-    return import_module(f"{__name__}.{FORMATS[name]}").export
+    module = import_module(f"{__name__}.{FORMATS[form]}")
+    if not variant:
+        return module.export
+    variants = getattr(module, "VARIANTS", ())
+    if variant not in variants:
+        known = f"one of {', '.join(variants)}" if variants else "nothing"
+        raise FuncnetError(f"the export format {form} takes {known} after a colon, not {variant}.")
+    return partial(module.export, variant=variant)
 
 
 def export_model(source: str | Path, out: str | Path, form: str) -> None:
