@@ -32,12 +32,7 @@ from lineage_models import DERIVED, OF_REAL, Family, families, train_new
 from scipy.optimize import linear_sum_assignment
 
 from funcnet_plugin.atlas.files import read_courses
-from funcnet_plugin.atlas.lineage import (
-    REFERENCES,
-    kinship,
-    read_activity,
-    verdict,
-)
+from funcnet_plugin.atlas.lineage import REFERENCES, kinship, read_activity, verdict
 from funcnet_plugin.bars import bar
 from funcnet_plugin.surveying import make_atlas
 
