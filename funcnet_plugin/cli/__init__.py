@@ -13,6 +13,7 @@ from funcnet_plugin.cli.atlas import atlas
 from funcnet_plugin.cli.commands import demo, export, inspect, prune, tasks
 from funcnet_plugin.cli.compare import compare
 from funcnet_plugin.cli.lesion import lesion
+from funcnet_plugin.cli.lineage import lineage
 from funcnet_plugin.cli.match import match
 from funcnet_plugin.cli.report import report
 from funcnet_plugin.disk import saying_full
@@ -26,7 +27,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
 )
-for command in (demo, inspect, prune, compare, atlas, lesion, match, report, export, tasks):
+commands = (demo, inspect, prune, compare, atlas, lesion, match, lineage, report, export, tasks)
+for command in commands:
     app.command()(command)
 
 
