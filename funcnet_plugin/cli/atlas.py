@@ -51,7 +51,8 @@ def atlas(
 
     Writes atlas.json, networks, courses and connectivity.safetensors, and contexts.parquet.
 
-    Example: `funcnet atlas ./llama --data wiki.jsonl --out ./llama-atlas`
+    Example: `funcnet atlas ./llama --data wiki.jsonl --out ./llama-atlas`, of attention heads
+    `--signals input:self_attn.o_proj`
     """
     from funcnet_plugin.surveying import make_atlas
     from funcnet_plugin.text.sources import parse_sources

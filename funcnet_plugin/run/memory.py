@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from funcnet_plugin.adapters import Unit
+from funcnet_plugin.atlas.structure import structure_bytes
 from funcnet_plugin.cut.plan import WidthPlan
 from funcnet_plugin.measure.free_memory import FreeMemory
 from funcnet_plugin.measure.moments import product_bytes
@@ -220,6 +221,7 @@ class _Counting:
                 Term("maps", host=maps),
                 self._here("a batch", self._batch()),
                 self._here("finding networks", most + across),
+                Term("how networks act together", host=structure_bytes(count)),
             ),
         )
 

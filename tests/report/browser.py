@@ -65,6 +65,10 @@ class Page:
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height,
                    deviceScaleFactor=1, mobile=False)  # fmt: skip
 
+    def go(self, address: str) -> None:
+        """Open another page in its place."""
+        self._call("Page.navigate", url=address)
+
     def close(self) -> None:
         self._loop.run_until_complete(self._session.close())
         self._loop.close()
