@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-runtimes lint format clean
 
 demo: $(STAMP)
 	$(BIN)/funcnet demo
@@ -16,6 +16,15 @@ demo: $(STAMP)
 # One test process per core, each with one thread: the models are too small for more.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --cov
+
+# llama.cpp is compiled, which takes minutes; it is kept in .runtimes between runs.
+test-runtimes: .runtimes/llama_cpp
+	PYTHONPATH=.runtimes $(BIN)/python -c "import llama_cpp"
+	PYTHONPATH=.runtimes OMP_NUM_THREADS=1 $(BIN)/python -m pytest integration_tests/test_llama_cpp.py
+
+.runtimes/llama_cpp: | $(STAMP)
+	$(BIN)/pip install --disable-pip-version-check --no-deps --target .runtimes \
+		llama-cpp-python==0.3.36 diskcache==5.6.3
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -33,4 +42,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-output
+	rm -rf $(VENV) .runtimes demo-output
