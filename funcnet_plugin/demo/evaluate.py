@@ -109,7 +109,7 @@ def evaluate(
 
     folder.mkdir(parents=True, exist_ok=True)
     names = write_tasks(folder, limit)
-    with _quiet_hosts():
+    with quiet_hosts():
         # add_bos_token: the model has never seen a line without the beginning of its document
         lm = HFLM(
             pretrained=str(checkpoint),
@@ -159,7 +159,7 @@ def measure_speed(checkpoints: list[Path]) -> list[float]:
 
 
 @contextlib.contextmanager
-def _quiet_hosts() -> Iterator[None]:
+def quiet_hosts() -> Iterator[None]:
     """Hide the progress chatter of lm-eval and datasets; warnings still come through."""
     import datasets
 
