@@ -119,10 +119,11 @@ def find_networks(model: Path, out: Path) -> Anatomy:
         folders[name].mkdir(parents=True, exist_ok=True)
         write_tasks(folders[name], limit, first)
     sets = _chosen(model, out, folders["choose"])
-    rows = lesion_study(
-        model, out / "atlas", out / "lesions" / "tell",
-        _study(folders["tell"], sets=list(sets.values()), draws=DRAWS),
-    )  # fmt: skip
+    # without any lesion named every network would be measured, and the dense model is needed
+    some = next(name for name in atlas.networks if atlas.neurons([name], THRESHOLD))
+    lesions = list(sets.values()) or [some]
+    study = _study(folders["tell"], sets=lesions, draws=DRAWS if sets else 0)
+    rows = lesion_study(model, out / "atlas", out / "lesions" / "tell", study)
     found = effects(rows)
     write_effects(out / "lesions" / "tell", found)
     by_lesion = {row["lesion"]: row for row in rows if row["draw"] is None}

@@ -108,6 +108,13 @@ def draw_networks(path: Path, anatomy: Anatomy) -> Path:
     """Draw what every lesion takes from every skill, beside random neurons; returns the path."""
     from matplotlib import pyplot as plt
 
+    if not anatomy.carriers:
+        figure, axes = plt.subplots(figsize=(9, 1), layout="constrained")
+        axes.axis("off")
+        axes.text(0.5, 0.5, "no networks hurt one skill more than all others", ha="center")
+        figure.savefig(path, dpi=130)
+        plt.close(figure)
+        return path
     titles = [_title(skill) for skill in SKILLS]
     labels = [f"{_title(c.skill)}'s networks" for c in anatomy.carriers]
     figure, panels = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained", sharey=True)

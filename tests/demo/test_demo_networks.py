@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from funcnet_plugin.atlas import read_atlas
@@ -24,10 +25,11 @@ def found(tmp_path_factory):
         num_attention_heads=2, num_key_value_heads=2, initializer_range=0.3,
         tie_word_embeddings=True,
     )  # fmt: skip
+    torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("COMPONENTS", 4), ("CHOSEN_ON", 6), ("TOLD_ON", 8), ("DRAWS", 2)):
+        for name, value in (("COMPONENTS", 4), ("CHOSEN_ON", 20), ("TOLD_ON", 8), ("DRAWS", 2)):
             patch.setattr(networks, name, value)
         return find_networks(folder / "model", folder), folder
 
@@ -39,9 +41,9 @@ def test_networks_are_chosen_on_other_questions_than_those_they_are_told_on(foun
             (folder / "lesions" / f"tasks-{half}" / f"{skill}.jsonl").read_text().splitlines()
             for half in ("choose", "tell")
         )
-        assert (len(chosen), len(told)) == (6, 8)
+        assert (len(chosen), len(told)) == (20, 8)
         prompts = {json.loads(line)["prompt"] for line in (*chosen, *told)}
-        assert len(prompts) == 14
+        assert len(prompts) == 28
 
 
 def test_every_figure_is_that_of_the_lesion_study(found):
@@ -59,6 +61,17 @@ def test_every_figure_is_that_of_the_lesion_study(found):
         for skill, effect in carrier.effects.items():
             assert effect == effects[f"task/funcnet_demo_{skill}"]
             assert effect.value - effect.change == pytest.approx(anatomy.dense[skill])
+
+
+def test_where_nothing_is_hurt_most_no_network_is_named(found, monkeypatch, tmp_path):
+    _, folder = found
+    monkeypatch.setattr(networks, "_chosen", lambda *arguments: {})
+    for name, value in (("COMPONENTS", 4), ("CHOSEN_ON", 2), ("TOLD_ON", 3)):
+        monkeypatch.setattr(networks, name, value)
+    anatomy = find_networks(folder / "model", tmp_path)
+    assert anatomy.carriers == () and set(anatomy.dense) == set(SKILLS)
+    rows = (tmp_path / "lesions" / "tell" / "rows.jsonl").read_text().splitlines()
+    assert len(rows) == 2  # the dense model and one lesion
 
 
 def test_the_kept_networks_keep_what_was_asked_for(found):

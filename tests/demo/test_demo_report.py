@@ -88,6 +88,13 @@ def test_the_page_stands_alone_and_escapes(tmp_path):
         assert about.title in page
 
 
+def test_a_model_without_such_networks_has_a_page_too(tmp_path):
+    nothing = replace(ANATOMY, carriers=(), kept=None)
+    assert draw_networks(tmp_path / "networks.png", nothing).read_bytes().startswith(b"\x89PNG")
+    assert summary(nothing)[0] == "0 of 8 skills have networks of their own."
+    assert all(row[1] == "none hurts it most" for row in carrier_rows(nothing))
+
+
 def test_the_table_and_the_json_hold_the_same_figures(tmp_path):
     console = Console(record=True, width=100)
     console.print(terminal_table(result_rows(*MODELS.values(), SPEEDS)))
