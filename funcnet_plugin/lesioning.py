@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -33,6 +36,8 @@ from funcnet_plugin.output import check_directory
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_PATIENCE = 5.0  # seconds without a bar
 
 
 @dataclass(frozen=True)
@@ -288,9 +293,21 @@ class _Bench:
         self._units = bind(self._lm.model).blocks
         check_weights(atlas, self._units, source)
         self._texts, self._tasks = texts, tasks
+        self._seconds = _PATIENCE  # that the last measurement took
 
     def measure(self, lesion: Lesion | None) -> Row:
-        """Measure perplexity of each text, and the tasks' scores."""
+        """Measure perplexity of each text, and the tasks' scores.
+
+        Where that is quick, the bars within it are left out: they would flicker by the hundred.
+        """
+        start = time.monotonic()
+        silent = nullcontext() if self._seconds >= _PATIENCE else redirect_stderr(io.StringIO())
+        with silent:
+            row = self._measure(lesion)
+        self._seconds = time.monotonic() - start
+        return row
+
+    def _measure(self, lesion: Lesion | None) -> Row:
         with hooked([] if lesion is None else lesion.apply(self._units)):
             texts = {
                 name: perplexity(self._lm.model, windows, name)

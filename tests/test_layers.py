@@ -27,8 +27,8 @@ LAYERS = (
     ("hosts.llmcompressor", "export"),
     ("hosts.lm_eval", "hosts.autoload", "hosts.arrivals"),
     ("preflight", "evaluation", "tasks"),
-    ("pruning", "surveying", "lesioning"),
-    ("compare", "demo", "report"),
+    ("pruning", "surveying", "lesioning", "report"),
+    ("compare", "demo"),
     ("cli",),
     ("hosts.optimum",),  # hands its arguments to the command line
 )

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from funcnet_plugin.demo.skills import SKILLS, documents, examples
-from funcnet_plugin.tasks import metric, text_task, write_task
+from funcnet_plugin.tasks import metric, text_task, write_mean, write_task
 
 TASK = "funcnet_demo"  # a skill's task is funcnet_demo_<skill>, the documents' funcnet_demo_text
+GROUP = f"{TASK}_skills"  # the mean of all skills
 DOCUMENTS = 100
 _SPEED_SHAPE = (16, 128)  # sequences x tokens of one timed forward pass
 _SPEED_ROUNDS = 9
@@ -42,16 +43,19 @@ class Evaluation:
     bytes_on_disk: int
 
 
-def write_tasks(folder: Path, limit: int) -> list[str]:
+def write_tasks(folder: Path, limit: int, first: int = 0) -> list[str]:
     """Write the questions as jsonl and the lm-eval tasks as YAML; returns the task names.
+
+    `GROUP` is written too, and not returned.
 
     Args:
         folder: an existing directory.
-        limit: questions per skill (`facts` has 96 at most).
+        limit: questions per skill; fewer where it has fewer.
+        first: how many of the questions are passed over.
     """
-    names = []
-    for skill in SKILLS:
-        n = min(limit, 96) if SKILLS[skill].memorised else limit
+    names = skill_tasks()
+    for skill, name in zip(SKILLS, names, strict=True):
+        drawn = examples(skill, min(first + limit, SKILLS[skill].questions), seed=0)
         rows = [
             # with the end of the line: "bark" alone is always likelier than "barks"
             {
@@ -59,7 +63,7 @@ def write_tasks(folder: Path, limit: int) -> list[str]:
                 "choices": [f"{choice}\n" for choice in e.choices],
                 "label": e.choices.index(e.answer),
             }
-            for e in examples(skill, n, seed=0)
+            for e in drawn[first:]
         ]
         task = {
             "output_type": "multiple_choice",
@@ -69,11 +73,16 @@ def write_tasks(folder: Path, limit: int) -> list[str]:
             "target_delimiter": "",  # the choices begin with their space
             "metric_list": [metric("acc", "mean", higher_is_better=True)],
         }
-        names.append(write_task(folder, f"{TASK}_{skill}", _write_rows(folder, skill, rows), task))
+        write_task(folder, name, _write_rows(folder, skill, rows), task)
+    write_mean(folder, GROUP, names, "acc")
     rows = [{"text": text} for text in documents(DOCUMENTS, seed=0, split="test")]
     task = text_task("text", metrics=("byte_perplexity",))
-    names.append(write_task(folder, f"{TASK}_text", _write_rows(folder, "text", rows), task))
-    return names
+    return [*names, write_task(folder, f"{TASK}_text", _write_rows(folder, "text", rows), task)]
+
+
+def skill_tasks() -> list[str]:
+    """List the names of the skills' tasks, in the order of the skills."""
+    return [f"{TASK}_{skill}" for skill in SKILLS]
 
 
 def _write_rows(folder: Path, name: str, rows: list[dict]) -> Path:
@@ -100,7 +109,7 @@ def evaluate(
 
     folder.mkdir(parents=True, exist_ok=True)
     names = write_tasks(folder, limit)
-    with _quiet_hosts():
+    with quiet_hosts():
         # add_bos_token: the model has never seen a line without the beginning of its document
         lm = HFLM(
             pretrained=str(checkpoint),
@@ -150,7 +159,7 @@ def measure_speed(checkpoints: list[Path]) -> list[float]:
 
 
 @contextlib.contextmanager
-def _quiet_hosts() -> Iterator[None]:
+def quiet_hosts() -> Iterator[None]:
     """Hide the progress chatter of lm-eval and datasets; warnings still come through."""
     import datasets
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ from typing import Any
 from rich.table import Table
 
 from funcnet_plugin.demo.evaluate import DOCUMENTS, Evaluation
+from funcnet_plugin.demo.networks import Anatomy
 from funcnet_plugin.demo.skills import SKILLS
+from funcnet_plugin.demo.story import HEADER, HOW, carrier_rows, sentence, summary
 
-Row = tuple[str, str, str, str]  # what, dense, pruned, change
+# what, dense, pruned, change; and what random neurons of the same number do instead
+Row = tuple[str, str, str, str, str]
+COLUMNS = ("dense", "pruned", "change", "random choice")
 CONVENTIONS = (
     "Skills: share of test questions for which the right one of four answers has the largest "
     "log-likelihood (lm-eval acc, chance 25%), with its standard error; the prompts were not in "
@@ -22,35 +27,43 @@ CONVENTIONS = (
     f"over {DOCUMENTS} test documents; one token is one character here, so it is per token too. "
     "Tokens per second: forward passes of 16 x 128 tokens on CPU, the two models taking turns, "
     "median of nine. "
-    "Both models are loaded by stock transformers in float32 and see the same questions."
+    "Random choice: the same recipe with random scores, as many neurons of each layer cut and "
+    "repaired the same way. "
+    "All models are loaded by stock transformers in float32 and see the same questions."
 )
 
 
-def result_rows(dense: Evaluation, pruned: Evaluation, speeds: list[float]) -> list[Row]:
+def result_rows(
+    dense: Evaluation, pruned: Evaluation, random: Evaluation, speeds: list[float]
+) -> list[Row]:
     """Format the comparison, one row per figure. speeds: tokens per second, dense, pruned."""
 
     def relative(a: float, b: float) -> str:
         return f"{(b - a) / a:+.1%}"
 
+    def megabytes(evaluation: Evaluation) -> str:
+        return f"{evaluation.bytes_on_disk / 1e6:.2f}"
+
     rows = [
         ("parameters", f"{dense.parameters:,}", f"{pruned.parameters:,}",
-         relative(dense.parameters, pruned.parameters)),
-        ("size on disk (MB)", f"{dense.bytes_on_disk / 1e6:.2f}",
-         f"{pruned.bytes_on_disk / 1e6:.2f}", relative(dense.bytes_on_disk, pruned.bytes_on_disk)),
+         relative(dense.parameters, pruned.parameters), f"{random.parameters:,}"),
+        ("size on disk (MB)", megabytes(dense), megabytes(pruned),
+         relative(dense.bytes_on_disk, pruned.bytes_on_disk), megabytes(random)),
         ("perplexity", f"{dense.byte_perplexity:.3f}", f"{pruned.byte_perplexity:.3f}",
-         relative(dense.byte_perplexity, pruned.byte_perplexity)),
-        ("tokens per second", f"{speeds[0]:,.0f}", f"{speeds[1]:,.0f}", relative(*speeds)),
+         relative(dense.byte_perplexity, pruned.byte_perplexity), f"{random.byte_perplexity:.3f}"),
+        ("tokens per second", f"{speeds[0]:,.0f}", f"{speeds[1]:,.0f}", relative(*speeds), ""),
     ]  # fmt: skip
+    every = (dense, pruned, random)
     for skill, about in SKILLS.items():
-        a, b = dense.accuracy[skill], pruned.accuracy[skill]
-        rows.append(_points(about.title, a, b))
-    means = (sum(e.accuracy.values()) / len(e.accuracy) for e in (dense, pruned))
+        rows.append(_points(about.title, *(e.accuracy[skill] for e in every)))
+    means = (sum(e.accuracy.values()) / len(e.accuracy) for e in every)
     return [*rows, _points("mean of skills", *means)]
 
 
-def _points(name: str, dense: float, pruned: float) -> Row:
+def _points(name: str, dense: float, pruned: float, random: float) -> Row:
     change = 100 * (pruned - dense)
-    return (f"{name} (%)", f"{100 * dense:.1f}", f"{100 * pruned:.1f}", f"{change:+.1f}")
+    shown = (f"{100 * value:.1f}" for value in (dense, pruned, random))
+    return (f"{name} (%)", next(shown), next(shown), f"{change:+.1f}", next(shown))
 
 
 def headline(block: dict[str, Any]) -> str:
@@ -64,7 +77,7 @@ def headline(block: dict[str, Any]) -> str:
 
 def terminal_table(rows: list[Row]) -> Table:
     table = Table("")
-    for column in ("dense", "pruned", "change"):
+    for column in COLUMNS:
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(*row)
@@ -72,7 +85,7 @@ def terminal_table(rows: list[Row]) -> Table:
 
 
 def write_plots(
-    out: Path, dense: Evaluation, pruned: Evaluation, block: dict[str, Any]
+    out: Path, dense: Evaluation, pruned: Evaluation, random: Evaluation, block: dict[str, Any]
 ) -> list[Path]:
     """Draw skills.png and widths.png, and return their paths."""
     import matplotlib
@@ -81,12 +94,14 @@ def write_plots(
     from matplotlib import pyplot as plt
 
     names = list(SKILLS)
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for offset, label, evaluation in ((-0.2, "dense", dense), (0.2, "pruned", pruned)):
+    figure, axes = plt.subplots(figsize=(7, 5.2), layout="constrained")
+    for offset, label, evaluation in (
+        (-0.27, "dense", dense), (0.0, "pruned", pruned), (0.27, "random choice", random),
+    ):  # fmt: skip
         axes.barh(
             [i + offset for i in range(len(names))],
             [100 * evaluation.accuracy[s] for s in names],
-            height=0.38,
+            height=0.25,
             xerr=[100 * evaluation.stderr[s] for s in names],
             label=label,
         )
@@ -111,62 +126,92 @@ def write_plots(
     return paths
 
 
-def write_page(out: Path, rows: list[Row], block: dict[str, Any], plots: list[Path]) -> Path:
-    """Write report.html: one self-contained file, images inside."""
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    settings = "\n".join(
-        f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(value))}</td></tr>"
-        for key, value in block["settings"].items()
-    )
-    images = "\n".join(
+def write_page(
+    out: Path,
+    rows: list[Row],
+    block: dict[str, Any],
+    plots: list[Path],
+    anatomy: Anatomy,
+    atlas: str,
+) -> Path:
+    """Write report.html: one self-contained file, images inside.
+
+    Args:
+        plots: skills, widths, networks.
+        atlas: address of the atlas's page, relative to this one.
+    """
+    skills, widths, networks = (
         f'<img alt="{path.stem}" src="data:image/png;base64,'
         f'{base64.b64encode(path.read_bytes()).decode()}">'
         for path in plots
     )
-    page = out / "report.html"
-    page.write_text(
-        f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>funcnet demo</title>
-<style>
-:root {{ color-scheme: light dark }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: auto; padding: 1rem }}
-table {{ border-collapse: collapse; width: 100%; margin: 1rem 0 }}
-td, th {{ padding: .25rem .6rem; border-bottom: 1px solid #8884; text-align: right }}
-td:first-child, th:first-child {{ text-align: left }}
-img {{ max-width: 100%; background: white; margin: 1rem 0 }}
-</style>
-<h1>Functional-network pruning: the demo</h1>
-<p>{html.escape(headline(block))}</p>
-<table><tr><th></th><th>dense</th><th>pruned</th><th>change</th></tr>
-{body}
-</table>
-<p>{html.escape(CONVENTIONS)}</p>
-{images}
-<h2>Settings of the pruning modifier</h2>
-<table>{settings}</table>
-</html>
-"""
+    sentences = [*summary(anatomy), *(sentence(c) for c in anatomy.carriers if c.carries)]
+    body = (
+        f"<p>{html.escape(headline(block))}</p>",
+        _table(("", *COLUMNS), rows),
+        f"<p>{html.escape(CONVENTIONS)}</p>",
+        skills,
+        "<h2>What the networks of the dense model carry</h2>",
+        *(f"<p>{html.escape(line)}</p>" for line in sentences),
+        _table(HEADER, carrier_rows(anatomy)),
+        f"<p>{html.escape(HOW)}</p>",
+        networks,
+        f'<p><a href="{html.escape(atlas)}">All networks: what moves them, what they raise</a></p>',
+        "<h2>Settings of the pruning modifier</h2>",
+        _table((), [(key, str(value)) for key, value in block["settings"].items()]),
+        widths,
     )
+    page = out / "report.html"
+    page.write_text(_TEMPLATE.replace("<!--body-->", "\n".join(body), 1))
     return page
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = [*([("th", header)] if header else []), *(("td", row) for row in rows)]
+    lines = (
+        "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
+        for tag, row in cells
+    )
+    return "<table>" + "\n".join(lines) + "</table>"
 
 
 def write_json(
     out: Path,
-    dense: Evaluation,
-    pruned: Evaluation,
+    models: dict[str, Evaluation],
     speeds: list[float],
     block: dict[str, Any],
+    anatomy: Anatomy,
 ) -> dict[str, Any]:
-    """Write results.json, and return what it holds."""
+    """Write results.json, and return what it holds.
+
+    Args:
+        models: `dense`, `pruned`, `random`.
+    """
     results = {
         "tokens_per_second": {"dense": speeds[0], "pruned": speeds[1]},
-        "dense": asdict(dense),
-        "pruned": asdict(pruned),
+        **{name: asdict(evaluation) for name, evaluation in models.items()},
         "functional_network": block,
-        "conventions": CONVENTIONS,
+        "networks": asdict(anatomy)
+        | {"carried": [carrier.skill for carrier in anatomy.carriers if carrier.carries]},
+        "conventions": [CONVENTIONS, HOW],
     }
-    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    return results
+    text = json.dumps(results, indent=2)
+    (out / "results.json").write_text(text + "\n")
+    return json.loads(text)
+
+
+_TEMPLATE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>funcnet demo</title>
+<style>
+:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: auto; padding: 1rem }
+table { border-collapse: collapse; width: 100%; margin: 1rem 0 }
+td, th { padding: .25rem .6rem; border-bottom: 1px solid #8884; text-align: right }
+td:first-child, th:first-child { text-align: left }
+img { max-width: 100%; background: white; margin: 1rem 0 }
+</style>
+<h1>Functional-network pruning: the demo</h1>
+<!--body-->
+</html>
+"""

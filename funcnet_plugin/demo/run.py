@@ -16,7 +16,10 @@ MODEL = Path(__file__).parent / "model"
 # The packaged recipe is made for real models; this one has 512 neurons per layer.
 OVERRIDES = {"align": 8}
 _SAMPLES, _WINDOW = 160, 128  # calibration: five groups of 32, as long as the training sequences
-_OURS = ("pruned", "tasks", "report.html", "results.json", "skills.png", "widths.png")
+_OURS = (
+    "pruned", "random", "tasks", "atlas", "lesions", "atlas.html", "report.html", "results.json",
+    "skills.png", "widths.png", "networks.png",
+)  # fmt: skip
 _MARK = ".funcnet-demo"  # names like those above may be anyone's
 
 
@@ -24,11 +27,11 @@ def run_demo(
     out: Path,
     *,
     console: Console,
-    ratio: float = 0.2,
+    ratio: float = 0.4,
     recipe: Path | None = None,
     limit: int = 100,
 ) -> dict[str, Any]:
-    """Evaluate, prune, reload, evaluate, report.
+    """Prune, compare with a random choice, find what the networks carry, report.
 
     Args:
         out: new directory, or one that an earlier demo wrote.
@@ -45,7 +48,8 @@ def run_demo(
     """
     check_place(out)
 
-    from funcnet_plugin.demo.evaluate import evaluate, measure_speed
+    from funcnet_plugin.demo.evaluate import evaluate, measure_speed, quiet_hosts
+    from funcnet_plugin.demo.networks import find_networks
     from funcnet_plugin.demo.report import (
         headline,
         result_rows,
@@ -54,37 +58,70 @@ def run_demo(
         write_page,
         write_plots,
     )
+    from funcnet_plugin.demo.story import carrier_table, draw_networks, sentence, summary
+    from funcnet_plugin.report import write_report
+
+    console.print("[bold]1/5[/] pruning with llm-compressor's oneshot ...")
+    with tempfile.TemporaryDirectory() as folder:  # a wrong recipe must not cost an earlier demo
+        overrides = None if recipe else OVERRIDES
+        block = _prune(Path(folder) / "pruned", ratio, recipe, overrides)
+        make_room(out)
+        shutil.move(Path(folder) / "pruned", out / "pruned")
+    console.print("[bold]2/5[/] pruning as much by a random choice ...")
+    _prune(out / "random", ratio, _random_recipe(), OVERRIDES)
+    models = {}
+    for name, path in (("dense", MODEL), ("pruned", out / "pruned"), ("random", out / "random")):
+        console.print(f"[bold]3/5[/] scoring the {name} model with lm-eval ...")
+        models[name] = evaluate(path, out / "tasks", limit=limit)
+    speeds = measure_speed([MODEL, out / "pruned"])
+    console.print("[bold]4/5[/] finding the networks of the dense model, silencing each ...")
+    with quiet_hosts():
+        anatomy = find_networks(MODEL, out)
+    console.print("[bold]5/5[/] writing the report ...")
+    write_report(out / "atlas", out / "atlas.html", out / "lesions" / "choose", out / "pruned")
+    rows = result_rows(*models.values(), speeds)
+    plots = [
+        *write_plots(out, *models.values(), block),
+        draw_networks(out / "networks.png", anatomy),
+    ]
+    page = write_page(out, rows, block, plots, anatomy, "atlas.html")
+    results = write_json(out, models, speeds, block, anatomy)
+    console.print(headline(block))
+    console.print(terminal_table(rows))
+    console.print(carrier_table(anatomy))
+    for line in (*summary(anatomy), *(sentence(c) for c in anatomy.carriers if c.carries)):
+        console.print(line, soft_wrap=True)
+    console.print(f"page: {page}\nmodel: {out / 'pruned'}", soft_wrap=True)
+    return results
+
+
+def _prune(
+    out: Path, ratio: float, recipe: Path | str | None, overrides: dict[str, Any] | None
+) -> dict[str, Any]:
     from funcnet_plugin.demo.skills import documents
     from funcnet_plugin.pruning import prune
 
-    console.print("[bold]1/4[/] pruning with llm-compressor's oneshot ...")
-    with tempfile.TemporaryDirectory() as folder:  # a wrong recipe must not cost an earlier demo
-        block = prune(
-            MODEL,
-            # five lines are a little less than a window
-            documents(2 * _SAMPLES, seed=0, split="train"),
-            Path(folder) / "pruned",
-            ratio=ratio,
-            recipe=recipe,
-            overrides=None if recipe else OVERRIDES,
-            samples=_SAMPLES,
-            window=_WINDOW,
-        )
-        make_room(out)
-        shutil.move(Path(folder) / "pruned", out / "pruned")
-    console.print("[bold]2/4[/] scoring the dense model with lm-eval ...")
-    dense = evaluate(MODEL, out / "tasks", limit=limit)
-    console.print("[bold]3/4[/] scoring the pruned model, reloaded by stock transformers ...")
-    pruned = evaluate(out / "pruned", out / "tasks", limit=limit)
-    console.print("[bold]4/4[/] measuring speed, writing the report ...")
-    speeds = measure_speed([MODEL, out / "pruned"])
-    rows = result_rows(dense, pruned, speeds)
-    page = write_page(out, rows, block, write_plots(out, dense, pruned, block))
-    results = write_json(out, dense, pruned, speeds, block)
-    console.print(headline(block))
-    console.print(terminal_table(rows))
-    console.print(f"page: {page}\nmodel: {out / 'pruned'}", soft_wrap=True)
-    return results
+    return prune(
+        MODEL,
+        documents(
+            2 * _SAMPLES, seed=0, split="train"
+        ),  # five lines are a little less than a window
+        out,
+        ratio=ratio,
+        recipe=recipe,
+        overrides=overrides,
+        samples=_SAMPLES,
+        window=_WINDOW,
+    )
+
+
+def _random_recipe() -> str:
+    """Write the packaged recipe with random scores in the place of networks and effect."""
+    from funcnet_plugin.recipe import dump_recipe, load_recipe, pruning_modifier
+
+    _, fields = pruning_modifier(load_recipe("ica_prune"))
+    modifier = {"WidthPruningModifier": fields | {"scorer": "random"}}
+    return dump_recipe({"prune_stage": {"pruning_modifiers": modifier}})
 
 
 def check_place(out: Path) -> None:

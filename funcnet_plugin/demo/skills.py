@@ -46,12 +46,15 @@ class Skill:
 
     Attributes:
         make: draws (prompt, answer, wrong answers); the wrong ones may repeat.
+        memorised: training and test share their prompts.
+        questions: different test prompts that can be asked for.
     """
 
     title: str
     description: str
     make: Callable[[random.Random], tuple[str, str, Iterator[str]]]
-    memorised: bool = False  # True: training and test share their prompts
+    memorised: bool = False
+    questions: int = 200
 
 
 def _spaced(symbols) -> str:
@@ -173,7 +176,11 @@ SKILLS: dict[str, Skill] = {
     ),
     "recall": Skill("Recall", "the value that a key was given in the same line", _recall),
     "facts": Skill(
-        "Facts", "capitals of 96 made-up countries, memorised in training", _facts, memorised=True
+        "Facts",
+        "capitals of 96 made-up countries, memorised in training",
+        _facts,
+        memorised=True,
+        questions=96,
     ),
 }
 
@@ -183,7 +190,7 @@ def examples(skill: str, n: int, seed: int, split: str = "test") -> list[Example
 
     Args:
         skill: key of SKILLS.
-        n: how many; for `facts` at most 96.
+        n: how many; of the test side at most the `questions` of the skill.
         split: "train" or "test"; one prompt in ten belongs to the test side.
     """
     rng = random.Random(f"{skill}/{split}/{seed}")

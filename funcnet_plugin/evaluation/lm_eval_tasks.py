@@ -12,14 +12,18 @@ from funcnet_plugin.errors import FuncnetError
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks.manager import TaskDict
 
+_FEWSHOT_SEED = 1234  # lm-eval's own
 _NAMES = {"task", "group", "task_alias", "group_alias"}
 
 
 class Tasks:
     """Knows some tasks, and scores checkpoints with them.
 
-    lm-eval's index of all its tasks takes seconds to read, so it is read once.
+    lm-eval's index of all its tasks takes seconds to read, so it is read once, and not at all where
+    the tasks are those of `include_path`.
 
     Args:
         tasks: names of lm-eval.
@@ -39,10 +43,9 @@ class Tasks:
     ) -> None:
         self.names: tuple[str, ...] = ()
         self._limit = limit
+        self._loaded: TaskDict | None = None
         if tasks:
-            from lm_eval.tasks import TaskManager
-
-            self._manager = TaskManager(include_path=include_path)
+            self._manager = _manager(tasks, include_path)
             members = _members(tasks, self._manager.task_index)
             self.names = tuple(dict.fromkeys(members))
 
@@ -82,13 +85,18 @@ class Tasks:
         """
         if not self.names:
             return {}
+        if isinstance(model, str | Path):
+            results = self._of_checkpoint(str(model))
+        else:
+            results = self._of_held(model)
+        return {name: _first_metric(results[name]) for name in self.names}
+
+    def _of_checkpoint(self, model: str) -> Mapping[str, Any]:
         from lm_eval import simple_evaluate
 
-        loaded = {"model": model}
-        if isinstance(model, str | Path):
-            loaded = {"model": "funcnet", "model_args": {"pretrained": str(model)}}
-        results = simple_evaluate(
-            **loaded,
+        return simple_evaluate(
+            model="funcnet",
+            model_args={"pretrained": model},
             tasks=list(self.names),
             task_manager=self._manager,
             limit=self._limit,
@@ -96,7 +104,47 @@ class Tasks:
             bootstrap_iters=0,
             log_samples=False,
         )["results"]
-        return {name: _first_metric(results[name]) for name in self.names}
+
+    def _of_held(self, model: LM) -> Mapping[str, Any]:
+        """Do what `simple_evaluate` does, without what takes seconds every time.
+
+        It reads the data again, and lists all packages of the machine.
+        """
+        from lm_eval import evaluate
+
+        if self._loaded is None:
+            self._loaded = self._manager.load(list(self.names))
+        for task in self._loaded["tasks"].values():
+            if task.get_config("num_fewshot") is None:
+                task.set_config("num_fewshot", 0)
+            task.set_fewshot_seed(seed=_FEWSHOT_SEED)
+        return evaluate(
+            model, self._loaded, limit=self._limit, bootstrap_iters=0, log_samples=False
+        )["results"]
+
+
+def _manager(tasks: Sequence[str], include_path: str | None) -> TaskManager:
+    """Index the tasks of a directory, and lm-eval's own if one that is needed is not there."""
+    from lm_eval.tasks import TaskManager
+
+    if include_path is not None:
+        manager = TaskManager(include_path=include_path, include_defaults=False)
+        if all(_is_there(task, manager.task_index) for task in tasks):
+            return manager
+    return TaskManager(include_path=include_path)
+
+
+def _is_there(task: Any, index: Mapping[str, Any]) -> bool:
+    """Tell whether an index has a task, or a group with all its members."""
+    entry = index.get(task) if isinstance(task, str) else None
+    if entry is None or entry.kind.name == "TAG":  # lm-eval's own may have the same tag
+        return False
+    if entry.kind.name != "GROUP":
+        return True
+    members = entry.cfg["task"]
+    return all(
+        _is_there(member, index) for member in ([members] if isinstance(members, str) else members)
+    )
 
 
 def _members(tasks: Sequence[Any], index: Mapping[str, Any]) -> Iterator[str]:

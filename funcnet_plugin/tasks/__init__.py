@@ -50,6 +50,24 @@ def write_task(folder: Path, name: str, data: Path, body: Mapping[str, Any]) -> 
     return name
 
 
+def write_mean(folder: Path, name: str, tasks: Sequence[str], measure: str) -> None:
+    """Write the YAML of a group whose score is the mean of its tasks', each counting the same.
+
+    Args:
+        folder: an existing directory, for `--include_path`.
+        name: of the group.
+        tasks: names of its members.
+        measure: their metric.
+    """
+    group = {
+        "group": name,
+        "task": list(tasks),
+        "aggregate_metric_list": [{"metric": measure, "weight_by_size": False}],
+        "metadata": {"version": 1.0},
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(group, sort_keys=False))
+
+
 def metric(name: str, aggregation: str, *, higher_is_better: bool) -> dict[str, Any]:
     return {"metric": name, "aggregation": aggregation, "higher_is_better": higher_is_better}
 
