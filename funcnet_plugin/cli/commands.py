@@ -39,7 +39,7 @@ def demo(
     """Prune the small model that comes with the package and show what it lost.
 
     Compares with a random choice, and shows which networks carry which skill. Needs no network and
-    no data, and takes some minutes on two cores.
+    no data, and takes less than four minutes on two cores.
 
     Example: `funcnet demo --ratio 0.2 --out /tmp/demo`
     """
