@@ -32,7 +32,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Directory for checkpoint, plots and page.")] = Path(
         "demo-output"
     ),
-    ratio: Annotated[float, typer.Option(help="Share of all parameters to remove.")] = 0.4,
+    ratio: Annotated[float, typer.Option(help="Share of all parameters to remove.")] = 0.5,
     recipe: Annotated[Path | None, typer.Option(help="Recipe instead of the demo's.")] = None,
     as_json: AsJson = False,
 ) -> None:

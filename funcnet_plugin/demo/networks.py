@@ -16,7 +16,8 @@ from funcnet_plugin.surveying import make_atlas
 
 CHANCE = 0.25
 HALF, SPARED = 0.5, 0.05  # what a network that carries a skill takes of it, and leaves of others
-COMPONENTS = 16  # networks of each layer
+HURT = 0.1  # what it takes at least, to be spoken of
+COMPONENTS = 32  # networks of each layer
 THRESHOLD = 2.0  # entry of a map, in deviations, that makes a member
 DRAWS = 3
 SHARE = 0.95  # of the skills, for the fewest networks
@@ -60,9 +61,15 @@ class Carrier:
         return max(-(effect.control or 0.0) for effect in self.effects.values())
 
     @property
+    def hurts_it_alone(self) -> bool:
+        """Tell whether the skill loses by this lesion, the others do not, and by no random one."""
+        loss = -self.effects[self.skill].change
+        return loss >= HURT and self.worst_other[1] <= SPARED and self.most_by_random < SPARED
+
+    @property
     def carries(self) -> bool:
-        """Tell whether the skill needs these networks, the others do not, and no others will do."""
-        return self.taken >= HALF and self.worst_other[1] <= SPARED and self.most_by_random < SPARED
+        """Tell whether that is half of what the skill has above chance, or more."""
+        return self.taken >= HALF and self.hurts_it_alone
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def write_page(
         f'{base64.b64encode(path.read_bytes()).decode()}">'
         for path in plots
     )
-    sentences = [*summary(anatomy), *(sentence(c) for c in anatomy.carriers if c.carries)]
+    sentences = [*summary(anatomy), *(sentence(c) for c in anatomy.carriers if c.hurts_it_alone)]
     body = (
         f"<p>{html.escape(headline(block))}</p>",
         _table(("", *COLUMNS), rows),

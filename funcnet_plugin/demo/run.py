@@ -27,7 +27,7 @@ def run_demo(
     out: Path,
     *,
     console: Console,
-    ratio: float = 0.4,
+    ratio: float = 0.5,
     recipe: Path | None = None,
     limit: int = 100,
 ) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def run_demo(
     console.print(headline(block))
     console.print(terminal_table(rows))
     console.print(carrier_table(anatomy))
-    for line in (*summary(anatomy), *(sentence(c) for c in anatomy.carriers if c.carries)):
+    for line in (*summary(anatomy), *(sentence(c) for c in anatomy.carriers if c.hurts_it_alone)):
         console.print(line, soft_wrap=True)
     console.print(f"page: {page}\nmodel: {out / 'pruned'}", soft_wrap=True)
     return results
@@ -103,9 +103,8 @@ def _prune(
 
     return prune(
         MODEL,
-        documents(
-            2 * _SAMPLES, seed=0, split="train"
-        ),  # five lines are a little less than a window
+        # five lines are a little less than a window
+        documents(2 * _SAMPLES, seed=0, split="train"),
         out,
         ratio=ratio,
         recipe=recipe,

@@ -11,6 +11,7 @@ from funcnet_plugin.demo.networks import (
     CHOSEN_ON,
     DRAWS,
     HALF,
+    HURT,
     SHARE,
     SPARED,
     TOLD_ON,
@@ -28,7 +29,8 @@ HOW = (
     f"questions; the figures are of {TOLD_ON} others. Beside them stand as many random neurons of "
     f"the same layers, mean of {DRAWS} draws. Networks carry a skill if they take at least "
     f"{HALF:.0%} of its distance to chance ({CHANCE:.0%}) and {100 * SPARED:.0f} points of any "
-    f"other at most, and random neurons take less than {100 * SPARED:.0f} of any."
+    f"other at most, and random neurons take less than {100 * SPARED:.0f} of any. Where that holds "
+    f"but for the half, and {100 * HURT:.0f} points are taken, a sentence says it."
 )
 
 
@@ -50,8 +52,8 @@ def summary(anatomy: Anatomy) -> list[str]:
     carried = [c for c in anatomy.carriers if c.carries]
     named = ", ".join(_title(c.skill) for c in carried)
     lines = [
-        f"{len(carried)} of {len(SKILLS)} skills have networks of their own"
-        + (f": {named}." if carried else ".")
+        f"{len(carried)} of {len(SKILLS)} skills {'has' if len(carried) == 1 else 'have'} networks "
+        f"of {'its' if len(carried) == 1 else 'their'} own" + (f": {named}." if carried else ".")
     ]
     kept = anatomy.kept
     if kept is None:

@@ -109,8 +109,12 @@ def test_the_table_and_the_json_hold_the_same_figures(tmp_path):
 def test_networks_carry_a_skill_that_they_take_and_leave_the_others():
     assert carrier("sort", -0.36, -0.05).carries  # 0.96 to 0.25 are 0.71, half of it 0.355
     assert not carrier("sort", -0.35, 0.0).carries
-    assert not carrier("sort", -0.6, -0.06).carries
-    assert not carrier("sort", -0.6, 0.0, control=-0.05).carries
+    assert carrier("sort", -0.35, 0.0).hurts_it_alone
+    for other in (
+        carrier("sort", -0.6, -0.06), carrier("sort", -0.6, 0.0, control=-0.05),
+        carrier("sort", -0.09, 0.0),
+    ):  # fmt: skip
+        assert not other.carries and not other.hurts_it_alone
     assert carrier("sort", -0.71, 0.0).taken == pytest.approx(1.0)
 
 
@@ -121,7 +125,7 @@ def test_the_story_says_what_was_measured():
         "random neurons take 0.0 from it."
     )
     carried, kept = summary(ANATOMY)
-    assert carried == "1 of 8 skills have networks of their own: Sorting."
+    assert carried == "1 of 8 skills has networks of its own: Sorting."
     assert "12 networks of most variance, 300 of 1536 neurons (20%), keep 92.0%" in kept
     assert kept.endswith("instead of 96.0%; as many random neurons keep 36.0%.")
     assert "do not keep 95%" in summary(replace(ANATOMY, kept=None))[1]
