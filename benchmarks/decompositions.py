@@ -23,7 +23,8 @@ from statistics import mean
 from typing import Any
 
 from funcnet_plugin.atlas import read_atlas
-from funcnet_plugin.lesioning import Study, lesion_study
+from funcnet_plugin.lesioning import lesion_study
+from funcnet_plugin.lesions.study import Study
 from funcnet_plugin.surveying import make_atlas
 from funcnet_plugin.text.sources import parse_sources
 

@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
-from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,6 @@ from zlib import crc32
 from loguru import logger
 
 from funcnet_plugin.atlas import Atlas, read_atlas
-from funcnet_plugin.atlas.atlas import MEMBER
 from funcnet_plugin.atlas.checks import check_shape, check_weights
 from funcnet_plugin.bars import bar
 from funcnet_plugin.checkpoints.loading import load_tokenizer
@@ -31,6 +29,7 @@ from funcnet_plugin.lesions.choice import HURTING, hurting
 from funcnet_plugin.lesions.controls import random_like
 from funcnet_plugin.lesions.effects import read_effects
 from funcnet_plugin.lesions.enough import Wanted, fewest, ranked, wanted
+from funcnet_plugin.lesions.study import Study
 from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.output import check_directory
 
@@ -38,47 +37,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _PATIENCE = 5.0  # seconds without a bar
-
-
-@dataclass(frozen=True)
-class Study:
-    """Says what is to be done to which networks, and what is measured then.
-
-    Attributes:
-        sets: which networks make one lesion each, see `lesions.select`; every network of the atlas
-            by itself if there are none. Also `hurting:TASK:N`, see `lesions.choice.hurting`; and
-            `enough:TASK:SHARE`, the fewest networks, those of most variance first, that keep this
-            share of the task's score where all other neurons are silent.
-        chosen_by: directory of an earlier study of single networks, for `hurting`.
-        modes: see `lesions.Lesion`.
-        gains: of `amplify`; its default if there are none.
-        add: of `amplify`.
-        thresholds: smallest sizes of entries that make a neuron a member.
-        draws: sets of random neurons beside each lesion, as many of each layer.
-        seed: of these.
-        texts: name -> file, for perplexity.
-        text_column: field of a record with the text.
-        window, windows: of each text.
-        tasks, include_path, limit: see `evaluation.lm_eval_tasks.Tasks`.
-        model_args: of lm-eval's model besides the checkpoint, as its command takes them.
-    """
-
-    sets: Sequence[str] = ()
-    chosen_by: Path | None = None
-    modes: Sequence[str] = ("zero",)
-    gains: Sequence[float] = ()
-    add: float | None = None
-    thresholds: Sequence[float] = (MEMBER,)
-    draws: int = 5
-    seed: int = 0
-    texts: Mapping[str, str] = field(default_factory=dict)
-    text_column: str = "text"
-    window: int = 512
-    windows: int = 16
-    tasks: Sequence[str] = ()
-    include_path: str | None = None
-    limit: int | None = None
-    model_args: str = ""
 
 
 def lesion_study(

@@ -80,8 +80,9 @@ def lesion(
     Example: `funcnet lesion ./llama --atlas ./llama-atlas --out ./lesions --lesion strongest:10
     --mode zero --mode keep --task piqa --limit 200 --text wiki=test.jsonl`
     """
-    from funcnet_plugin.lesioning import Study, lesion_study
+    from funcnet_plugin.lesioning import lesion_study
     from funcnet_plugin.lesions.effects import as_plain, effects, write_effects
+    from funcnet_plugin.lesions.study import Study
 
     study = Study(
         sets=lesion_ or (),

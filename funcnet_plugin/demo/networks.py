@@ -9,9 +9,10 @@ from pathlib import Path
 from funcnet_plugin.demo.evaluate import GROUP, TASK, skill_tasks, write_tasks
 from funcnet_plugin.demo.skills import SKILLS, documents
 from funcnet_plugin.errors import AtlasError
-from funcnet_plugin.lesioning import Study, lesion_study
+from funcnet_plugin.lesioning import lesion_study
 from funcnet_plugin.lesions.choice import specific_to
 from funcnet_plugin.lesions.effects import Effect, effects, write_effects
+from funcnet_plugin.lesions.study import Study
 from funcnet_plugin.surveying import make_atlas
 
 CHANCE = 0.25

@@ -9,9 +9,10 @@ from funcnet_plugin import cli, lesioning
 from funcnet_plugin.atlas import read_atlas
 from funcnet_plugin.errors import AtlasError, FuncnetError, NumbersError
 from funcnet_plugin.evaluation.perplexity import perplexities, text_windows
-from funcnet_plugin.lesioning import Study, lesion_study
+from funcnet_plugin.lesioning import lesion_study
 from funcnet_plugin.lesions import select
 from funcnet_plugin.lesions.effects import effects, write_effects
+from funcnet_plugin.lesions.study import Study
 from funcnet_plugin.tasks import write_local_tasks
 from tests.conftest import make_llama, make_tokenizer
 from tests.hosting import logged

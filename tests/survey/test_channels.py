@@ -15,7 +15,8 @@ from funcnet_plugin.atlas.matching import kept_alike, match
 from funcnet_plugin.checkpoints.block import read_kept, write_kept
 from funcnet_plugin.errors import AtlasError, RecipeError
 from funcnet_plugin.hosts.lm_eval import FuncnetLM
-from funcnet_plugin.lesioning import Study, lesion_study
+from funcnet_plugin.lesioning import lesion_study
+from funcnet_plugin.lesions.study import Study
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.report import write_report
 from funcnet_plugin.score.scorer import Setting
