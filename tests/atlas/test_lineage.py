@@ -151,7 +151,7 @@ def atlases(texts, tmp_path_factory):
     models |= {f"other{seed}": random_llama(seed) for seed in (2, 3, 4, 5)}
     for name, model in models.items():
         found = survey_of(model, texts, samples_per_group=20)
-        write_atlas(folder / name, found.atlas, found.courses, found.contexts)
+        write_atlas(folder / name, found.atlas, found.courses, found.contexts, {})
     return folder
 
 
@@ -199,7 +199,7 @@ def edited(source, target, **changes):
     atlas = read_atlas(source)
     courses = read_courses(source) | changes
     kept = {key: value for key, value in courses.items() if value is not None}
-    write_atlas(target, atlas, kept, [{"network": "L0.N0"}])
+    write_atlas(target, atlas, kept, [{"network": "L0.N0"}], {})
 
 
 def test_atlases_of_other_text(atlases, tmp_path):

@@ -110,8 +110,8 @@ def test_onnx_runs_in_onnxruntime_at_other_lengths(sources, tmp_path, kind):
     [
         (
             "uniform",
-            "gguf",
-            "no export format 'gguf'; choose one of padded, remote-code",
+            "mlx",
+            "no export format 'mlx'; choose one of padded, remote-code",
         ),
         ("uniform", "glm", "is a LlamaForCausalLM; only a ChatGLM has another format"),
         ("uniform", "remote-code", "one width for all layers"),

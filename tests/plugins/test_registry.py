@@ -123,7 +123,7 @@ def test_a_parameter_of_another_part_is_said_to_be_that_ones(install):
             "strategy='both': .*'local', 'windows' or 'global'",
         ),
         ({"name": "networks", "n_components": 1}, "n_components=1: .* greater than or equal to 2"),
-        ({"name": "networks", "signals": ["gate"]}, "signals.0='gate': .*'act' or 'up'"),
+        ({"name": "networks", "signals": ["gate"]}, "signals.0='gate': .*'act', 'up' or 'product'"),
         ({"name": "networks", "aggregate": 3, "strategy": 4}, "strategy=4: .*; aggregate=3: "),
         ({"name": "steep", "slope": 0}, "scorer steep: slope=0: .* greater than 0"),
         ({"name": "steep", "slope": "much"}, "scorer steep: slope='much': .* valid number"),
