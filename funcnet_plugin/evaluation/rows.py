@@ -17,12 +17,11 @@ class KeptRows:
     """Finds rows by their mark, what must be the same for a row to be used again.
 
     Args:
-        path: a file of JSON lines; its directory is made if it is not there.
+        path: a file of JSON lines; its directory is made with the first row.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._rows = _read(path)
         _end_last_line(path)
 
@@ -34,8 +33,10 @@ class KeptRows:
         """Keep a row, with the versions of what measured it."""
         self._rows[mark] = row
         entry = {"mark": mark, "versions": versions(), "row": row}
-        with saying_full(self._path.parent), self._path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        with saying_full(self._path.parent):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
 
 
 def versions() -> dict[str, str]:

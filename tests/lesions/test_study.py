@@ -140,6 +140,16 @@ def test_mistakes_are_found_before_anything_is_measured(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_atlas_of_another_model_is_refused_and_leaves_nothing(bench, tmp_path):
+    model = make_llama()
+    model.model.layers[0].mlp.up_proj.weight.data.mul_(2)
+    model.save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    with pytest.raises(AtlasError, match="other weights"):
+        lesion_study(tmp_path / "model", bench / "atlas", tmp_path / "out", study(bench))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_gain_that_overflows_is_refused(bench, tmp_path):
     with pytest.raises(NumbersError, match="predicts NaN on the text letters"):
         run(bench, tmp_path, sets=["all"], modes=["amplify"], gains=[1e38], tasks=[])
