@@ -7,6 +7,7 @@ the machine does not lengthen as much (Linux): until the text is there, all but 
 drawn, and all is. Run it from the root of the repository: it drives the browser as the tests do.
 """
 
+import argparse
 import statistics
 import sys
 from pathlib import Path
@@ -48,7 +49,13 @@ def started(page: Page, step: str) -> float:
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1]).resolve()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("page", type=Path)
+    path = parser.parse_args().page.resolve()
+    if not path.is_file():
+        parser.error(f"there is no page {path}; write one with funcnet report.")
     rows = [open_once(path.as_uri()) for _ in range(5)]
     text, ready, connected, *cpu = (statistics.median(column) for column in zip(*rows, strict=True))
     print(f"{path.stat().st_size / 1e6:.1f} MB")
