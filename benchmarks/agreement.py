@@ -25,6 +25,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from result_rows import RESULTS, replace_rows
+
 from funcnet_plugin.atlas import Atlas, read_atlas
 from funcnet_plugin.atlas.matching import kept_alike, match
 from funcnet_plugin.checkpoints.block import read_kept
@@ -32,7 +34,6 @@ from funcnet_plugin.pruning import prune
 from funcnet_plugin.recipe import recipe_path
 from funcnet_plugin.surveying import make_atlas
 
-RESULTS = Path(__file__).parent / "results" / "agreement.jsonl"
 RATIOS = (0.1, 0.3)
 DOMAINS = {
     "wiki": "wikitext-2/valid.jsonl",
@@ -162,7 +163,7 @@ def main() -> None:
     add("--components", type=int, default=64)
     args = parser.parse_args()
     name, model = args.model.split("=", 1)
-    about = {"model": name, "window": args.window, "components": args.components}
+    about = {"window": args.window, "components": args.components}
     web = halves(args.data / "text" / "c4.jsonl", args.out)
     texts = {"web": web[0]} | {key: args.data / file for key, file in DOMAINS.items()}
     surveys = Surveys(model, args.out, args.window, args.components)
@@ -172,9 +173,7 @@ def main() -> None:
     ):
         found.append(about | row)
         print(json.dumps(row), flush=True)
-    held = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    others = [row for row in map(json.loads, held) if row["model"] != name]
-    RESULTS.write_text("".join(json.dumps(row) + "\n" for row in [*others, *found]))
+    replace_rows(RESULTS / "agreement.jsonl", found, model=name)
     plot(found, args.out / "agreement.png")
 
 

@@ -1,6 +1,6 @@
 """What the ways to decompose activity give: variance, stability, selectivity of lesions.
 
-    python benchmarks/decompositions.py --model MODEL --data TEXT --text NAME=FILE ... --out OUT
+    python benchmarks/decompositions.py --model NAME=DIR --data TEXT --text NAME=FILE ... --out OUT
 
 Every decomposer makes an atlas of the same text. Then each network is silenced by itself, and
 beside it random neurons, as many in the same layers; the texts are measured by perplexity. What a
@@ -9,7 +9,8 @@ all that its networks cost which falls on each network's worst text: 1 where eve
 one text, one over the number of texts where all lose alike. What a decomposer's networks are worth
 for pruning is measured by `funcnet compare`, see docs/experiments.md.
 
-Rows are printed and written to OUT/decompositions.jsonl; what OUT holds is not measured again.
+Rows are printed, and go to benchmarks/results/decompositions.jsonl in place of the model's. What
+OUT holds is not measured again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from result_rows import RESULTS, replace_rows
 
 from funcnet_plugin.atlas import read_atlas
 from funcnet_plugin.lesioning import lesion_study
@@ -105,7 +108,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--model", type=Path, required=True)
+    add("--model", required=True, metavar="NAME=DIR")
     add("--data", action="append", required=True, help="text of the atlases, PATH or PATH:SHARE")
     add("--text", action="append", required=True, metavar="NAME=FILE", help="to measure on")
     add("--text-column", default="page")
@@ -116,12 +119,13 @@ def main() -> None:
     add("--window", type=int, default=128)
     add("--windows", type=int, default=16, help="of each text")
     args = parser.parse_args()
+    name, args.model = args.model.split("=", 1)
     texts = dict(text.split("=", 1) for text in args.text)
     rows = []
     for label in args.decomposer or DECOMPOSERS:
         rows.append(measure(args, label, texts))
         print(json.dumps(rows[-1]), flush=True)
-    (args.out / "decompositions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    replace_rows(RESULTS / "decompositions.jsonl", rows, model=name)
 
 
 if __name__ == "__main__":

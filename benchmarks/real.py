@@ -21,8 +21,8 @@ from pathlib import Path
 
 from comparing import run_compare
 from real_tasks import write_real_tasks
+from result_rows import RESULTS, replace_rows
 
-RESULTS = Path(__file__).parent / "results" / "real.jsonl"
 TEST_DOCUMENTS = 150  # of C4
 TEST_TOKENS = 2**13  # of each text
 TEXTS = (
@@ -55,19 +55,13 @@ def keep(measured: Path, rows: list[dict], **about: str | int) -> None:
         rows: of this comparison; the file may hold others.
         about: what else they were measured with.
     """
-    held = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    others = [
-        row
-        for row in map(json.loads, held)
-        if any(row[key] != value for key, value in about.items())
-    ]
     entries = {e["mark"]: e for e in map(json.loads, measured.read_text().splitlines())}
     mine = [
-        about | entry["row"] | {"versions": entry["versions"]}
+        entry["row"] | {"versions": entry["versions"]}
         for entry in entries.values()
         if entry["row"] in rows
     ]
-    RESULTS.write_text("".join(json.dumps(row) + "\n" for row in [*others, *mine]))
+    replace_rows(RESULTS / "real.jsonl", mine, **about)
 
 
 def main() -> None:

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from funcnet_plugin.adapters.projected import ProjectedUnit
 from funcnet_plugin.adapters.projection import (
     in_size,
-    oriented,
     out_size,
-    parameters_of,
     set_in_size,
     set_out_size,
 )
@@ -31,7 +30,7 @@ QUERY_COUNTS, KEY_COUNTS = ("num_heads", "num_attention_heads"), ("num_key_value
 
 
 @dataclass(frozen=True)
-class AttentionBlock:
+class AttentionBlock(ProjectedUnit):
     """Implements `Unit` with the groups of heads of one attention layer.
 
     Attributes:
@@ -59,6 +58,10 @@ class AttentionBlock:
         return out_size(self.query) // out_size(self.key)
 
     @property
+    def root(self) -> nn.Module:
+        return self.attention
+
+    @property
     def inputs(self) -> tuple[nn.Module, ...]:
         return (self.query, self.key, self.value)
 
@@ -67,37 +70,9 @@ class AttentionBlock:
         return self.out
 
     @property
-    def projections(self) -> tuple[nn.Module, ...]:
-        return (*self.inputs, self.out)
-
-    @property
     def signals(self) -> dict[str, Signal]:
         """Give none: no module has one number for each group."""
         return {}
-
-    @property
-    def weights(self) -> list[Tensor]:
-        return [oriented(module, module.weight) for module in self.projections]
-
-    @property
-    def output_weight(self) -> Tensor:
-        return oriented(self.out, self.out.weight)
-
-    @property
-    def n_columns(self) -> int:
-        return in_size(self.out)
-
-    @property
-    def hidden_size(self) -> int:
-        return out_size(self.out)
-
-    @property
-    def device(self) -> torch.device:
-        return self.out.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.out.weight.dtype
 
     @property
     def parameters_per_piece(self) -> int:
@@ -107,14 +82,6 @@ class AttentionBlock:
             for module in self.inputs
         )
         return rows + self._columns * self.hidden_size
-
-    @property
-    def parameters(self) -> int:
-        return parameters_of(self.projections)
-
-    def path_of(self, module: nn.Module) -> str:
-        inside = next(name for name, m in self.attention.named_modules() if m is module)
-        return f"{self.name}.{inside}"
 
     def rows_of(self, pieces: Tensor, module: nn.Module) -> Tensor:
         return _spread(pieces, self._rows(module))

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from funcnet_plugin.adapters.projected import ProjectedUnit
 from funcnet_plugin.adapters.projection import (
     in_size,
-    oriented,
     out_size,
-    parameters_of,
     set_in_size,
     set_out_size,
 )
@@ -21,7 +20,7 @@ from funcnet_plugin.adapters.unit import Signal
 
 
 @dataclass(frozen=True)
-class MLPBlock:
+class MLPBlock(ProjectedUnit):
     """Implements `TokenwiseUnit` with the neurons of the MLP of one decoder layer.
 
     Attributes:
@@ -49,16 +48,16 @@ class MLPBlock:
         return self.fused or self.gate is not None
 
     @property
+    def root(self) -> nn.Module:
+        return self.mlp
+
+    @property
     def inputs(self) -> tuple[nn.Module, ...]:
         return (self.up,) if self.gate is None else (self.gate, self.up)
 
     @property
     def output(self) -> nn.Module:
         return self.down
-
-    @property
-    def projections(self) -> tuple[nn.Module, ...]:
-        return (*self.inputs, self.down)
 
     @property
     def signals(self) -> dict[str, Signal]:
@@ -70,42 +69,10 @@ class MLPBlock:
         return found
 
     @property
-    def weights(self) -> list[Tensor]:
-        return [oriented(module, module.weight) for module in self.projections]
-
-    @property
-    def output_weight(self) -> Tensor:
-        return oriented(self.down, self.down.weight)
-
-    @property
-    def n_columns(self) -> int:
-        return self.width
-
-    @property
-    def hidden_size(self) -> int:
-        return out_size(self.down)
-
-    @property
-    def device(self) -> torch.device:
-        return self.down.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.down.weight.dtype
-
-    @property
     def parameters_per_piece(self) -> int:
         """Count a neuron's rows of gate and up (and their biases), and its column of down."""
         rows = sum(in_size(module) + (module.bias is not None) for module in self.inputs)
         return rows * (2 if self.fused else 1) + out_size(self.down)
-
-    @property
-    def parameters(self) -> int:
-        return parameters_of(self.projections)
-
-    def path_of(self, module: nn.Module) -> str:
-        inside = next(name for name, m in self.mlp.named_modules() if m is module)
-        return f"{self.name}.{inside}"
 
     def rows_of(self, pieces: Tensor, module: nn.Module) -> Tensor:
         return torch.cat([pieces, pieces + self.width]) if self.fused else pieces

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -43,11 +44,14 @@ class Tasks:
     ) -> None:
         self.names: tuple[str, ...] = ()
         self._limit = limit
-        self._loaded: TaskDict | None = None
         if tasks:
             self._manager = _manager(tasks, include_path)
             members = _members(tasks, self._manager.task_index)
             self.names = tuple(dict.fromkeys(members))
+
+    @cached_property
+    def _loaded(self) -> TaskDict:
+        return self._manager.load(list(self.names))
 
     def at_chance(self, scores: Mapping[str, float]) -> dict[str, float]:
         """Find the tasks whose score guessing might give: what is lost from there says nothing.
@@ -63,7 +67,7 @@ class Tasks:
         if not self.names:
             return {}
         found = {}
-        for name, task in self._manager.load(list(self.names))["tasks"].items():
+        for name, task in self._loaded["tasks"].items():
             metrics = task.config.metric_list or [{"metric": "acc"}]  # what lm-eval takes then
             if name not in scores or task.OUTPUT_TYPE != "multiple_choice":
                 continue
@@ -112,8 +116,6 @@ class Tasks:
         """
         from lm_eval import evaluate
 
-        if self._loaded is None:
-            self._loaded = self._manager.load(list(self.names))
         for task in self._loaded["tasks"].values():
             if task.get_config("num_fewshot") is None:
                 task.set_config("num_fewshot", 0)

@@ -81,7 +81,7 @@ def export(source: Path, out: Path, variant: str | None = None) -> None:
     widths = bind(model).widths
     known = architecture_of(model, str(source), irregular=len(set(widths)) > 1)
     vocabulary = read_vocabulary(source, config.vocab_size)
-    variant = variant or _OF_DTYPE[model.dtype]
+    variant = variant or _OF_DTYPE.get(model.dtype, "f32")
     _check_rows(source, model, variant)
     writer = gguf.GGUFWriter(out / "model.gguf", known.name)
     _describe(writer, config, widths, variant, source.resolve().name)

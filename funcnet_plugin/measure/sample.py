@@ -11,6 +11,8 @@ from torch import Tensor
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.measure.finite import check_finite, is_finite
 
+PRODUCT = "product"  # of all signals of a neuron: what enters the output projection
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -48,6 +50,7 @@ class Sample:
         """Put signals side by side, (n_tokens, len(names) * width), one signal after the other.
 
         Args:
-            names: of `signals`; any other means their product, `inner`.
+            names: of `signals`, or `PRODUCT`.
         """
-        return torch.cat([self.signals.get(name, self.inner) for name in names], dim=1)
+        parts = [self.inner if name == PRODUCT else self.signals[name] for name in names]
+        return torch.cat(parts, dim=1)

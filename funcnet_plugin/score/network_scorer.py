@@ -14,11 +14,10 @@ from funcnet_plugin.ica import least_bytes
 from funcnet_plugin.ica.cost import reduction_bytes
 from funcnet_plugin.ica.decomposer import Decomposer
 from funcnet_plugin.ica.parts import DECOMPOSERS
+from funcnet_plugin.measure.sample import PRODUCT
 from funcnet_plugin.measure.workload import Workload
 from funcnet_plugin.score.groups import GroupReport
 from funcnet_plugin.score.scorer import Scorer, Setting
-
-PRODUCT = "product"  # of all signals of a neuron: what enters the output projection
 
 
 class Watched(Protocol):

@@ -9,7 +9,7 @@ from torch import nn
 
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.errors import RecipeError
-from funcnet_plugin.score.network_scorer import PRODUCT
+from funcnet_plugin.measure.sample import PRODUCT
 from funcnet_plugin.score.networks import Networks
 from funcnet_plugin.score.parts import SCORERS
 from funcnet_plugin.survey.channels import ChannelNetworks, Channels

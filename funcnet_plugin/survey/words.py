@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.ica.columns import ColumnMoments
 from funcnet_plugin.measure.layer_calls import entering_head
-from funcnet_plugin.score.network_scorer import PRODUCT
+from funcnet_plugin.measure.sample import PRODUCT
 from funcnet_plugin.survey.blocks import BlockNetworks
 from funcnet_plugin.survey.channels import Channels
 from funcnet_plugin.survey.sweep import Watched
