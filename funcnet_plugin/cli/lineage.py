@@ -83,7 +83,7 @@ def lineage(
         print(json.dumps(content, indent=2))
         return
     cells = [
-        [str(path), f"{found.similarity:.3f}", f"{rate:.1e}" if rate < 0.001 else f"{rate:.3f}",
+        [str(path), f"{found.similarity:.3f}", "below 0.001" if rate < 0.001 else f"{rate:.3f}",
          said]
         for path, found, rate, said in rows
     ]  # fmt: skip
