@@ -133,6 +133,8 @@ def check_form(form: str, model: PreTrainedModel, modifiers: Sequence[Modifier])
     from llmcompressor.modifiers.quantization import QuantizationMixin
 
     from funcnet_plugin.export.gguf import architecture_of
+    from funcnet_plugin.export.nemotron_nas import GRID
+    from funcnet_plugin.export.nemotron_nas import check_architecture as check_nemotron_nas
     from funcnet_plugin.hosts.llmcompressor.modifiers import WidthPruningModifier
     from funcnet_plugin.models.chatglm.modeling import ChatGLMForCausalLM
 
@@ -149,6 +151,14 @@ def check_form(form: str, model: PreTrainedModel, modifiers: Sequence[Modifier])
     one_width = [m.leaves_one_width() for m in modifiers if isinstance(m, WidthPruningModifier)]
     if form.partition(":")[0] == "gguf":
         architecture_of(model, "the model", irregular=not all(one_width))
+    if form == "nemotron-nas":
+        check_nemotron_nas(model, "the model")
+        off = [m.align for m in modifiers if isinstance(m, WidthPruningModifier) and m.align % GRID]
+        if off:
+            raise FuncnetError(
+                f"nemotron-nas holds widths in multiples of {GRID}, and the recipe keeps multiples "
+                f"of {off[0]}; set align: {GRID}."
+            )
     if form == "remote-code" and any(one_width):
         raise FuncnetError(
             "the recipe leaves one width in all layers, which stock transformers loads as it is; "

@@ -14,7 +14,8 @@ from funcnet_plugin.output import check_output, staged
 
 # name -> module of this package with `export(source, out)`, imported when it is asked for
 FORMATS = {
-    "padded": "padded", "remote-code": "remote_code", "gguf": "gguf", "onnx": "onnx", "glm": "glm"
+    "padded": "padded", "remote-code": "remote_code", "nemotron-nas": "nemotron_nas",
+    "gguf": "gguf", "onnx": "onnx", "glm": "glm",
 }  # fmt: skip
 
 

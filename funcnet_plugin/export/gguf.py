@@ -20,6 +20,7 @@ from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import CheckpointError, FuncnetError
 from funcnet_plugin.export.files import load_full_precision
 from funcnet_plugin.export.gguf_vocabulary import Vocabulary, read_vocabulary
+from funcnet_plugin.export.llama_like import check_silu_and_positions
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -122,21 +123,12 @@ def architecture_of(model: PreTrainedModel, where: str, *, irregular: bool) -> K
         )
     if irregular:
         known = _DECI
-    if config.hidden_act != "silu":
-        raise CheckpointError(
-            f"{where} has the activation {config.hidden_act}, and llama.cpp computes silu."
-        )
+    check_silu_and_positions(config, where, "GGUF")
     biased = any(".mlp." in n and n.endswith("bias") for n, _ in model.named_parameters())
     if biased and not known.mlp_bias:
         raise CheckpointError(
             f"{where} has biases in its MLPs, which llama.cpp does not read of a {architecture}; "
             "prune with another repair than bias."
-        )
-    rope = config.rope_parameters.get("rope_type", "default")
-    if rope not in ("default", "linear", "llama3"):
-        raise CheckpointError(
-            f"{where} has rotary positions of the type {rope}; GGUF is written with default, "
-            "linear and llama3."
         )
     return known
 

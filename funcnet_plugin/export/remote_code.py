@@ -1,4 +1,7 @@
-"""Puts the code for per-layer widths beside a checkpoint (`trust_remote_code=True`)."""
+"""Puts the code for per-layer widths beside a checkpoint (`trust_remote_code=True`).
+
+What builds a model with transformers loads it then, vLLM's transformers backend for one.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ from funcnet_plugin.export.files import copy_side_files, load_full_precision, sa
 from funcnet_plugin.models.chatglm.modeling import ChatGLMForCausalLM, become_glm
 
 _MODULE = "modeling_per_layer_width"
+# Names that no runtime takes for an architecture of its own, whose widths it would not read.
+_PREFIX = "PerLayerWidth"
 _CLASS = """
 
-class {name}({module}.{name}):
+class {prefix}{name}({module}.{name}):
     def __init__(self, config, *args, **kwargs):
         prepare({module}.{name}, config)
         super().__init__(config, *args, **kwargs)
@@ -41,14 +46,24 @@ def export(source: Path, out: Path) -> None:
         become_glm(model)  # the file must stand on transformers' own modelling code
     save(model, out)
     copy_side_files(source, out)
-    base = type(model)
-    code = Path(per_layer.__file__).read_text()
-    module = base.__module__.rsplit(".", 1)[-1]
-    package = base.__module__.rsplit(".", 1)[0]
-    marker = "from typing import Any\n"
-    code = code.replace(marker, f"{marker}\nfrom {package} import {module}\n", 1)
-    (out / f"{_MODULE}.py").write_text(code + _CLASS.format(name=base.__name__, module=module))
+    made = {"AutoModel": type(model.base_model), "AutoModelForCausalLM": type(model)}
+    (out / f"{_MODULE}.py").write_text(_code(*made.values()))
     update_json(
         out / "config.json",
-        {"auto_map": {"AutoModelForCausalLM": f"{_MODULE}.{base.__name__}"}},
+        {
+            "architectures": [_PREFIX + type(model).__name__],
+            "auto_map": {a: f"{_MODULE}.{_PREFIX}{base.__name__}" for a, base in made.items()},
+        },
     )
+
+
+def _code(*bases: type) -> str:
+    """Write the modelling file: how layers get their width, and a class for each of the bases."""
+    code, marker = Path(per_layer.__file__).read_text(), "from typing import Any\n"
+    packages = dict.fromkeys(base.__module__.rpartition(".")[::2] for base in bases)
+    lines = "".join(f"from {package} import {module}\n" for package, module in packages)
+    classes = (
+        _CLASS.format(prefix=_PREFIX, name=base.__name__, module=base.__module__.rpartition(".")[2])
+        for base in bases
+    )
+    return code.replace(marker, f"{marker}\n{lines}", 1) + "".join(classes)
