@@ -27,7 +27,7 @@ LAYERS = (
     ("hosts.llmcompressor", "export"),
     ("hosts.lm_eval", "hosts.autoload", "hosts.arrivals"),
     ("preflight", "evaluation", "tasks"),
-    ("pruning", "surveying", "lesioning", "report"),
+    ("pruning", "surveying", "lesioning", "report", "runtimes"),
     ("compare", "demo"),
     ("cli",),
     ("hosts.optimum",),  # hands its arguments to the command line

@@ -16,6 +16,7 @@ from funcnet_plugin.cli.lesion import lesion
 from funcnet_plugin.cli.lineage import lineage
 from funcnet_plugin.cli.match import match
 from funcnet_plugin.cli.report import report
+from funcnet_plugin.cli.runtimes import runtimes
 from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import FuncnetError
 
@@ -27,7 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
 )
-commands = (demo, inspect, prune, compare, atlas, lesion, match, lineage, report, export, tasks)
+commands = (
+    demo, inspect, prune, compare, atlas, lesion, match, lineage, report, runtimes, export, tasks
+)  # fmt: skip
 for command in commands:
     app.command()(command)
 

@@ -41,7 +41,7 @@ def export(source: Path, out: Path) -> None:
     """
     model = load_full_precision(source)
     check_architecture(model, str(source))
-    _check_widths(source, bind(model).widths)
+    check_widths(bind(model).widths, str(source))
     save(model, out)
     copy_side_files(source, out)
     shutil.copyfile(decilm.__file__, out / f"{_MODULE}.py")
@@ -84,13 +84,22 @@ def check_architecture(model: PreTrainedModel, where: str) -> None:
         )
 
 
-def _check_widths(source: Path, widths: Sequence[int]) -> None:
+def check_widths(widths: Sequence[int], where: str) -> None:
+    """Refuse widths that the runtimes would round up.
+
+    Args:
+        widths: neurons of the MLP, per layer.
+        where: they are from, for a message.
+
+    Raises:
+        CheckpointError: a layer's width is no multiple of 256; says the nearest that are.
+    """
     for number, width in enumerate(widths):
         if not width or width % GRID:
             below, above = width // GRID * GRID, -(-width // GRID) * GRID
             nearest = f"{below} and {above}" if below else f"{max(above, GRID)}"
             raise CheckpointError(
-                f"layer {number} of {source} has {width} neurons, and nemotron-nas holds multiples "
+                f"layer {number} of {where} has {width} neurons, and nemotron-nas holds multiples "
                 f"of {GRID}, the nearest of which {'are' if below else 'is'} {nearest}; prune with "
                 f"align: {GRID}, or export as padded or remote-code."
             )
