@@ -24,7 +24,8 @@ VLLM := .runtimes/vllm-env
 test-runtimes: .runtimes/llama_cpp $(VLLM)/.installed
 	PYTHONPATH=.runtimes $(BIN)/python -c "import llama_cpp"
 	PYTHONPATH=.runtimes OMP_NUM_THREADS=1 $(BIN)/python -m pytest integration_tests/test_llama_cpp.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest integration_tests/test_vllm.py
+	FUNCNET_VLLM=$(abspath $(VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+		integration_tests/test_vllm.py
 
 .runtimes/llama_cpp: | $(STAMP)
 	$(BIN)/pip install --disable-pip-version-check --no-deps --target .runtimes \
