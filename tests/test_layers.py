@@ -26,6 +26,7 @@ LAYERS = (
     ("peers",),
     ("hosts.llmcompressor", "export"),
     ("hosts.lm_eval", "hosts.autoload", "hosts.arrivals"),
+    ("hosts.vllm",),  # vLLM calls it, and has its modules watched
     ("preflight", "evaluation", "tasks"),
     ("pruning", "surveying", "lesioning", "report", "runtimes"),
     ("compare", "demo"),
@@ -33,7 +34,7 @@ LAYERS = (
     ("hosts.optimum",),  # hands its arguments to the command line
 )
 CORE = {name for line in LAYERS[: LAYERS.index(("run",)) + 1] for name in line}
-HOSTS = {"llmcompressor", "lm_eval", "optimum"}
+HOSTS = {"llmcompressor", "lm_eval", "optimum", "vllm"}
 # Where a host's own modules are imported besides: to call it, not to be called.
 CALLERS = {"pruning", "preflight", "evaluation", "compare", "demo", "lesioning"}
 

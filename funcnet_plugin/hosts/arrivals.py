@@ -19,13 +19,23 @@ TESTED = {
 @cache
 def check_version(distribution: str) -> None:
     """Warn once if a host is not of a version that was tested."""
-    from packaging.specifiers import SpecifierSet
+    say_if_untested(distribution, version(distribution), TESTED[distribution])
 
-    installed = version(distribution)
-    if not SpecifierSet(TESTED[distribution]).contains(installed, prereleases=True):
+
+@cache
+def say_if_untested(host: str, installed: str, tested: str) -> None:
+    """Warn once if a version lies outside a range, as of PEP 440."""
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion
+
+    try:
+        known = SpecifierSet(tested).contains(installed, prereleases=True)
+    except InvalidVersion:  # of a build from source without a tag
+        known = False
+    if not known:
         warnings.warn(
-            f"{distribution} {installed} is outside the range that funcnet_plugin was tested with "
-            f"({TESTED[distribution]}); if something fails, install a version in it.",
+            f"{host} {installed} is outside the range that funcnet_plugin was tested with "
+            f"({tested}); if something fails, install a version in it.",
             stacklevel=2,
         )
 

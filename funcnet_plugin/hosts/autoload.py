@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-# module of a host -> the function of `arrivals` that is called with it
-WATCHED = {
+# module of a host -> the function that is called with it, or its name in `arrivals`
+WATCHED: dict[str, str | Callable[[ModuleType], None]] = {
     "llmcompressor.modifiers.factory": "teach_recipes",
     "llmcompressor.entrypoints.oneshot": "surround_oneshot",
     "lm_eval.models": "add_lm_eval_model",
@@ -31,21 +31,38 @@ def install() -> None:
         return
     sys.meta_path.insert(0, _Watcher())
     for name in WATCHED:
-        module = sys.modules.get(name)
-        spec = getattr(module, "__spec__", None)
-        if spec is None:
-            continue
-        if getattr(spec, "_initializing", False):
-            spec.__class__ = _AnnouncingSpec
-        else:
-            _arrived(module)
+        _look_for(name)
+
+
+def watch(name: str, act: Callable[[ModuleType], None]) -> None:
+    """Act on one more module, as soon as it is loaded; calling twice is harmless.
+
+    For hosts that call us themselves, which must not have a module imported by us.
+    """
+    if name not in WATCHED:
+        WATCHED[name] = act
+        _look_for(name)
+
+
+def _look_for(name: str) -> None:
+    """Act on a module if it is loaded, or once it is if it is being loaded."""
+    module = sys.modules.get(name)
+    spec = getattr(module, "__spec__", None)
+    if spec is None:
+        return
+    if getattr(spec, "_initializing", False):
+        spec.__class__ = _AnnouncingSpec
+    else:
+        _arrived(module)
 
 
 def _arrived(module: ModuleType) -> None:
     """Act on a host that is there; a failure of ours must not become one of the host's."""
     try:
-        arrivals = import_module("funcnet_plugin.hosts.arrivals")
-        getattr(arrivals, WATCHED[module.__name__])(module)
+        act = WATCHED[module.__name__]
+        if isinstance(act, str):
+            act = getattr(import_module("funcnet_plugin.hosts.arrivals"), act)
+        act(module)
     except Exception as error:
         warnings.warn(
             f"funcnet_plugin could not be added to {module.__name__} "

@@ -1,0 +1,1 @@
+"""Lets vLLM serve our checkpoints with per-layer widths; the others load in it as they are."""
