@@ -29,6 +29,7 @@ LAYERS = (
     ("preflight", "evaluation", "tasks"),
     ("pruning", "surveying", "lesioning", "report"),
     ("compare", "demo"),
+    ("bench",),
     ("cli",),
     ("hosts.optimum",),  # hands its arguments to the command line
 )

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from funcnet_plugin import __version__
 from funcnet_plugin.cli.atlas import atlas
+from funcnet_plugin.cli.bench import bench
 from funcnet_plugin.cli.commands import demo, export, inspect, prune, tasks
 from funcnet_plugin.cli.compare import compare
 from funcnet_plugin.cli.lesion import lesion
@@ -27,7 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
 )
-commands = (demo, inspect, prune, compare, atlas, lesion, match, lineage, report, export, tasks)
+commands = (
+    demo, inspect, prune, compare, bench, atlas, lesion, match, lineage, report, export, tasks,
+)  # fmt: skip
 for command in commands:
     app.command()(command)
 
