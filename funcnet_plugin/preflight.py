@@ -50,9 +50,9 @@ def check_request(
     modifiers = _modifiers(plan)
     shapes = model_without_weights(model)
     bind(shapes, try_mlps=False)  # those that cut neurons try them
-    for modifier in modifiers:
+    for i, modifier in enumerate(modifiers):
         if isinstance(modifier, WidthPruningModifier):
-            run = modifier.plan(shapes, workload.samples)
+            run = modifier.plan(shapes, workload.samples, modifiers[i + 1 :])
             length = min(workload.length, max_length(shapes) or workload.length)
             _check_memory(run, shapes, replace(workload, length=length))
         elif isinstance(modifier, WholeModelModifier):
@@ -102,7 +102,8 @@ def needed_memory(
             "what a recipe needs is known of WidthPruningModifier and FunctionalNetworkModifier, "
             f"and this one has {', '.join(type(m).__name__ for m in modifiers)}."
         )
-    run = ours[0].plan(shapes, workload.samples)
+    behind = modifiers[modifiers.index(ours[0]) + 1 :]
+    run = ours[0].plan(shapes, workload.samples, behind)
     others = [type(modifier).__name__ for modifier in modifiers if modifier is not ours[0]]
     return memory(run.request, run.plan, shapes, workload, gpu=gpu, free=free), others
 

@@ -10,6 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
+from funcnet_plugin.bench import Bench, Load, bench
+from funcnet_plugin.bench.backends.llama_cpp import Decoding
+from funcnet_plugin.bench.load import prompts
 from funcnet_plugin.export import export_model
 from tests.conftest import make_llama
 from tests.export.test_gguf import byte_pairs, checkpoint
@@ -96,3 +99,38 @@ def test_llama_cpp_splits_text_the_same(tmp_path):
     assert model.tokenize(TEXT.encode(), add_bos=False) == expected
     assert model.detokenize(expected) == TEXT.encode()
     assert "tokenizer.chat_template" in model.metadata
+
+
+@pytest.mark.parametrize("load", [Load(40, 9), Load(12, 5, 3)])
+def test_a_bench_writes_the_tokens_that_transformers_writes(tmp_path, load):
+    model = llama()
+    source = checkpoint(tmp_path / "model", model, (64, 32, 47))
+    export_model(source, tmp_path / "gguf", "gguf:f32")
+    backend = Decoding(tmp_path / "gguf", threads=1)
+    timings = backend.run(load, 2)
+    assert len(timings) == 2 and all(t.first > 0 and t.rest > 0 for t in timings)
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(source).generate(
+            torch.tensor(prompts(300, load)), max_new_tokens=load.written, do_sample=False,
+            min_new_tokens=load.written,
+        )  # fmt: skip
+    assert backend.last == expected[:, -1].tolist()
+    backend.run(Load(3, 3), 1)  # another load takes another cache
+    backend.close()
+
+
+def test_bench_of_quantized_files(tmp_path, monkeypatch):
+    """Checkpoints are exported for it; what is a GGUF already is taken as it is."""
+    monkeypatch.setattr("funcnet_plugin.bench.run.peak_memory", lambda *args: 1)  # takes seconds
+    dense = checkpoint(tmp_path / "dense", llama())
+    pruned = checkpoint(tmp_path / "pruned", llama(), (32, 32, 32))
+    plan = Bench([dense, pruned], ["llama.cpp:q8_0", "llama.cpp:q4_0"], [Load(8, 4)],
+                 repetitions=2, aligned=(1,))  # fmt: skip
+    rows = bench(plan, tmp_path / "out")["rows"]
+    assert [row["model"] for row in rows] == ["dense", "pruned"] * 2
+    q8, _, q4, less = (row["weight_bytes"] for row in rows)
+    assert less < q4 < q8
+    export_model(pruned, tmp_path / "gguf", "gguf:q4_0")
+    (row,) = bench(Bench([tmp_path / "gguf"], loads=[Load(8, 4)], repetitions=2),
+                   tmp_path / "out2")["rows"]  # fmt: skip
+    assert row["backend"] == "llama.cpp" and row["weight_bytes"] == less

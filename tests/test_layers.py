@@ -30,6 +30,7 @@ LAYERS = (
     ("preflight", "evaluation", "tasks"),
     ("pruning", "surveying", "lesioning", "report", "runtimes"),
     ("compare", "demo"),
+    ("bench",),
     ("cli",),
     ("hosts.optimum",),  # hands its arguments to the command line
 )

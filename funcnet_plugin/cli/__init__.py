@@ -10,6 +10,7 @@ from rich.console import Console
 
 from funcnet_plugin import __version__
 from funcnet_plugin.cli.atlas import atlas
+from funcnet_plugin.cli.bench import bench
 from funcnet_plugin.cli.commands import demo, export, inspect, prune, tasks
 from funcnet_plugin.cli.compare import compare
 from funcnet_plugin.cli.lesion import lesion
@@ -29,7 +30,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 commands = (
-    demo, inspect, prune, compare, atlas, lesion, match, lineage, report, runtimes, export, tasks
+    demo, inspect, prune, compare, atlas, lesion, match, lineage, report, export, runtimes, bench,
+    tasks,
 )  # fmt: skip
 for command in commands:
     app.command()(command)

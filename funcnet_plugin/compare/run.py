@@ -12,12 +12,13 @@ from pathlib import Path
 from funcnet_plugin.checkpoints.loading import load_config, load_tokenizer
 from funcnet_plugin.checkpoints.weights import check_weights
 from funcnet_plugin.compare.fingerprint import fingerprint, warn_of_overlap
-from funcnet_plugin.compare.measure import Usage, measure
+from funcnet_plugin.compare.measure import measure
 from funcnet_plugin.compare.plan import Comparison, Run, runs
 from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.evaluation.lm_eval_tasks import Tasks
 from funcnet_plugin.evaluation.perplexity import text_windows
 from funcnet_plugin.evaluation.rows import KeptRows, Row
+from funcnet_plugin.evaluation.usage import Usage
 from funcnet_plugin.inspection import inspect_model
 from funcnet_plugin.output import check_directory
 from funcnet_plugin.pruning import prune

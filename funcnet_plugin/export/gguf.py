@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
     from transformers import PreTrainedConfig, PreTrainedModel
 
-VARIANTS = ("f32", "f16", "bf16", "q8_0")
+VARIANTS = ("f32", "f16", "bf16", "q8_0", "q4_0")
 _OF_DTYPE = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
-_Q8_BLOCK = 32  # of a row
+_BLOCK = 32  # of a row of the quantized ones
 
 
 @dataclass(frozen=True)
@@ -134,13 +134,13 @@ def architecture_of(model: PreTrainedModel, where: str, *, irregular: bool) -> K
 
 
 def _check_rows(source: Path, model: PreTrainedModel, variant: str) -> None:
-    if variant != "q8_0":
+    if variant not in ("q8_0", "q4_0"):
         return
     for name, weight in model.named_parameters():
-        if weight.dim() > 1 and weight.shape[1] % _Q8_BLOCK:
+        if weight.dim() > 1 and weight.shape[1] % _BLOCK:
             raise CheckpointError(
-                f"{name} of {source} has rows of {weight.shape[1]}, and q8_0 holds multiples of "
-                f"{_Q8_BLOCK}; prune with align: {_Q8_BLOCK}, or export as gguf:f16."
+                f"{name} of {source} has rows of {weight.shape[1]}, and {variant} holds multiples "
+                f"of {_BLOCK}; prune with align: {_BLOCK}, or export as gguf:f16."
             )
 
 
@@ -159,6 +159,7 @@ def _describe(
             "f16": gguf.LlamaFileType.MOSTLY_F16,
             "bf16": gguf.LlamaFileType.MOSTLY_BF16,
             "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+            "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
         }[variant]
     )
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

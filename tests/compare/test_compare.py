@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM
 from funcnet_plugin.compare import compare, table, write_plots
 from funcnet_plugin.compare import run as run_module
 from funcnet_plugin.compare.fingerprint import fingerprint
-from funcnet_plugin.compare.measure import Usage
 from funcnet_plugin.errors import (
     BudgetError,
     CalibrationError,
@@ -23,6 +22,7 @@ from funcnet_plugin.errors import (
 from funcnet_plugin.evaluation.lm_eval_tasks import Tasks, _first_metric
 from funcnet_plugin.evaluation.perplexity import perplexities, text_windows
 from funcnet_plugin.evaluation.rows import KeptRows
+from funcnet_plugin.evaluation.usage import Usage
 from funcnet_plugin.measure import gradients
 from funcnet_plugin.tasks import write_local_tasks
 from tests.compare.plans import ALIGNED, NETWORKS, SMALL, plan

@@ -122,7 +122,14 @@ def test_tokens_merges_and_the_chat_template_are_inside(tmp_path):
 def test_variants_hold_the_matrices_and_leave_norms_alone(tmp_path):
     model = wide_llama().bfloat16()
     source = checkpoint(tmp_path / "model", model, (64, 32, 32))
-    for variant, error in {None: 0, "bf16": 0, "f32": 0, "f16": 1e-3, "q8_0": 1e-2}.items():
+    for variant, error in {
+        None: 0,
+        "bf16": 0,
+        "f32": 0,
+        "f16": 1e-3,
+        "q8_0": 1e-2,
+        "q4_0": 0.13,
+    }.items():
         out = tmp_path / str(variant)
         export_model(source, out, "gguf" if variant is None else f"gguf:{variant}")
         _, tensors = read(out)
@@ -165,10 +172,11 @@ def test_another_tokenizer_is_refused(tmp_path):
         read_vocabulary(tmp_path / "nowhere", 32)
 
 
-def test_rows_off_the_grid_of_q8_0_are_refused(tmp_path):
+@pytest.mark.parametrize("variant", ["q8_0", "q4_0"])
+def test_rows_off_the_grid_of_a_quantization_are_refused(tmp_path, variant):
     source = checkpoint(tmp_path / "model", wide_llama(), (64, 40, 32))
     with pytest.raises(CheckpointError, match=r"layers.1.mlp.down_proj.weight .* rows of 40, .*32"):
-        export_model(source, tmp_path / "out", "gguf:q8_0")
+        export_model(source, tmp_path / "out", f"gguf:{variant}")
     assert not (tmp_path / "out").exists()
 
 
@@ -201,7 +209,9 @@ def test_biases_activations_and_positions_that_are_not_read_are_refused(tmp_path
 
 
 def test_variants_and_the_package_are_asked_for_in_one_sentence(tmp_path, monkeypatch):
-    with pytest.raises(FuncnetError, match=r"gguf takes one of f32, f16, bf16, q8_0 .* not q2_k"):
+    with pytest.raises(
+        FuncnetError, match=r"gguf takes one of f32, f16, bf16, q8_0, q4_0 .* not q2_k"
+    ):
         exporter("gguf:q2_k")
     with pytest.raises(FuncnetError, match="padded takes nothing after a colon"):
         exporter("padded:f16")

@@ -17,7 +17,7 @@ from llmcompressor.core import State
 from llmcompressor.modifiers import Modifier
 from torch import nn
 
-from funcnet_plugin.adapters import Unit
+from funcnet_plugin.adapters import Unit, bind
 from funcnet_plugin.adapters.projection import out_size
 from funcnet_plugin.errors import RecipeError
 
@@ -175,6 +175,17 @@ def check_inputs(
                         f"divide the {width} inputs that {what} leaves; set "
                         f"{advice.format(size)}, or another size."
                     )
+
+
+def divisors(modifiers: Sequence[Modifier], model: nn.Module) -> set[int]:
+    """Find the sizes of groups, blocks and patterns that should divide the widths of a model."""
+    found = set()
+    for modifier in modifiers:
+        for unit in bind(model, try_mlps=False).blocks:
+            found |= {size for _, _, size in _divisors(modifier, unit)}
+            path = unit.path_of(unit.output)
+            found |= {size for _, size in _patterns(modifier, path, unit.output)}
+    return found
 
 
 def _divisors(modifier: Modifier, unit: Unit) -> Iterator[tuple[str, str, int]]:

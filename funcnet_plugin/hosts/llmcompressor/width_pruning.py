@@ -30,6 +30,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from funcnet_plugin import __version__
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.checkpoints import block as checkpoint
+from funcnet_plugin.cut import alignment
 from funcnet_plugin.cut.plan import AUTO
 from funcnet_plugin.errors import CalibrationError, RecipeError
 from funcnet_plugin.hosts.llmcompressor import checks
@@ -49,6 +50,7 @@ from funcnet_plugin.hosts.llmcompressor.neighbours import (
     check_after,
     check_before,
     check_inputs,
+    divisors,
 )
 from funcnet_plugin.hosts.llmcompressor.old_shape import refuse_old_shape
 from funcnet_plugin.hosts.llmcompressor.requantize import renew_quantization
@@ -101,7 +103,10 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
         then, before any is cut.
     :param allocation: `uniform`, the same width in every layer, decided layer by layer; or
         `threshold`, one cut over all layers, decided when all are measured (on the dense model).
-    :param align: kept widths are multiples of this; 128 suits quantization groups and GPU kernels.
+    :param align: kept widths are multiples of this number; 128 suits quantization groups and GPU
+        kernels. `auto` takes what is known to be fast on the device that prunes, and what the
+        quantization that follows in the recipe divides; a widths.json that `funcnet bench --widths`
+        wrote, what was measured.
     :param skip_first: layers left whole at the beginning.
     :param skip_last: layers left whole at the end.
     :param ignore: MLPs left whole, by module path (`model.layers.3.mlp`) or `re:` pattern.
@@ -139,7 +144,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
     repair: Named = Field(default="least_squares", validate_default=True)
     own_text: float = Field(default=0.0, ge=0.0, lt=1.0)
     allocation: Literal["uniform", "threshold"] = "uniform"
-    align: int = Field(default=128, ge=1)
+    align: int | str = 128
     skip_first: int = Field(default=0, ge=0)
     skip_last: int = Field(default=0, ge=0)
     ignore: list[str] = Field(default_factory=list)
@@ -180,6 +185,19 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
             return given
         raise RecipeError(f"heads_ratio={given!r} must be at least 0 and less than 1, or {AUTO}")
 
+    @field_validator("align", mode="before")
+    @classmethod
+    def _alignment(cls, given: Any) -> Any:
+        """Refuse what is no number of neurons, no file and not `auto`."""
+        if isinstance(given, str | Path) and str(given):
+            return str(given)
+        if isinstance(given, int) and not isinstance(given, bool) and given >= 1:
+            return given
+        raise RecipeError(
+            f"align={given!r} must be a whole number from 1 on, {alignment.AUTO}, or the "
+            "widths.json of funcnet bench --widths"
+        )
+
     @property
     def request(self) -> Request:
         """Read what the recipe asks for.
@@ -199,16 +217,25 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
             **{name: getattr(self, name) for name in others},
         )
 
-    def plan(self, model: torch.nn.Module, samples: int | None) -> Run:
+    def plan(
+        self, model: torch.nn.Module, samples: int | None, behind: Sequence[Modifier] = ()
+    ) -> Run:
         """Plan the run, and refuse what can be known to fail from the model's shapes.
+
+        From then on `align` is a number.
 
         Args:
             model: before pruning; may be on the meta device.
             samples: of calibration; None where that is not known.
+            behind: the recipe's modifiers behind this one, which `align: auto` heeds.
 
         Raises:
             FuncnetError: one sentence on what cannot be done.
         """
+        if not isinstance(self.align, int):
+            device = torch.device(get_main_device()).type
+            self.align = alignment.resolve(self.align, device, divisors(behind, model))
+            logger.info(f"kept widths are multiples of {self.align}, on this device ({device})")
         self._run = Run(self.request, model, samples)
         return self._run
 
@@ -245,8 +272,9 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
         check_model(self, model)
         # the state holds a copy of the loader; the one that will be read comes as an argument
         calibration = kwargs.get("calib_data", state.data.calib)
-        run = self.plan(model, checks.count_samples(calibration))
-        self.check_neighbours(*checks.neighbours(self), model)
+        before, behind = checks.neighbours(self)
+        run = self.plan(model, checks.count_samples(calibration), behind)
+        self.check_neighbours(before, behind, model)
         processes = arrange(calibration, run.request.group_size, self.seed)
         self._text = self._read(calibration, model)
         settings = settings_of(self) | {"version": __version__}
