@@ -96,7 +96,7 @@ FAMILIES = {
 
 
 def support_table() -> str:
-    """The README's table; what it says is what `test_families.py` runs."""
+    """The table of docs/architectures.md; what it says is what `test_families.py` runs."""
     rows = ["| family | tested class | MLP | uniform, per-layer | bias | GPTQ |", "|---" * 6 + "|"]
     for adapter in ADAPTERS:
         family = FAMILIES[adapter.name]

@@ -136,7 +136,7 @@ def _unknown(model: nn.Module, architecture: str, adapters: dict[str, MLPAdapter
     return (
         f"no adapter for the architecture {architecture!r}; known: {', '.join(sorted(adapters))}. "
         "To add one, return an MLPAdapter from a funcnet_adapters hook and list the module in the "
-        f"entry-point group {ENTRY_POINT_GROUP!r} (README, section 'Adapters')."
+        f"entry-point group {ENTRY_POINT_GROUP!r} (docs/extend.md, 'An architecture')."
     )
 
 
