@@ -197,7 +197,7 @@ def test_other_ways_to_run_the_same_model(vllm, layers, options):
 
 def test_widths_that_processes_cannot_share_are_refused_before_any_starts(vllm, layers):
     error = vllm(layers, tensor_parallel_size=2)["error"]
-    assert "layer 2 has intermediate_size 79, which 2 tensor-parallel processes cannot" in error
+    assert "layer 2 is 79 neurons wide, which 2 tensor-parallel processes cannot" in error
 
 
 def test_processes_share_widths(tmp_path, tmp_path_factory):

@@ -44,7 +44,7 @@ def prepare(model_class: type, config: Any) -> None:
     Raises:
         ValueError: the model class does not tell which class its decoder layers have.
     """
-    if not _is_ours(config):
+    if not is_ours(config):
         return
     names = getattr(model_class, "_no_split_modules", None) or ()
     modules = {base.__module__: sys.modules[base.__module__] for base in model_class.__mro__}
@@ -58,7 +58,8 @@ def prepare(model_class: type, config: Any) -> None:
         _patch(layer_class)
 
 
-def _is_ours(config: Any) -> bool:
+def is_ours(config: Any) -> bool:
+    """Say whether a transformers config is of a checkpoint of ours with per-layer widths."""
     return hasattr(config, "functional_network") and getattr(config, "is_heterogeneous", False)
 
 
@@ -72,7 +73,7 @@ def _patch(layer_class: type) -> None:
     def __init__(self, *args, **kwargs):  # noqa: N807
         bound = signature.bind(self, *args, **kwargs)
         shared, index = bound.arguments.get("config"), bound.arguments.get("layer_idx")
-        if index is None or not _is_ours(shared):
+        if index is None or not is_ours(shared):
             init(self, *args, **kwargs)
             return
         own = shared.per_layer_config[index]

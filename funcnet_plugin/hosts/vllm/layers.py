@@ -5,7 +5,7 @@ models, and all of them give the building of a layer to `make_layers`. While tha
 our checkpoints, the shared config therefore says what this layer's own config says; afterwards it
 is as it was. Weights, quantization and compilation follow the modules that were built.
 
-Imports nothing but the standard library until a model of ours is built.
+Of vLLM it imports what is loaded already.
 """
 
 from __future__ import annotations
@@ -18,15 +18,12 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from funcnet_plugin.checkpoints.per_layer import is_ours
+
 TESTED = ">=0.32,<0.33"
 _MAKE_LAYERS = ("num_hidden_layers", "layer_fn", "prefix")
 
 Layer = Callable[..., Any]
-
-
-def is_ours(config: Any) -> bool:
-    """Say whether a transformers config is of a checkpoint of ours with per-layer widths."""
-    return hasattr(config, "functional_network") and getattr(config, "is_heterogeneous", False)
 
 
 def enable(models_utils: ModuleType) -> None:
@@ -38,7 +35,10 @@ def enable(models_utils: ModuleType) -> None:
 
     Raises:
         TypeError: `make_layers` is called in another way than in the tested versions.
+        AttributeError, ImportError: a part is not there.
     """
+    from vllm.config import get_current_vllm_config_or_none
+
     make_layers = models_utils.make_layers
     if getattr(make_layers, "_funcnet", False):
         return
@@ -49,7 +49,7 @@ def enable(models_utils: ModuleType) -> None:
     @wraps(make_layers)
     def make_layers_of_their_own_width(num_hidden_layers: int, layer_fn: Layer, prefix: str):
         with ExitStack() as stack:
-            for config in _configs():
+            for config in _configs(get_current_vllm_config_or_none()):
                 if is_ours(config) and config.num_hidden_layers == num_hidden_layers:
                     _say_if_untested()
                     layer_fn = _told(layer_fn, stack.enter_context(speaking_of_layers(config)))
@@ -101,12 +101,15 @@ def _told(layer_fn: Layer, choose: Callable[[int], None]) -> Layer:
     return build
 
 
-def _configs() -> list[Any]:
-    """The configs that the model which is being built may read, each once."""
-    from vllm.config import get_current_vllm_config
+def _configs(current: Any) -> list[Any]:
+    """List the configs that a model which is being built may read, each once.
 
-    model = get_current_vllm_config().model_config
-    return [*{id(config): config for config in (model.hf_config, model.hf_text_config)}.values()]
+    Args:
+        current: `VllmConfig` of the model; None where a test builds layers by themselves.
+    """
+    model = getattr(current, "model_config", None)
+    found = [getattr(model, name, None) for name in ("hf_config", "hf_text_config")]
+    return [*{id(config): config for config in found}.values()]
 
 
 def _say_if_untested() -> None:

@@ -6,7 +6,7 @@ from functools import wraps
 from math import gcd
 from typing import Any
 
-from funcnet_plugin.hosts.vllm.layers import is_ours
+from funcnet_plugin.checkpoints.per_layer import is_ours
 
 
 def enable(model_config: type) -> None:
@@ -36,15 +36,13 @@ def refuse_unshareable(config: Any, processes: int) -> None:
     """
     if processes == 1 or not is_ours(config):
         return
-    names = config.per_layer_attributes
-    layers = [{name: getattr(layer, name) for name in names} for layer in config.per_layer_config]
-    unit = gcd(*(value for layer in layers for value in layer.values()))
-    for index, layer in enumerate(layers):
-        for name, value in layer.items():
-            if value % processes:
-                size = "of 1" if unit == 1 else f"that divides {unit}"
-                raise ValueError(
-                    f"layer {index} has {name} {value}, which {processes} tensor-parallel "
-                    f"processes cannot share; take a tensor parallel size {size}, or prune with "
-                    f"an `align` that {processes} divides."
-                )
+    widths = config.functional_network["kept_widths"]
+    unit = gcd(*widths)
+    for index, width in enumerate(widths):
+        if width % processes:
+            size = "of 1" if unit == 1 else f"that divides {unit}"
+            raise ValueError(
+                f"layer {index} is {width} neurons wide, which {processes} tensor-parallel "
+                f"processes cannot share; take a tensor parallel size {size}, or prune with an "
+                f"`align` that {processes} divides."
+            )

@@ -21,7 +21,12 @@ from tests.hosting import WITHOUT_US
 WIDTHS = [64, 48, 16, 32]
 FAKE = {
     "__init__.py": "__version__ = '0.32.0'\n",
-    "config/__init__.py": "from vllm.config.model import ModelConfig\n",
+    "config/__init__.py": """
+from vllm.config.model import ModelConfig
+
+def get_current_vllm_config_or_none():
+    return None
+""",
     "config/model.py": """
 class ModelConfig:
     def verify_with_parallel_config(self, parallel_config):
@@ -61,15 +66,16 @@ def models_utils(first=0, end=None) -> ModuleType:
 @pytest.fixture
 def serve(monkeypatch):
     """Sets the config of the model that vLLM builds."""
+    ours, theirs = ModuleType("vllm"), ModuleType("vllm.config")
+    current = SimpleNamespace(model_config=None)
+    theirs.get_current_vllm_config_or_none = lambda: current
+    monkeypatch.setitem(sys.modules, "vllm", ours)
+    monkeypatch.setitem(sys.modules, "vllm.config", theirs)
 
     def set_current(config, version="0.32.0", text=None):
         arrivals.say_if_untested.cache_clear()
-        model = SimpleNamespace(hf_config=config, hf_text_config=text or config)
-        ours, theirs = ModuleType("vllm"), ModuleType("vllm.config")
         ours.__version__ = version
-        theirs.get_current_vllm_config = lambda: SimpleNamespace(model_config=model)
-        monkeypatch.setitem(sys.modules, "vllm", ours)
-        monkeypatch.setitem(sys.modules, "vllm.config", theirs)
+        current.model_config = SimpleNamespace(hf_config=config, hf_text_config=text or config)
         return config
 
     return set_current
@@ -120,14 +126,19 @@ def test_a_text_model_within_another_is_told_too(serve):
     assert utils.make_layers(4, lambda prefix: text.intermediate_size, prefix="l")[2] == WIDTHS
 
 
+def per_layer_values(config):
+    return config and config.to_dict().get("per_layer_config")
+
+
 @pytest.mark.parametrize(
     ("config", "layers_of_it"),
     [
+        (None, 4),  # no model at all
         (LlamaConfig(num_hidden_layers=4), 4),  # of one width
         (per_layer(ours=False), 4),  # of another package
         (per_layer(), 7),  # another stack of the same model, its image encoder for instance
     ],
-    ids=["uniform", "another's", "another stack"],
+    ids=["none", "uniform", "another's", "another stack"],
 )
 def test_other_layers_are_built_as_before(serve, config, layers_of_it):
     serve(config)
@@ -135,16 +146,15 @@ def test_other_layers_are_built_as_before(serve, config, layers_of_it):
     utils = ModuleType("utils")
 
     def make_layers(num_hidden_layers, layer_fn, prefix):
-        given.append((num_hidden_layers, layer_fn, prefix, config.is_heterogeneous))
+        given.append((num_hidden_layers, layer_fn, prefix, per_layer_values(config)))
 
     utils.make_layers = make_layers
     layers.enable(utils)
-    heterogeneous = config.is_heterogeneous
     utils.make_layers(layers_of_it, given.append, "model.layers")
-    assert given == [(layers_of_it, given.append, "model.layers", heterogeneous)]
+    assert given == [(layers_of_it, given.append, "model.layers", per_layer_values(config))]
 
 
-def test_make_layers_is_wrapped_once_and_wherever_it_is_already(monkeypatch):
+def test_make_layers_is_wrapped_once_and_wherever_it_is_already(serve, monkeypatch):
     utils, user = models_utils(), ModuleType("vllm.model_executor.models.llama")
     user.make_layers = utils.make_layers
     for module in (utils, user):
@@ -169,16 +179,21 @@ def test_an_untested_version_is_named_when_a_model_of_ours_is_built(serve, recwa
         assert len(caught) == 1
 
 
-def test_a_make_layers_that_takes_something_else_is_left_alone_with_one_warning(monkeypatch):
-    def make_layers(count, build, name, group):
+@pytest.mark.parametrize("what", ["make_layers takes count, build", "cannot import name"])
+def test_a_vllm_with_other_parts_is_left_alone_with_one_warning(serve, monkeypatch, what):
+    def another(count, build):
         raise AssertionError
 
     utils = models_utils()
-    utils.make_layers = make_layers
+    if what.startswith("make_layers"):
+        utils.make_layers = another
+    else:
+        del sys.modules["vllm.config"].get_current_vllm_config_or_none
+    make_layers = utils.make_layers
     utils.__spec__ = SimpleNamespace(_initializing=False)
     monkeypatch.setitem(sys.modules, utils.__name__, utils)
     monkeypatch.setattr(autoload, "WATCHED", {})
-    with pytest.warns(UserWarning, match="make_layers takes count, build, name, group") as caught:
+    with pytest.warns(UserWarning, match=what) as caught:
         for _ in range(2):
             autoload.watch(utils.__name__, layers.enable)
     assert len(caught) == 1 and utils.make_layers is make_layers
@@ -206,10 +221,10 @@ def test_widths_that_processes_cannot_share_are_refused():
     check = checked(per_layer())
     for size in (1, 2, 8, 16):
         assert check(size) == f"verified for {size}"
-    message = "layer 1 has intermediate_size 48, which 32 tensor-parallel .* that divides 16, or"
+    message = "layer 1 is 48 neurons wide, which 32 tensor-parallel .* that divides 16, or"
     with pytest.raises(ValueError, match=message):
         check(32)
-    with pytest.raises(ValueError, match=r"layer 1 has intermediate_size 47, .* size of 1, or"):
+    with pytest.raises(ValueError, match=r"layer 1 is 47 neurons wide, .* size of 1, or"):
         checked(per_layer(widths=[64, 47, 16, 32]))(2)
 
 
