@@ -30,7 +30,9 @@ def start(tmp_path_factory):
     shutil.copytree(str(files("funcnet_plugin.demo") / "model"), folder / "llama")
     for name, split in {"wiki": "train", "test": "test"}.items():
         texts = documents(160, seed=0, split=split, lines=40)
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"text": t}) + "\n" for t in texts)
+        )
     return folder
 
 
@@ -42,7 +44,9 @@ def run(command, folder):
 
 def type_in(line, folder):
     program, *arguments = shlex.split(line, comments=True)
-    assert program == "funcnet", f"only funcnet is typed here, not {program}; give the block a title"
+    assert program == "funcnet", (
+        f"only funcnet is typed here, not {program}; give the block a title"
+    )
     run([sys.executable, "-m", "funcnet_plugin.cli", *arguments], folder)
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from funcnet_plugin.export import export_model
 from tests.conftest import make_tokenizer
 from tests.export.test_gguf import checkpoint
 from tests.families import FAMILIES
@@ -79,6 +80,12 @@ def serving(folder, **environment: str):
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory):
     with serving(tmp_path_factory) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def without_us(tmp_path_factory):
+    with serving(tmp_path_factory, FUNCNET_AUTOLOAD="0") as server:
         yield server
 
 
@@ -207,6 +214,15 @@ def test_processes_share_widths(tmp_path, tmp_path_factory):
         agree(server(source, tensor_parallel_size=2), source, 1e-4)
 
 
-def test_without_the_plugin_vllm_refuses_widths_per_layer(tmp_path_factory, layers):
-    with serving(tmp_path_factory, FUNCNET_AUTOLOAD="0") as server:
-        assert "intermediate_size" in server(layers)["error"]
+@pytest.mark.parametrize(
+    ("form", "widths"), [("nemotron-nas", (256, 768, 512)), ("remote-code", (128, 32, 79))]
+)
+def test_exports_need_no_plugin(tmp_path, without_us, form, widths):
+    model = build("llama", intermediate_size=max(widths))
+    source = checkpoint(tmp_path / "model", model, widths, make_tokenizer())
+    export_model(source, tmp_path / "out", form)
+    agree(without_us(tmp_path / "out", trust_remote_code=True), source, 1e-4)
+
+
+def test_without_the_plugin_vllm_refuses_widths_per_layer(without_us, layers):
+    assert "intermediate_size" in without_us(layers)["error"]
