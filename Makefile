@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-runtimes lint format clean
+.PHONY: demo test test-runtimes docs lint format clean
 
 demo: $(STAMP)
 	$(BIN)/funcnet demo
@@ -42,6 +42,14 @@ $(VLLM)/.installed: pyproject.toml | $(STAMP)
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
+# The pages as a site in site/; a broken link or reference is an error.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,4 +66,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .runtimes demo-output
+	rm -rf $(VENV) .runtimes demo-output site

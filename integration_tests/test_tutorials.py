@@ -29,7 +29,7 @@ def start(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tutorial")
     shutil.copytree(str(files("funcnet_plugin.demo") / "model"), folder / "llama")
     for name, split in {"wiki": "train", "test": "test"}.items():
-        texts = documents(160, seed=0, split=split, lines=40)
+        texts = documents(160, seed=0, split=split, lines=12)
         (folder / f"{name}.jsonl").write_text(
             "".join(json.dumps({"text": t}) + "\n" for t in texts)
         )
