@@ -360,6 +360,33 @@ def test_the_backend_writes_what_transformers_writes(models):
     assert timing.first > 0 and timing.rest > 0
 
 
+def test_compiled_is_asked_of_generate_on_any_device(models, monkeypatch):
+    """`generate` leaves a CPU out unless it is told otherwise; really compiling takes a minute."""
+    backend, found = Generating(make_llama(), True, models[0]), []
+    real = type(backend._model).generate
+
+    def noting(self, ids, generation_config, **others):
+        compiling = generation_config.compile_config
+        found.append((generation_config.cache_implementation, compiling._compile_all_devices))
+        compiling._compile_all_devices = None
+        return real(self, ids, generation_config=generation_config, **others)
+
+    monkeypatch.setattr(type(backend._model), "generate", noting)
+    (timing,) = backend.run(SHORT, 1)
+    assert found == [("static", True)] and timing.rest > 0
+
+
+def test_a_full_device_is_called_one(models, monkeypatch):
+    backend = Generating(make_llama(), False, models[0])
+
+    def full(self, *args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(type(backend._model), "generate", full)
+    with pytest.raises(FuncnetError, match="no room for 6/4 tokens beside the models"):
+        backend.run(SHORT, 1)
+
+
 def test_quality_stands_beside_speed(models, tmp_path, texts):
     (tmp_path / "text.txt").write_text("the cat sat on the mat with 12 other cats " * 30)
     given = plan(models, texts={"cats": str(tmp_path / "text.txt")}, window=16, windows=4,
