@@ -37,7 +37,9 @@ def width_of(wanted: float, step: int, widest: int) -> int:
     return min(fit, key=lambda width: abs(width - wanted))
 
 
-def pruned_models(model: Path, ratios: Sequence[float], steps: Sequence[int], out: Path):
+def pruned_models(
+    model: Path, ratios: Sequence[float], steps: Sequence[int], out: Path
+) -> dict[Path, tuple[float, int]]:
     """Write the models that are not there yet, and name all: directory -> (ratio, step)."""
     shapes = model_on_meta(model)
     layout = bind(shapes, try_mlps=False)
