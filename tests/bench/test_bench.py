@@ -330,7 +330,8 @@ exit 0"""
 
 
 def test_vllm_says_why_it_does_not_run(models, tmp_path):
-    text = "echo 'INFO: begins' >&2; echo 'ValueError: widths differ.' >&2; exit 1"
+    text = """echo 'INFO: begins'; echo 'Exception: it failed, see the root cause' >&2
+echo '(Worker pid=7) ERROR 11-28 ValueError: widths differ.'; exit 1"""
     setting = Setting(1, "auto", (SHORT,), script(tmp_path / "vllm", text))
     backend = find_runtime("vllm").open(Model("m", models[0]), setting, tmp_path)
     with pytest.raises(FuncnetError, match=r"vLLM does not run m: ValueError: widths differ\."):
