@@ -1,10 +1,13 @@
-"""What a GPU does: the engine against a CPU, one layer's networks, writing, whole runs.
+"""What a GPU does: the engine against a CPU, one layer's networks, writing, whole runs, speed.
 
     python benchmarks/gpu.py [--part agreement] [--part layer] [--part writing] [--part run]
+        [--part widths] [--part speed]
 
 Prints a JSON object a line. Shapes are those of a 1.1B LLaMA (22 layers, hidden 2048, width 5632)
-with random weights, and `--layers` of them in a whole run, whose time is to be multiplied. With
-`--small` shapes are tiny and the device may be a CPU: a dry run.
+with random weights, and `--layers` of them in a whole run, whose time is to be multiplied; `widths`
+and `speed` have those of LLaMA-3.2-1B and LLaMA-2-7B, dense and with 20% of all parameters less,
+the width a multiple of 128 and odd. With `--small` shapes are tiny and the device may be a CPU: a
+dry run.
 """
 
 from __future__ import annotations
@@ -20,12 +23,18 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from funcnet_plugin.adapters import count_parameters
+from funcnet_plugin.bench import Load
+from funcnet_plugin.bench.backends.hugging_face import Generating
+from funcnet_plugin.bench.rounds import measure
+from funcnet_plugin.bench.summary import speed_ups, speeds
+from funcnet_plugin.bench.widths import bench_widths
 from funcnet_plugin.ica import SignalStream, canica
 from funcnet_plugin.pruning import prune
 from funcnet_plugin.score.groups import map_scores
 from funcnet_plugin.text.writing import write
 
-PARTS = ("agreement", "layer", "writing", "run")
+PARTS = ("agreement", "layer", "writing", "run", "widths", "speed")
 RECIPES = ("prune_fast", "ica_prune", "prune_best")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -119,6 +128,75 @@ def whole_run(small: bool, layers: int) -> None:
             say(part="run", recipe=recipe, layers=layers, seconds=seconds, gpu_gb=gpu)
 
 
+def widths(small: bool) -> None:
+    """Time an MLP of each shape at many widths."""
+    for name, config in served(small).items():
+        with tempfile.TemporaryDirectory() as folder:
+            config.save_pretrained(folder)
+            found = bench_widths(Path(folder), [1, 512], 1 if small else 30, "bfloat16", 1)
+        say(part="widths", shape=name, align=found["align"], steps=found["steps"])
+
+
+def speed(small: bool) -> None:
+    """Time dense and narrower models in turns: eager where it is quick, compiled both."""
+    load = Load(8, 4) if small else Load(512, 32)
+    for name, config in served(small).items():
+        wide = config.intermediate_size
+        for compiled in (False, True):
+            if not small and not compiled and config.hidden_size > 2048:
+                continue  # the host cannot launch its kernels faster than that of the smaller one
+            models = {w: served_model(config, w) for w in (wide, *narrower(config))}
+            backends = {str(w): Generating(m, compiled, Path()) for w, m in models.items()}
+            for backend in backends.values():
+                backend.run(load, 3)
+            timings = measure(backends, load, 3 if small else 30, lambda n, measured: measured())
+            for width, of in timings.items():
+                gains = {
+                    phase: None if gain is None else [gain.median, gain.low, gain.high]
+                    for phase, gain in speed_ups(timings[str(wide)], of).items()
+                }
+                say(part="speed", shape=name, compiled=compiled, load=str(load), width=int(width),
+                    speed_up=gains, **speeds(of, load))  # fmt: skip
+            for backend in backends.values():
+                backend.close()
+            del models, backends
+
+
+def served(small: bool) -> dict[str, LlamaConfig]:
+    """Give the shapes of LLaMA-3.2-1B and LLaMA-2-7B."""
+    rows = {
+        "llama-3.2-1b": (2048, 8192, 16, 8, 128256, True),
+        "llama-2-7b": (4096, 11008, 32, 32, 32000, False),
+    }
+    if small:
+        rows = {name: (64, 1024, 2, *of[3:4], 64, of[5]) for name, of in rows.items()}
+    return {
+        name: LlamaConfig(
+            hidden_size=hidden, intermediate_size=width, num_hidden_layers=layers,
+            num_attention_heads=32, num_key_value_heads=groups, vocab_size=vocabulary,
+            tie_word_embeddings=tied, max_position_embeddings=4096, dtype="bfloat16",
+        )
+        for name, (hidden, width, layers, groups, vocabulary, tied) in rows.items()
+    }  # fmt: skip
+
+
+def narrower(config: LlamaConfig) -> list[int]:
+    """Find the widths nearest to 20% of all parameters less: a multiple of 128, and an odd one."""
+    with torch.device("meta"):
+        total = count_parameters(LlamaForCausalLM(config))
+    each = 3 * config.hidden_size * config.num_hidden_layers
+    wanted = round(config.intermediate_size - 0.2 * total / each)
+    return [round(wanted / 128) * 128, wanted | 1]
+
+
+def served_model(config: LlamaConfig, width: int) -> LlamaForCausalLM:
+    """Make a model of another width on the device, its weights whatever torch draws first."""
+    torch.manual_seed(0)
+    changed = LlamaConfig(**config.to_dict() | {"intermediate_size": width})
+    with DEVICE:
+        return LlamaForCausalLM._from_config(changed, dtype=torch.bfloat16).eval()
+
+
 def shape(small: bool, layers: int) -> LlamaForCausalLM:
     torch.manual_seed(0)
     hidden, width = (32, 192) if small else (2048, 5632)
@@ -159,6 +237,10 @@ def main() -> None:
         writing(args.small)
     if "run" in parts:
         whole_run(args.small, args.layers)
+    if "widths" in parts:
+        widths(args.small)
+    if "speed" in parts:
+        speed(args.small)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,15 @@ def test_what_readme_says_of_a_real_model_is_what_was_measured(real_page):
         assert line in real_page.splitlines(), f"not what was measured: {line}"
 
 
+def test_the_table_of_speed_is_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    speed = _benchmark("speed")
+    rows = [json.loads(line) for line in speed.ROWS.read_text().splitlines()]
+    table = speed.table([row for row in rows if row["comparison"] == "smollm2-135m"])
+    assert len(table.splitlines()) > 2
+    assert table in (ROOT / "docs" / "experiments.md").read_text()
+
+
 def _tables(name: str) -> list[str]:
     return [line for line in (ROOT / name).read_text().splitlines() if line.startswith("|")]
 

@@ -132,6 +132,8 @@ def _timed(
             if row is None:
                 if not warm:
                     for name in names:
+                        if backends[name].at_once > 1:
+                            continue  # it warms up by itself, in each of its processes
                         with ticking(f"warm-up of {name}"):
                             backends[name].run(load, plan.warm_up)
                     warm = True

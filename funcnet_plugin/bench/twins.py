@@ -41,19 +41,26 @@ def twins_of(model: Model, aligned: Sequence[int], folder: Path) -> list[Model]:
         seen.add(widths)
         name = f"{model.name} (widths up to {multiple})"
         path = folder / name.replace("/", "-")
-        _write(model.path, list(widths), path)
+        write_random(model.path, widths, path)
         found.append(Model(name, path, model.name, multiple))
     return found
 
 
-def _write(source: Path, widths: list[int], out: Path) -> None:
+def write_random(source: Path, widths: Sequence[int], out: Path) -> None:
+    """Write a checkpoint with random weights that is like another but for its widths.
+
+    Args:
+        source: checkpoint directory, whose config and tokenizer are taken.
+        widths: one per layer.
+        out: directory, not there yet.
+    """
     from transformers import AutoModelForCausalLM
 
     shapes = model_on_meta(source)
     config = shapes.config
-    set_widths(config, bind(shapes, try_mlps=False).adapter.width_key, widths)
+    set_widths(config, bind(shapes, try_mlps=False).adapter.width_key, list(widths))
     if len(set(widths)) > 1:
-        config.functional_network = {"kept_widths": widths}
+        config.functional_network = {"kept_widths": list(widths)}
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
     out.mkdir()

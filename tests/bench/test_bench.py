@@ -330,7 +330,8 @@ exit 0"""
 
 
 def test_vllm_says_why_it_does_not_run(models, tmp_path):
-    text = "echo 'INFO: begins' >&2; echo 'ValueError: widths differ.' >&2; exit 1"
+    text = """echo 'INFO: begins'; echo 'Exception: it failed, see the root cause' >&2
+echo '(Worker pid=7) ERROR 11-28 ValueError: widths differ.'; exit 1"""
     setting = Setting(1, "auto", (SHORT,), script(tmp_path / "vllm", text))
     backend = find_runtime("vllm").open(Model("m", models[0]), setting, tmp_path)
     with pytest.raises(FuncnetError, match=r"vLLM does not run m: ValueError: widths differ\."):
@@ -358,6 +359,33 @@ def test_the_backend_writes_what_transformers_writes(models):
     model.config.eos_token_id = int(ends)
     (timing,) = Generating(model, False, models[0]).run(SHORT, 1)
     assert timing.first > 0 and timing.rest > 0
+
+
+def test_compiled_is_asked_of_generate_on_any_device(models, monkeypatch):
+    """`generate` leaves a CPU out unless it is told otherwise; really compiling takes a minute."""
+    backend, found = Generating(make_llama(), True, models[0]), []
+    real = type(backend._model).generate
+
+    def noting(self, ids, generation_config, **others):
+        compiling = generation_config.compile_config
+        found.append((generation_config.cache_implementation, compiling._compile_all_devices))
+        compiling._compile_all_devices = None
+        return real(self, ids, generation_config=generation_config, **others)
+
+    monkeypatch.setattr(type(backend._model), "generate", noting)
+    (timing,) = backend.run(SHORT, 1)
+    assert found == [("static", True)] and timing.rest > 0
+
+
+def test_a_full_device_is_called_one(models, monkeypatch):
+    backend = Generating(make_llama(), False, models[0])
+
+    def full(self, *args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(type(backend._model), "generate", full)
+    with pytest.raises(FuncnetError, match="no room for 6/4 tokens beside the models"):
+        backend.run(SHORT, 1)
 
 
 def test_quality_stands_beside_speed(models, tmp_path, texts):

@@ -11,7 +11,8 @@ from funcnet_plugin.cut.alignment import resolve
 from funcnet_plugin.errors import FuncnetError, RecipeError
 from funcnet_plugin.hosts.llmcompressor.modifiers import WidthPruningModifier
 from funcnet_plugin.hosts.llmcompressor.neighbours import divisors
-from tests.conftest import make_llama
+from funcnet_plugin.pruning import prune
+from tests.conftest import make_llama, make_tokenizer
 
 BASES = [512, 768, 1024]
 
@@ -86,6 +87,20 @@ def test_a_run_with_auto_plans_to_the_number():
     assert modifier.align == modifier.request.align == (128 if torch.cuda.is_available() else 32)
     kept = run.plan.possible_widths(run.plan.prunable[0])
     assert all(width % modifier.align == 0 for width in kept)
+
+
+def test_what_a_run_took_stands_in_the_checkpoint(tmp_path):
+    make_llama(intermediate_size=256).save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("the cat sat on the mat. " * 40)
+    (tmp_path / "widths.json").write_text('{"align": 24}')
+    fields = {"scorer": "random", "repair": "none", "ratio_scope": "mlp", "pruning_ratio": 0.3}
+    block = prune(
+        tmp_path / "model", tmp_path / "text.txt", tmp_path / "out", recipe="prune_fast",
+        overrides=fields | {"align": str(tmp_path / "widths.json")}, samples=4, window=16,
+    )  # fmt: skip
+    assert block["settings"]["align"] == 24
+    assert block["kept_widths"] == [168] * 3  # of 256, 179 asked
 
 
 def test_groups_of_a_quantization_behind_are_found():

@@ -122,14 +122,8 @@ def test_tokens_merges_and_the_chat_template_are_inside(tmp_path):
 def test_variants_hold_the_matrices_and_leave_norms_alone(tmp_path):
     model = wide_llama().bfloat16()
     source = checkpoint(tmp_path / "model", model, (64, 32, 32))
-    for variant, error in {
-        None: 0,
-        "bf16": 0,
-        "f32": 0,
-        "f16": 1e-3,
-        "q8_0": 1e-2,
-        "q4_0": 0.13,
-    }.items():
+    errors = {None: 0, "bf16": 0, "f32": 0, "f16": 1e-3, "q8_0": 1e-2, "q4_0": 0.13}
+    for variant, error in errors.items():
         out = tmp_path / str(variant)
         export_model(source, out, "gguf" if variant is None else f"gguf:{variant}")
         _, tensors = read(out)
@@ -209,9 +203,7 @@ def test_biases_activations_and_positions_that_are_not_read_are_refused(tmp_path
 
 
 def test_variants_and_the_package_are_asked_for_in_one_sentence(tmp_path, monkeypatch):
-    with pytest.raises(
-        FuncnetError, match=r"gguf takes one of f32, f16, bf16, q8_0, q4_0 .* not q2_k"
-    ):
+    with pytest.raises(FuncnetError, match=r"gguf takes one of f32, .*, q4_0 .* not q2_k"):
         exporter("gguf:q2_k")
     with pytest.raises(FuncnetError, match="padded takes nothing after a colon"):
         exporter("padded:f16")

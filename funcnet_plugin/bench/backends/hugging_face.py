@@ -77,7 +77,13 @@ class Generating:
         """Generate greedily, see `backends.Backend`."""
         vocabulary = self._model.config.vocab_size
         ids = torch.tensor(prompts(vocabulary, load), device=self._model.device)
-        return [self._once(ids, load.written) for _ in range(repetitions)]
+        try:
+            return [self._once(ids, load.written) for _ in range(repetitions)]
+        except torch.OutOfMemoryError as error:
+            raise FuncnetError(
+                f"the device has no room for {load} tokens beside the models that are loaded; "
+                "bench fewer models, shorter lengths or fewer texts at once."
+            ) from error
 
     def _once(self, ids: Tensor, written: int) -> Timing:
         how = {}

@@ -111,7 +111,9 @@ def _command(setting: Setting) -> str:
 
 
 def _why(done: subprocess.CompletedProcess) -> str:
-    """Find the line that says what went wrong: the last one of the first error."""
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    named = [line for line in lines if re.search(r"\b\w*(Error|Exception)\b: ", line)]
-    return (named or lines or ["it said nothing"])[0][:300].rstrip(".")
+    """Find what went wrong: the first error that does not send the reader to another one."""
+    lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines()]
+    errors = (re.search(r"\b\w*(Error|Exception): .*", line) for line in lines)
+    named = [found[0] for found in errors if found and "root cause" not in found[0]]
+    said = named or [line for line in lines if line][-1:] or ["it said nothing"]
+    return said[0][:300].rstrip(".")

@@ -233,7 +233,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
             FuncnetError: one sentence on what cannot be done.
         """
         if not isinstance(self.align, int):
-            device = torch.device(get_main_device()).type
+            device = "cuda" if torch.cuda.is_available() else "cpu"
             self.align = alignment.resolve(self.align, device, divisors(behind, model))
             logger.info(f"kept widths are multiples of {self.align}, on this device ({device})")
         self._run = Run(self.request, model, samples)
