@@ -9,8 +9,24 @@ llm-compressor learns the modifiers when it is imported itself.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from funcnet_plugin.hosts.autoload import install as _install
+
+if TYPE_CHECKING:  # for type checkers: the names below are imported on first use
+    from funcnet_plugin.adapters import MLPAdapter, bind
+    from funcnet_plugin.checkpoints.block import read_block
+    from funcnet_plugin.errors import FuncnetError
+    from funcnet_plugin.hosts.llmcompressor.modifiers import (
+        FunctionalNetworkModifier,
+        WidthPruningModifier,
+    )
+    from funcnet_plugin.ica import canica, fastica
+    from funcnet_plugin.ica.decomposer import Decomposer
+    from funcnet_plugin.plugins import hookimpl
+    from funcnet_plugin.pruning import prune
+    from funcnet_plugin.repair.repair import Repair
+    from funcnet_plugin.score.scorer import Scorer
 
 __version__ = "0.1.0"
 
@@ -30,12 +46,16 @@ _PUBLIC = {
     "FuncnetError": "funcnet_plugin.errors",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "Decomposer", "FuncnetError", "FunctionalNetworkModifier", "MLPAdapter", "Repair", "Scorer",
+    "WidthPruningModifier", "__version__", "bind", "canica", "fastica", "hookimpl", "prune",
+    "read_block",
+]  # fmt: skip
 
 _install()
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -57,7 +59,7 @@ def test_the_page_can_show_whatever_is_compared(tables):
 
 
 def test_what_is_repeated_elsewhere_is_what_was_measured(page):
-    tables = _tables("README.md") + _tables("docs/choosing.md")
+    tables = _tables("docs/choosing.md")
     measured = [line for line in tables if ", 1." in line or "%, " in line]
     assert measured
     for line in measured:
@@ -78,6 +80,42 @@ def test_the_table_of_speed_is_what_was_measured(monkeypatch):
     table = speed.table([row for row in rows if row["comparison"] == "smollm2-135m"])
     assert len(table.splitlines()) > 2
     assert table in (ROOT / "docs" / "experiments.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(name):
+    """Those between pages of docs/ are checked where the site is built."""
+    for target in re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text()):
+        assert "://" in target or (ROOT / target).exists(), f"{name} links to {target}"
+
+
+def test_the_readme_is_read_in_a_minute():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_every_page_is_in_the_contents():
+    contents = (ROOT / "mkdocs.yml").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert f"- {page.relative_to(ROOT / 'docs')}\n" in contents, f"{page} is in no menu"
+
+
+def test_options_that_pages_name_are_there():
+    """Whatever follows `funcnet COMMAND` in a block of a page is an option of that command."""
+    from typer.main import get_command
+
+    from funcnet_plugin.cli import app
+
+    commands = get_command(app).commands
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        text = page.read_text().replace("\\\n", " ")
+        for line in re.findall(r"^(?: {4})?funcnet .*", text, re.MULTILINE):
+            name, *given = shlex.split(line, comments=True)[1:]
+            if name == "COMMAND" or name.startswith("-"):
+                continue
+            known = {o for p in commands[name].params for o in (*p.opts, *p.secondary_opts)}
+            for option in (word.partition("=")[0] for word in given if word.startswith("--")):
+                assert option in known, f"{page.name}: funcnet {name} has no {option}"
 
 
 def _tables(name: str) -> list[str]:
