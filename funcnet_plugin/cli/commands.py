@@ -219,9 +219,9 @@ def export(
             "--format",
             help="padded: layers filled up to one width, stock, nothing saved; remote-code: "
             "per-layer widths with their modelling code; nemotron-nas: the same for vLLM, SGLang, "
-            "TensorRT-LLM and MLX-LM, widths in multiples of 256; gguf: model.gguf for llama.cpp, gguf:f16 "
-            "or :q8_0, :q4_0, :bf16, :f32; onnx: model.onnx, float32; glm: a "
-            "ChatGLM under the names of transformers' own glm.",
+            "TensorRT-LLM and MLX-LM, widths in multiples of 256; gguf: model.gguf for llama.cpp, "
+            "gguf:f16 or :q8_0, :q4_0, :bf16, :f32; onnx: model.onnx, float32; glm: a ChatGLM "
+            "under the names of transformers' own glm.",
         ),
     ] = "padded",
     onnx: Annotated[bool, typer.Option("--onnx", help="Short for --format onnx.")] = False,
