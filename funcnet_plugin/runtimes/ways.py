@@ -68,6 +68,11 @@ def _transformers(checkpoint: Checkpoint) -> _Found:
 
 
 def _vllm(checkpoint: Checkpoint) -> _Found:
+    hidden = checkpoint.model.config.hidden_size
+    if checkpoint.architecture == "FalconForCausalLM" and {*checkpoint.widths} != {4 * hidden}:
+        return "no", None, "vLLM's Falcon has four times the hidden size for its width"
+    if checkpoint.architecture == "ChatGLMForCausalLM" and not checkpoint.irregular:
+        return _AS_IT_IS  # vLLM has code of its own for it
     foreign = _foreign(checkpoint)
     if foreign or not checkpoint.irregular:
         return foreign or _AS_IT_IS

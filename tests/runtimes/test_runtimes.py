@@ -7,12 +7,14 @@ import torch
 from transformers import GemmaConfig, GemmaForCausalLM
 from typer.testing import CliRunner
 
+from funcnet_plugin.adapters import bind
 from funcnet_plugin.cli import app, main
 from funcnet_plugin.errors import CheckpointError
 from funcnet_plugin.export import export_model
 from funcnet_plugin.runtimes import grids, read_checkpoint, ways
-from tests.conftest import make_llama
+from tests.conftest import make_llama, make_tokenizer
 from tests.export.test_gguf import checkpoint
+from tests.families import FAMILIES
 
 SHAPE = {"vocab_size": 300, "hidden_size": 128, "intermediate_size": 512}
 W4A16 = {
@@ -110,6 +112,22 @@ def test_an_architecture_without_a_gguf_of_ours_has_llama_cpps_converter(tmp_pat
     several = checkpoint(tmp_path / "several", gemma, (512, 256))
     assert found(several)["llama.cpp"] == ("no", None)
     assert found(several)["SGLang"] == ("after export", "padded")
+
+
+@pytest.mark.parametrize(
+    ("name", "widths", "expected"),
+    [
+        ("falcon", 16, ("no", None)),
+        ("chatglm", 16, AS_IT_IS),
+        ("chatglm", (16, 24, 32), ("after export", "glm")),
+    ],
+)
+def test_what_vllm_reads_otherwise_than_the_rest_is_said(tmp_path, name, widths, expected):
+    model = FAMILIES[name].build()
+    if isinstance(widths, int):
+        widths = (widths,) * len(bind(model).widths)
+    source = checkpoint(tmp_path / "model", model, widths, make_tokenizer())
+    assert found(source)["vLLM"] == expected
 
 
 @pytest.mark.parametrize(
