@@ -16,7 +16,7 @@ import argparse
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from funcnet_plugin.bars import bar
 from funcnet_plugin.checkpoints.per_layer import enable
 from funcnet_plugin.export import export_model
 
+ROWS = RESULTS / "serving.jsonl"
 WINDOW, WRITTEN = 128, 32  # tokens
 Found = list[dict[str, list]]
 
@@ -126,19 +127,33 @@ def measured(checkpoint: Path, windows: list[list[int]], args: argparse.Namespac
             yield "vLLM", which, form, compared(expected, found)
 
 
+def table(rows: Iterable[dict]) -> str:
+    """Show rows as Markdown."""
+    heads = ("checkpoint", "runtime", "as", "largest difference", "mean", "same text")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
+        cells = (row["checkpoint"], f"{row['runtime']} {row['version']}", row["form"])
+        figures = (f"{row['largest']:.1e}", f"{row['mean']:.1e}")
+        text = f"{row['same_text']} of {row['windows']}"
+        lines.append(f"| {' | '.join((*cells, *figures, text))} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--checkpoint", action="append", required=True, metavar="NAME=DIR")
-    add("--text", type=Path, required=True)
+    add("--checkpoint", action="append", default=[], metavar="NAME=DIR")
+    add("--text", type=Path)
     add("--text-column", default="text")
     add("--windows", type=int, default=64)
     add("--llama-cpp", action="append", metavar="VARIANT")
     add("--vllm", type=Path, metavar="PYTHON")
     add("--export", action="append", metavar="FORMAT", help="'as it is' gives the checkpoint")
     args = parser.parse_args()
+    if args.checkpoint and args.text is None:
+        parser.error("--checkpoint needs --text.")
     for given in args.checkpoint:
         name, _, path = given.partition("=")
         windows = windows_of(Path(path), args.text, args.text_column, args.windows)
@@ -146,8 +161,8 @@ def main() -> None:
             about = {"checkpoint": name, "runtime": runtime, "form": form}
             row = about | {"version": which, "windows": len(windows)} | figures
             row["transformers"] = version("transformers")
-            replace_rows(RESULTS / "serving.jsonl", [row], **about)
-            print(row, flush=True)
+            replace_rows(ROWS, [row], **about)
+    print(table(map(json.loads, ROWS.read_text().splitlines())))
 
 
 if __name__ == "__main__":

@@ -82,6 +82,13 @@ def test_the_table_of_speed_is_what_was_measured(monkeypatch):
     assert table in (ROOT / "docs" / "experiments.md").read_text()
 
 
+def test_the_table_of_runtimes_is_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    serving = _benchmark("serving")
+    table = serving.table(map(json.loads, serving.ROWS.read_text().splitlines()))
+    assert table in (ROOT / "docs" / "experiments.md").read_text()
+
+
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
 def test_links_lead_somewhere(name):
     """Those between pages of docs/ are checked where the site is built."""
