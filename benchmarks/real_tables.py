@@ -35,9 +35,9 @@ error of one model's mean; "above chance" counts only what stands above guessing
 model is below it in some tasks. Percent are of all parameters. A method is run as published;
 `-own-text` after its name means that it has the text and the repair of `best`, and `random-or-`
 before it that random numbers stand in the place of functional networks. Seconds are of one thread,
-beside another run on a machine of two cores; "-" where more ran. Most parameters of Gemma 3 270M are
-embeddings: 20% of all are three quarters of the neurons of its MLPs. FLAP as published cannot be
-saved for it, for its down projections have no bias.
+beside another run on a machine of two cores; "-" where more ran. Most parameters of Gemma 3 270M
+are embeddings: 20% of all are three quarters of the neurons of its MLPs. FLAP as published cannot
+be saved for it, for its down projections have no bias.
 """
 # What guessing gives; LAMBADA's answers are open.
 CHANCE = {
