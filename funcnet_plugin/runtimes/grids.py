@@ -57,14 +57,14 @@ class Grids:
 def grids(checkpoint: Checkpoint) -> Grids:
     """Look at the widths of every layer, and at the heads."""
     widths = checkpoint.widths
-    hidden, config = checkpoint.model.config.hidden_size, checkpoint.model.config
+    config = checkpoint.model.config
     common = gcd(*widths)
     return Grids(
         common=common,
         off_tile=sum(width % TILE > 0 for width in widths),
         k_quants=common % _K_QUANTS == 0,
         q8_0=common % _BLOCKS == 0,
-        marlin=common % _MARLIN_IN == 0 and hidden % _MARLIN_OUT == 0,
+        marlin=common % _MARLIN_IN == 0 and config.hidden_size % _MARLIN_OUT == 0,
         tensor_parallel=(1, *(n for n in _SPLITS if _splits(checkpoint, config, common, n))),
     )
 
