@@ -10,6 +10,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # In pytest the console is captured; the hosts' progress bars would only slow the log down.
 os.environ.setdefault("TQDM_DISABLE", "1")
+# A command in a test shall not change what the next test sees of the log.
+os.environ.setdefault("LLM_COMPRESSOR_LOG_LEVEL", "INFO")
 
 import pytest
 import torch

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
@@ -16,6 +19,7 @@ from funcnet_plugin.cli.compare import compare
 from funcnet_plugin.cli.lesion import lesion
 from funcnet_plugin.cli.lineage import lineage
 from funcnet_plugin.cli.match import match
+from funcnet_plugin.cli.quiet import quieten
 from funcnet_plugin.cli.report import report
 from funcnet_plugin.cli.runtimes import runtimes
 from funcnet_plugin.disk import saying_full
@@ -33,8 +37,32 @@ commands = (
     demo, inspect, prune, compare, atlas, lesion, match, lineage, report, export, runtimes, bench,
     tasks,
 )  # fmt: skip
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Show what llm-compressor and the other hosts say, too.")
+]
+
+
+def _quiet_unless_told(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the option that all have."""
+
+    @wraps(command)
+    def run(*args: Any, verbose: bool, **options: Any) -> None:
+        if not verbose:
+            quieten()
+        command(*args, **options)
+
+    hints = get_type_hints(command, include_extras=True)
+    known = [
+        one.replace(annotation=hints[one.name]) for one in signature(command).parameters.values()
+    ]
+    verbose = Parameter("verbose", Parameter.KEYWORD_ONLY, default=False, annotation=Verbose)
+    run.__signature__ = Signature([*known, verbose])
+    run.__annotations__ = hints | {"verbose": Verbose}
+    return run
+
+
 for command in commands:
-    app.command()(command)
+    app.command()(_quiet_unless_told(command))
 
 
 def main(arguments: list[str] | None = None, program: str = "funcnet") -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,22 +106,21 @@ def evaluate(
 
     folder.mkdir(parents=True, exist_ok=True)
     names = write_tasks(folder, limit)
-    with quiet_hosts():
-        # add_bos_token: the model has never seen a line without the beginning of its document
-        lm = HFLM(
-            pretrained=str(checkpoint),
-            dtype="float32",
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            add_bos_token=True,
-            batch_size=batch_size,
-        )
-        output = simple_evaluate(
-            model=lm,
-            tasks=names,
-            task_manager=TaskManager(include_path=str(folder), include_defaults=False),
-            bootstrap_iters=1,  # 0 would also drop the closed-form standard error of `acc`
-            log_samples=False,
-        )
+    # add_bos_token: the model has never seen a line without the beginning of its document
+    lm = HFLM(
+        pretrained=str(checkpoint),
+        dtype="float32",
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        add_bos_token=True,
+        batch_size=batch_size,
+    )
+    output = simple_evaluate(
+        model=lm,
+        tasks=names,
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        bootstrap_iters=1,  # 0 would also drop the closed-form standard error of `acc`
+        log_samples=False,
+    )
     results = output["results"]
     return Evaluation(
         accuracy={s: results[f"{TASK}_{s}"]["acc,none"] for s in SKILLS},
@@ -156,19 +152,3 @@ def measure_speed(checkpoints: list[Path]) -> list[float]:
                 if turn:
                     times.append(time.perf_counter() - start)
     return [ids.numel() / statistics.median(times) for times in seconds]
-
-
-@contextlib.contextmanager
-def quiet_hosts() -> Iterator[None]:
-    """Hide the progress chatter of lm-eval and datasets; warnings still come through."""
-    import datasets
-
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        datasets.enable_progress_bars()

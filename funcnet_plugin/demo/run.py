@@ -48,7 +48,7 @@ def run_demo(
     """
     check_place(out)
 
-    from funcnet_plugin.demo.evaluate import evaluate, measure_speed, quiet_hosts
+    from funcnet_plugin.demo.evaluate import evaluate, measure_speed
     from funcnet_plugin.demo.networks import find_networks
     from funcnet_plugin.demo.report import (
         headline,
@@ -75,8 +75,7 @@ def run_demo(
         models[name] = evaluate(path, out / "tasks", limit=limit)
     speeds = measure_speed([MODEL, out / "pruned"])
     console.print("[bold]4/5[/] finding the networks of the dense model, silencing each ...")
-    with quiet_hosts():
-        anatomy = find_networks(MODEL, out)
+    anatomy = find_networks(MODEL, out)
     console.print("[bold]5/5[/] writing the report ...")
     write_report(out / "atlas", out / "atlas.html", out / "lesions" / "choose", out / "pruned")
     rows = result_rows(*models.values(), speeds)
