@@ -78,7 +78,7 @@ def room_for(
     *,
     backward: bool = False,
     checkpointed: bool = False,
-    logits: int = 1,
+    compared: bool = False,
 ) -> Room:
     """Look how much of what a pass computes fits into the free memory of a device.
 
@@ -88,7 +88,8 @@ def room_for(
         backward: whether a loss is taken and sent back: logits and the insides of all layers are
             kept then.
         checkpointed: whether the backward pass computes the insides of a layer again.
-        logits: models whose logits the loss compares.
+        compared: whether the loss compares logits with those of another model, as
+            `repair.kullback_leibler` does; else it takes chances of tokens by autograd.
     """
     return room_within(
         free_bytes(device),
@@ -97,7 +98,7 @@ def room_for(
         device.type,
         backward=backward,
         checkpointed=checkpointed,
-        logits=logits,
+        compared=compared,
     )
 
 
@@ -109,7 +110,7 @@ def room_within(
     *,
     backward: bool = False,
     checkpointed: bool = False,
-    logits: int = 1,
+    compared: bool = False,
 ) -> Room:
     """Compute what a batch may hold.
 
@@ -117,7 +118,7 @@ def room_within(
         free: bytes of the device that are free, weights being there.
         model: may be on the meta device.
         device: its type.
-        units, backward, checkpointed, logits: see `room_for`.
+        units, backward, checkpointed, compared: see `room_for`.
     """
     hidden, width = units[0].hidden_size, max(unit.n_columns for unit in units)
     with disable_onloading():  # only its type is asked
@@ -130,7 +131,7 @@ def room_within(
     if backward:
         layers = getattr(config, "num_hidden_layers", None) or len(units)
         vocabulary = model.get_input_embeddings().num_embeddings
-        per_token += logits * vocabulary * (2 * item + 3 * _FLOAT)
+        per_token += vocabulary * (6 * item if compared else 2 * item + 3 * _FLOAT)
         per_token += layers * (hidden * item if checkpointed else inside)
         if getattr(config, "_attn_implementation", None) == "eager" and not checkpointed:
             per_pair += layers * scores

@@ -17,6 +17,7 @@ from funcnet_plugin.measure.offloading import computed_again, device_of
 from funcnet_plugin.measure.predictions import Predicted, head_of, one_by_one, padded
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.room import room_for
+from funcnet_plugin.repair.kullback_leibler import kullback_leibler
 
 # Windows that are read together, and what the model is called with.
 Batch: TypeAlias = tuple[Sequence[Predicted], Mapping[str, Tensor]]
@@ -44,7 +45,7 @@ class Divergence:
         self._model, self._layer, self._head = model, units[0].decoder_layer, head_of(model)
         self._sent = sent
         self._room = room_for(
-            model, units, device_of(model), backward=True, checkpointed=sent, logits=2
+            model, units, device_of(model), backward=True, checkpointed=sent, compared=True
         )
 
     def batches(self, windows: Sequence[Predicted]) -> list[Batch]:
@@ -83,22 +84,19 @@ class Divergence:
         """Compute the mean over the tokens of a batch, by what they count."""
         states = padded([window.states for window in windows], ids.shape[1])
 
-        def beside(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-            return (torch.cat([args[0], states.to(args[0])]),)
+        def beside(head: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            hook.remove()  # or the call below would come here, too
+            with torch.no_grad():
+                dense = head(states.to(args[0]))
+            return torch.cat([output, dense])
 
+        hook = self._head.register_forward_hook(beside)
         # through the model, which may do more to logits than its head does
-        with hooked([self._head.register_forward_pre_hook(beside)]):
+        with hooked([hook]):
             logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        pruned, dense = logits.chunk(2)
-        # an entry of the vocabulary that a model rules out by -inf adds nothing, where 0 times the
-        # difference of two infinities would be NaN
-        lowest = torch.finfo(torch.float32).min
-        pruned, dense = (
-            x.float().log_softmax(-1).clamp_min(lowest) for x in (pruned, dense.detach())
-        )
-        by_token = nn.functional.kl_div(pruned, dense, reduction="none", log_target=True).sum(-1)
+        pruned, dense = (half.flatten(0, 1) for half in logits.chunk(2))
         counts = torch.tensor([[window.weight] for window in windows]) / weight_of(windows)
-        return (by_token * mask.to(by_token) * counts.to(by_token)).sum()
+        return kullback_leibler(pruned, dense, (mask * counts.to(mask.device)).flatten().float())
 
     def mean(self, windows: Sequence[Predicted]) -> float:
         """Compute the mean over all windows of all processes."""

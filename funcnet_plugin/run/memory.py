@@ -137,7 +137,7 @@ class _Counting:
         kept, again = (
             self._here(
                 "a backward pass",
-                self._batch(backward=True, checkpointed=checkpointed, logits=2),
+                self._batch(backward=True, checkpointed=checkpointed, compared=True),
             )
             for checkpointed in (False, True)
         )
@@ -331,14 +331,14 @@ class _Counting:
         *,
         backward: bool = False,
         checkpointed: bool = False,
-        logits: int = 1,
+        compared: bool = False,
     ) -> int:
         """Count what is computed of the largest batch, of the calibration text if not said."""
         work = self._work if work is None else work
         if not self._units:
             return 0
         place = (self._left, self._model, self._units, self._device)
-        room = room_within(*place, backward=backward, checkpointed=checkpointed, logits=logits)
+        room = room_within(*place, backward=backward, checkpointed=checkpointed, compared=compared)
         samples = min(work.samples, room.most(work.length)) if work.joined else work.batch
         return room.limits[0].taken(samples, work.length)
 
