@@ -100,16 +100,21 @@ def _against_random(rows: Sequence[Row]) -> str:
     return _table(["ratio", "seeds", "gm", *texts], lines)
 
 
+def _short(number: float) -> str:
+    """Write three significant digits."""
+    return f"{number:#.3g}".rstrip(".")
+
+
 def _figure(row: Row, key: str) -> float:
     return row["gm"] if key == "gm" else row["perplexity"][key]
 
 
 def _texts(rows: Sequence[Row], dense: Row) -> str:
     texts = list(dense["perplexity"])
-    lines = [["dense", "-", "1", *(f"{dense['perplexity'][t]:.1f}" for t in texts)]]
+    lines = [["dense", "-", "1", *(_short(dense["perplexity"][t]) for t in texts)]]
     for row in _pruned(rows):
         relative = [row["perplexity"][t] / dense["perplexity"][t] for t in texts]
-        lines.append([*_name(row), f"{row['gm']:.3f}", *(f"{r:.2f}" for r in relative)])
+        lines.append([*_name(row), _short(row["gm"]), *map(_short, relative)])
     return _table(["method", "cut", "gm", *texts], lines)
 
 

@@ -60,9 +60,21 @@ def _fits(backend: str, step: int) -> bool:
     return step % 32 == 0 or not backend.endswith(("q8_0", "q4_0"))
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Show the rows of one model as Markdown."""
-    heads = ("backend", "width", "removed", "first token", "per token", "of weights")
+def rows_of(comparison: str) -> list[dict[str, Any]]:
+    """Read what was measured of one model's shape."""
+    rows = map(json.loads, ROWS.read_text().splitlines())
+    return [row for row in rows if row["comparison"] == comparison]
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> str:
+    """Show the rows of one model as Markdown, those of each number of tokens by themselves."""
+    lengths = dict.fromkeys(row["lengths"] for row in rows)
+    return "\n\n".join(_table([row for row in rows if row["lengths"] == of]) for of in lengths)
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    tokens = rows[0]["lengths"].replace("/", " read, ") + " written"
+    heads = (tokens, "width", "removed", "first token", "per token", "of weights")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     dense = {row["backend"]: row["weight_bytes"] for row in rows if row["speed_up"] is None}
     for row in rows:
@@ -119,9 +131,8 @@ def main() -> None:
                 | {key: row[key] for key in KEPT}
                 for row in found["rows"]
             ]
-            replace_rows(ROWS, rows, **about, backend=backend)
-    rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
-    print(table([row for row in rows if row["comparison"] == about["comparison"]]))
+            replace_rows(ROWS, rows, **about, backend=backend, lengths=args.lengths)
+    print(tables(rows_of(about["comparison"])))
 
 
 if __name__ == "__main__":
