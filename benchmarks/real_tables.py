@@ -27,17 +27,19 @@ Written by `benchmarks/real_tables.py` from `benchmarks/results/real.jsonl`, whi
 `benchmarks/real.py` measured. The models are bfloat16 copies of published 4-bit files, so each is
 compared with itself before pruning and with nothing else.
 
-Perplexity is per token, relative to the dense model's, in windows as long as those that calibrate,
-8192 tokens of each text; gm is the geometric mean over the four texts. Tasks are zero-shot, in
-lm-eval's wording: accuracy, and accuracy by likelihood per character for HellaSwag, ARC challenge
-and OpenBookQA. "lost" is the mean of the tasks below the dense model's, in points, ± the standard
-error of one model's mean; "above chance" counts only what stands above guessing, for the dense
-model is below it in some tasks. Percent are of all parameters. A method is run as published;
-`-own-text` after its name means that it has the text and the repair of `best`, and `random-or-`
-before it that random numbers stand in the place of functional networks. Seconds are of one thread,
-beside another run on a machine of two cores; "-" where more ran. Most parameters of Gemma 3 270M
-are embeddings: 20% of all are three quarters of the neurons of its MLPs. FLAP as published cannot
-be saved for it, for its down projections have no bias.
+Perplexity is per token, relative to the dense model's, in windows as long as those that
+calibrate, 8192 tokens of each text; gm is the geometric mean over the four texts. Tasks are
+zero-shot, in lm-eval's wording: accuracy, and accuracy by likelihood per character for
+HellaSwag, ARC challenge and OpenBookQA. "lost" is the mean of the tasks below the dense
+model's, in points, ± the standard error of one model's mean; "above chance" counts only what
+stands above guessing, for the dense model is below it in some tasks. Percent are of all
+parameters. A method is run as published; `-own-text` after its name means that it has the text
+and the repair of `best`, and `random-or-` before it that random numbers stand in the place of
+functional networks. Seconds with windows of 256 tokens are of one thread, beside another run on
+a machine of two cores; "-" where more ran. With windows of 512 they are of two threads with
+nothing beside. Most parameters of Gemma 3 270M are embeddings: 20% of all are three quarters of
+the neurons of its MLPs. FLAP as published cannot be saved for it, for its down projections have
+no bias.
 """
 # What guessing gives; LAMBADA's answers are open.
 CHANCE = {
