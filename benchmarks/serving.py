@@ -4,7 +4,7 @@
         [--text-column page] [--windows 64] [--llama-cpp f32] [--vllm PYTHON] [--export FORMAT]
 
 A window is 128 tokens. All is computed in float32 (a quantized checkpoint as it is quantized), on
-the CPU; 32 tokens are written behind each window. llama.cpp reads the export `gguf:VARIANT`, once
+the CPU; vLLM computes in bfloat16 with `--dtype bfloat16`, which its int4 asks for. 32 tokens are written behind each window. llama.cpp reads the export `gguf:VARIANT`, once
 with its cache of keys and values in float32 and once in float16, as it does by default. PYTHON is
 of an environment with vLLM; a checkpoint is given to it as it is, or as the exports named by
 `--export`. Rows go to benchmarks/results/serving.jsonl.
@@ -78,12 +78,14 @@ def by_llama_cpp(file: Path, windows: list[list[int]], **cache: int) -> Found:
     return rows
 
 
-def by_vllm(python: Path, checkpoint: Path, windows: list[list[int]]) -> tuple[str, Found]:
+def by_vllm(
+    python: Path, checkpoint: Path, dtype: str, windows: list[list[int]]
+) -> tuple[str, Found]:
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "windows.json", Path(folder) / "found.json"
         given.write_text(json.dumps(windows))
         worker = Path(__file__).parent / "serving_vllm.py"
-        subprocess.run([python, worker, checkpoint, given, found], check=True)
+        subprocess.run([python, worker, checkpoint, dtype, given, found], check=True)
         answer = json.loads(found.read_text())
     return answer["version"], answer["rows"]
 
@@ -123,7 +125,8 @@ def measured(checkpoint: Path, windows: list[list[int]], args: argparse.Namespac
             if form != "as it is":
                 given = Path(folder) / form
                 export_model(checkpoint, given, form)
-            which, found = by_vllm(args.vllm, given, windows)
+            which, found = by_vllm(args.vllm, given, args.dtype, windows)
+            form += "" if args.dtype == "float32" else f", {args.dtype}"
             yield "vLLM", which, form, compared(expected, found)
 
 
@@ -150,6 +153,7 @@ def main() -> None:
     add("--windows", type=int, default=64)
     add("--llama-cpp", action="append", metavar="VARIANT")
     add("--vllm", type=Path, metavar="PYTHON")
+    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of vLLM")
     add("--export", action="append", metavar="FORMAT", help="'as it is' gives the checkpoint")
     args = parser.parse_args()
     if args.checkpoint and args.text is None:

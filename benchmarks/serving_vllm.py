@@ -2,7 +2,7 @@
 
 Run by serving.py with the Python of an environment that has vLLM, and nothing of this project:
 
-    python serving_vllm.py CHECKPOINT WINDOWS.json FOUND.json
+    python serving_vllm.py CHECKPOINT DTYPE WINDOWS.json FOUND.json
 """
 
 import json
@@ -13,7 +13,7 @@ WRITTEN = 32  # tokens
 
 
 def main() -> None:
-    checkpoint, windows, found = sys.argv[1:]
+    checkpoint, dtype, windows, found = sys.argv[1:]
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     import vllm
@@ -22,7 +22,7 @@ def main() -> None:
         prompts = [{"prompt_token_ids": ids} for ids in json.load(file)]
     length = max(len(prompt["prompt_token_ids"]) for prompt in prompts) + WRITTEN
     model = vllm.LLM(
-        checkpoint, dtype="float32", enforce_eager=True, max_model_len=length,
+        checkpoint, dtype=dtype, enforce_eager=True, max_model_len=length,
         trust_remote_code=True,
     )  # fmt: skip
     asked = vllm.SamplingParams(
