@@ -3,11 +3,12 @@
     python benchmarks/serving.py --checkpoint dense=DIR --checkpoint layers=DIR --text FILE \
         [--text-column page] [--windows 64] [--llama-cpp f32] [--vllm PYTHON] [--export FORMAT]
 
-A window is 128 tokens. All is computed in float32 (a quantized checkpoint as it is quantized), on
-the CPU; vLLM computes in bfloat16 with `--dtype bfloat16`, which its int4 asks for. 32 tokens are written behind each window. llama.cpp reads the export `gguf:VARIANT`, once
-with its cache of keys and values in float32 and once in float16, as it does by default. PYTHON is
-of an environment with vLLM; a checkpoint is given to it as it is, or as the exports named by
-`--export`. Rows go to benchmarks/results/serving.jsonl.
+A window is 128 tokens; 32 tokens are written behind each. All is computed in float32 (a quantized
+checkpoint as it is quantized), on the CPU; vLLM computes in bfloat16 with `--dtype bfloat16`, which
+its int4 asks for. llama.cpp reads the export `gguf:VARIANT`, once with its cache of keys and values
+in float32 and once in float16, as it does by default. PYTHON is of an environment with vLLM; a
+checkpoint is given to it as it is, or as the exports named by `--export`. Rows go to
+benchmarks/results/serving.jsonl.
 """
 
 from __future__ import annotations
