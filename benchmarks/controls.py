@@ -1,8 +1,8 @@
 """What the methods of `funcnet compare` are told against: controls and variants, as recipes.
 
 The other benchmarks pass them on as NAME=RECIPE.yaml. A control has the `align` of what it
-controls, or it would not remove as much. `-uniform`: one width for all layers; `-own-text`: a peer
-with all the text that `best` has the model write, and with its repair.
+controls, or it would not remove as much. `-own-text`: a peer with all the text that `best` has the
+model write, and with its repair.
 """
 
 from __future__ import annotations
@@ -30,20 +30,9 @@ def _scored_by(recipe: Recipe, *scorers: str) -> Recipe:
     return {"prune_stage": {"pruning_modifiers": modifier}}
 
 
-_networks_or_effect = _like("default", own_text=0.0, repair="least_squares")
-
-CONTROLS: dict[str, Recipe] = {
-    "best-uniform": _like("best", allocation="uniform"),  # what equal widths cost
-    "best-without-own-text": _like("best", own_text=0.0),  # with nothing but the data
-    "effect-uniform": _like("effect", allocation="uniform", align=128),
-    # the union of default with nothing but the data, each MLP's output repaired
-    "networks-or-effect-uniform": _networks_or_effect,
-    # random numbers in place of the networks, or beside the score of single neurons
-    "random-or-effect-uniform": _scored_by(_networks_or_effect, "random", "effect"),
+CONTROLS: dict[str, Recipe] = {  # random numbers in place of the networks, or beside the score
     "random-or-default": _scored_by(METHODS["default"], "random", "effect"),
     "random-or-best": _like("best", scorer=["random", "surgeon"]),
-    "random-or-effect": _like("effect", scorer=["random", "effect"]),
-    "random-or-loss_effect": _like("loss_effect", scorer=["random", "loss_effect"]),
     "random-or-surgeon": _like("surgeon", scorer=["random", "surgeon"]),
 }
 CONTROLS |= {

@@ -217,7 +217,7 @@ def test_a_parameter_of_another_part_is_one_sentence(parts, llama, tmp_path):
         "scorer.peak.n_components=4": "the scorer peak has no parameter 'n_components' (it has "
         "deviations); it belongs to networks; leave it out.",
         "repair.epochs=1": "the repair rescale has no parameter 'epochs' (it has limit); it "
-        "belongs to reconstruction, distillation; leave it out.",
+        "belongs to distillation; leave it out.",
         "scorer.networks.decomposer.tol=0.1": "the decomposer varimax has no parameter 'tol' (it "
         "has max_iter); it belongs to canica; leave it out.",
         "scorer.peak.deviations=-1": "deviations=-1: Input should be greater than or equal to 0",

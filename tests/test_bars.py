@@ -50,17 +50,19 @@ def test_writing_is_the_same_with_and_without_a_bar(shown):
     assert with_bar == write(make_llama(), range(3, 32), **options)
 
 
-@pytest.mark.usefixtures("forget_the_session")
+@pytest.mark.usefixtures("forget_the_session", "refitted")
 @pytest.mark.parametrize(
     ("text", "titles"),
     [
         (
             recipe("WidthPruningModifier", scorer="surgeon", own_text=0.25,
-                   repair={"name": "reconstruction", "epochs": 1}),
-            ["the model writes", "gradients", "moments of its own text", "repairing layers",
-             "how layers are called", "reconstructing a layer", "calibrating layers",
-             "checking weights", "reading calibration data", "eliminating neurons"],
+                   repair="distillation"),
+            ["the model writes", "what the dense model predicts", "gradients",
+             "moments of its own text", "how layers are called", "calibrating layers",
+             "checking weights", "reading calibration data", "eliminating neurons",
+             "comparing with the dense model", "distillation"],
         ),
+        (recipe(repair="refitted"), ["how layers are called", "repairing layers"]),
         (recipe(scorer=networks(strategy="global")), ["networks across layers"]),
         (recipe(allocation="threshold"), ["calibrating layers", "cutting and repairing layers"]),
         (depth("block_influence"), ["block influence"]),

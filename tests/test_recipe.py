@@ -161,7 +161,7 @@ def test_a_field_left_to_its_default_is_set_by_the_name_of_the_part():
 @pytest.mark.parametrize(
     ("fields", "name", "value", "expected"),
     [
-        ({"repair": "reconstruction"}, "repair.epochs", 2, {"name": "reconstruction", "epochs": 2}),
+        ({"repair": "distillation"}, "repair.epochs", 2, {"name": "distillation", "epochs": 2}),
         ({"repair": {"name": "bias", "a": 1}}, "repair.a", 3, {"name": "bias", "a": 3}),
         ({"repair": {"name": "bias", "a": 1}}, "repair", "none", "none"),
         ({"scorer": "a"}, "scorer.a.n", 3, {"name": "a", "n": 3}),
@@ -212,7 +212,7 @@ def test_dotted_names_that_lead_nowhere_are_refused(fields, name, message):
         (with_networks(decomposer="lda"), "no decomposer 'lda'; .*canica.*nilearn"),
         (with_networks(signals=["gate"]), r"signals.*'gate'"),
         (with_networks(components=3), "networks has no parameter 'components'.*n_components"),
-        ({"pruning_ratio": 0.2, "repair": {"name": "bias", "epochs": 3}}, "to reconstruction"),
+        ({"pruning_ratio": 0.2, "repair": {"name": "bias", "epochs": 3}}, "to distillation"),
         ({"pruning_ratio": 0.2, "align": 0}, "align=0"),
     ],
 )

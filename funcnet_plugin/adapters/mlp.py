@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from funcnet_plugin.adapters.projected import ProjectedUnit
 from funcnet_plugin.adapters.projection import (
@@ -21,7 +20,7 @@ from funcnet_plugin.adapters.unit import Signal
 
 @dataclass(frozen=True)
 class MLPBlock(ProjectedUnit):
-    """Implements `TokenwiseUnit` with the neurons of the MLP of one decoder layer.
+    """Implements `Unit` with the neurons of the MLP of one decoder layer.
 
     Attributes:
         gate: None where it is part of `up` (`fused`) or where there is none.
@@ -88,17 +87,6 @@ class MLPBlock(ProjectedUnit):
             total = total.unflatten(0, (2, self.width)).sum(0)
         return total + of_columns
 
-    def compute(self, weights: Sequence[Tensor], x: Tensor) -> Tensor:
-        """Compute it with its own biases and activation."""
-        *inputs, down = weights
-        parts = [_projected(m, w, x) for m, w in zip(self.inputs, inputs, strict=True)]
-        if self.fused:
-            parts = list(parts[0].chunk(2, -1))
-        h = self.activation(parts[0])
-        if self.gated:
-            h = h * parts[1]
-        return _projected(self.down, down, h)
-
     def resize(self, width: int) -> None:
         for module in self.inputs:
             set_out_size(module, (2 if self.fused else 1) * width)
@@ -106,8 +94,3 @@ class MLPBlock(ProjectedUnit):
         # Some modelling code keeps the width as a plain attribute as well.
         if isinstance(getattr(self.mlp, "intermediate_size", None), int):
             self.mlp.intermediate_size = width
-
-
-def _projected(module: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
-    bias = module.bias
-    return linear(x, weight, None if bias is None else bias.to(x))

@@ -118,15 +118,3 @@ class Unit(Protocol):
 
     def resize(self, width: int) -> None:
         """Tell the modules that so many pieces are left; their parameters were cut already."""
-
-
-class TokenwiseUnit(Unit, Protocol):
-    """Describes a unit that gives for a token what follows from the hidden state of that token."""
-
-    def compute(self, weights: Sequence[Tensor], x: Tensor) -> Tensor:
-        """Compute what the unit would give with other weights, (n_tokens, hidden).
-
-        Args:
-            weights: one for each of `projections`, (out, in), of any one width.
-            x: (n_tokens, hidden), what enters it.
-        """

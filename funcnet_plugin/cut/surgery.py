@@ -92,13 +92,6 @@ def set_output_weight(unit: Unit, weight: Tensor) -> None:
     _assign(unit, unit.output, "weight", oriented(unit.output, weight))
 
 
-@torch.no_grad()
-def set_weights(unit: Unit, weights: Sequence[Tensor]) -> None:
-    """Give a unit other weights of its width, (out, in) for each of its projections."""
-    for module, weight in zip(unit.projections, weights, strict=True):
-        _assign(unit, module, "weight", oriented(module, weight))
-
-
 def assign_weight(module: nn.Module, value: Tensor, what: str, name: str = "weight") -> None:
     """Give a module another parameter, in the dtype and on the device of its weight.
 

@@ -15,7 +15,7 @@ class Part(BaseModel):
     """Serves as the base of scorers, repairs and decomposers.
 
     The fields of a subclass are its parameters, with their types, bounds and defaults; a recipe
-    writes them beside the name: ``{name: reconstruction, epochs: 5}``.
+    writes them beside the name: ``{name: distillation, epochs: 2}``.
 
     Attributes:
         name: what a recipe calls the part.

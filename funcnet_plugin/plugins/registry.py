@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, Generic, TypeVar
 
 import pluggy
@@ -43,6 +43,7 @@ class Registry(Generic[P]):
         spec: object with the hook's specification.
         builtin: our own modules with the hook.
         problem: says what is wrong with a part's class, None if nothing is.
+        gone: name of a part that we had -> why it went, and what to take.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class Registry(Generic[P]):
         spec: Any,
         builtin: Sequence[ModuleType],
         problem: Callable[[type[P]], str | None] = lambda part: None,
+        gone: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self._kind, self._base, self._problem = kind, base, problem
+        self._kind, self._base, self._problem, self._gone = kind, base, problem, gone
         self._spec, self._builtin = spec, builtin
         self.group = f"funcnet_plugin.{kind}s"
 
@@ -123,6 +125,8 @@ class Registry(Generic[P]):
                 f"{self._kind}: {given!r} names none; write one of {', '.join(known)}, or "
                 "{name: ..., and its parameters}."
             )
+        if name not in known and name in self._gone:
+            raise RecipeError(f"the {self._kind} {name} is gone: {self._gone[name]}.")
         if name not in known:
             raise RecipeError(
                 f"there is no {self._kind} {name!r}; choose one of {', '.join(known)}, or install "

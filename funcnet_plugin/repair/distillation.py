@@ -66,8 +66,7 @@ class Distillation(LeastSquares):
         return self.epochs
 
     def too_little(self, tokens: int, width: int, samples: int) -> str | None:
-        # asked of the least squares before it, which read no continuations
-        return too_little_text(tokens, width, samples, continued=False)
+        return too_little_text(tokens, width, samples)
 
 
 @hookimpl

@@ -7,19 +7,16 @@ _TOKENS_PER_NEURON = 6
 _FEWEST_SAMPLES = 32
 
 
-def too_little_text(
-    tokens: int, width: int, samples: int | None = None, continued: bool = True
-) -> str | None:
+def too_little_text(tokens: int, width: int, samples: int | None = None) -> str | None:
     """Say where a repair has too little to learn from; None where it has enough.
 
-    Least squares on few tokens for each neuron fit what is particular to them, and a repair behind
-    pruned layers, or by gradient steps, needs many samples as well (docs/experiments.md).
+    Least squares on few tokens for each neuron fit what is particular to them, and a repair by
+    gradient steps needs many samples as well (docs/experiments.md).
 
     Args:
         tokens: that the repair reads.
         width: neurons that are kept.
         samples: of the tokens, where they matter.
-        continued: whether the model may write more text for it.
     """
     few_tokens = tokens < _TOKENS_PER_NEURON * width
     few_samples = samples is not None and samples < _FEWEST_SAMPLES
@@ -29,8 +26,7 @@ def too_little_text(
     enough = f"{_TOKENS_PER_NEURON} tokens for each neuron ({_TOKENS_PER_NEURON * width})"
     if samples is not None:
         enough += f" and {_FEWEST_SAMPLES} samples"
-    more = ", let the model write some (continuations)" if continued else ""
     return (
         f"the repair reads {read} for {width} kept neurons and may be worse than none: it should "
-        f"have {enough}; give more samples{more}, or take repair: none"
+        f"have {enough}; give more samples, or take repair: none"
     )

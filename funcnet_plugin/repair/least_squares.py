@@ -42,7 +42,7 @@ class LeastSquares(Repair):
         return kept**3 / 3 + 2.0 * kept**2 * cut + 2.0 * unit.hidden_size * kept * cut
 
     def too_little(self, tokens: int, width: int, samples: int) -> str | None:
-        return too_little_text(tokens, width, continued=False)
+        return too_little_text(tokens, width)
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from funcnet_plugin.adapters import TokenwiseUnit
+from funcnet_plugin.adapters import Unit
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.streams import Difference, Streams
 
@@ -23,7 +23,7 @@ class PrunedLayer:
         processes: others that read other text.
     """
 
-    unit: TokenwiseUnit
+    unit: Unit
     streams: Mapping[Streams, float]
     gain: float
     seed: int

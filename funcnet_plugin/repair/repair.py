@@ -133,6 +133,9 @@ class Repair(Part):
     def refit(self, layer: PrunedLayer) -> dict[str, float]:
         """Change a cut unit so that its layer gives what the dense model has there.
 
+        Weights are set by `cut.surgery.set_output_weight` or `assign_weight`, for they may be
+        offloaded.
+
         Returns:
             what was found, by name: it joins the layer's report.
         """

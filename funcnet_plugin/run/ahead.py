@@ -18,8 +18,8 @@ from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.store import Store
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.measure.threads import warn_of_busy_cores
+from funcnet_plugin.repair.gain import residual_gain
 from funcnet_plugin.repair.pruned_layer import total
-from funcnet_plugin.repair.residual import residual_gain
 from funcnet_plugin.run import stages
 from funcnet_plugin.run.clock import Clock
 from funcnet_plugin.run.request import Request
@@ -128,7 +128,7 @@ def _gain(model: nn.Module, units: Sequence[Unit], text: Text) -> float | None:
     if gain is None:
         logger.warning(
             f"{type(model).__name__} does not add its MLPs' output to the residual stream as it "
-            "is, so each MLP's own output is repaired only, as by repair: least_squares."
+            "is, so each MLP's own output is repaired only."
         )
     return gain
 

@@ -71,10 +71,10 @@ def test_inspect_lists_the_parts_with_their_defaults():
     assert all(row["about"] for row in rows)
     networks = found["scorer", "networks"]["parameters"]
     assert networks["n_components"] == 128 and networks["decomposer"] == "canica"
-    assert found["repair", "reconstruction"]["parameters"]["epochs"] == 5
+    assert found["repair", "distillation"]["parameters"]["epochs"] == 1
     assert found["repair", "none"]["parameters"] == {}
     printed = call("inspect", "--parts").output
-    assert "reconstruction (funcnet_plugin)" in printed and "epochs: 5" in printed
+    assert "distillation (funcnet_plugin)" in printed and "epochs: 1" in printed
 
 
 def test_a_part_of_another_package_is_listed_with_what_it_requires():
@@ -110,11 +110,12 @@ def needs(tmp_path, recipe, *more):
 
 
 def test_inspect_shows_the_memory_of_a_recipe_without_weights(tmp_path):
-    text = recipe(scorer=networks(), repair="reconstruction")
+    text = recipe(scorer=networks(), repair="distillation")
     shown = needs(tmp_path, text, "--samples", 64, "--length", 100, "--json")
     found = json.loads(shown.stdout)["memory"]
     assert [stage["stage"] for stage in found["stages"]] == [
-        "calibration", "scoring", "cut and repair", "saving"
+        "predictions of the dense model", "calibration", "scoring", "cut and repair",
+        "distillation", "saving",
     ]  # fmt: skip
     for figure in ("gpu", "host", "host_without_gpu"):
         assert found["most"][figure] == max(stage[figure] for stage in found["stages"]) > 0

@@ -107,17 +107,13 @@ def test_a_method_that_does_not_fit_is_a_row_and_not_the_end(checkpoint, files, 
     assert write_plots(rows, refused, tmp_path) == []
 
 
-def test_ratios_share_what_is_measured_before_the_cut(
-    checkpoint, files, tmp_path, monkeypatch, controls
-):
+def test_ratios_share_what_is_measured_before_the_cut(checkpoint, files, tmp_path, monkeypatch):
     """One backward pass and one ICA serve all ratios, with the rows that each would have alone."""
     networks = {"name": "networks", "strategy": "global"}
     mine = {"scorer": [networks, "surgeon"], "allocation": "threshold"}
     recipe = {"p_stage": {"p_modifiers": {"FunctionalNetworkModifier": mine}}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
-    names = [f"networks={tmp_path / 'mine.yaml'}"]
-    names += controls.method_arguments(["networks-or-effect-uniform"], tmp_path / "recipes")
-    changes = {"methods": names, "repairs": ("",)}
+    changes = {"methods": (f"networks={tmp_path / 'mine.yaml'}", "fast"), "repairs": ("",)}
     passes = []
     taken = gradients._backward_passes
     monkeypatch.setattr(

@@ -25,8 +25,7 @@ def settings_of(recipe, **fields):
     "method, control",
     [
         ("default", "random-or-default"),
-        ("networks-or-effect-uniform", "random-or-effect-uniform"),
-        *((name, f"random-or-{name}") for name in ("best", "effect", "loss_effect", "surgeon")),
+        *((name, f"random-or-{name}") for name in ("best", "surgeon")),
     ],
 )
 def test_a_control_differs_by_its_scorer_alone(method, control, controls):
@@ -65,7 +64,7 @@ def test_parameters_of_a_repair_are_for_the_runs_that_have_it(checkpoint, files)
     ("name", "value", "message"),
     [
         ("scorer.networks.n_components", 6, "the scorer flap has no parameter 'networks'"),
-        ("repair.epochs", 2, "the repair bias has no parameter 'epochs'.*to reconstruction"),
+        ("repair.epochs", 2, "the repair bias has no parameter 'epochs'.*to distillation"),
         ("epochs", 2, "WidthPruningModifier: unknown field 'epochs'"),
         ("align", 0, "align=0"),
         ("seed.x", 1, "only scorer and repair have parameters"),
@@ -101,7 +100,6 @@ def test_every_named_method_is_a_valid_recipe(controls):
     "method, control",
     [
         ("default", "random-or-default"),
-        ("networks-or-effect-uniform", "random-or-effect-uniform"),
         *(("best", name) for name in ("random-or-best", "flap", "obs", "obs-own-text", "random")),
     ],
 )

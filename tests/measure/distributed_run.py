@@ -14,8 +14,10 @@ from llmcompressor.core import active_session
 from transformers import AutoModelForCausalLM
 
 from funcnet_plugin.errors import FuncnetError
+from funcnet_plugin.repair.parts import REPAIRS
 from tests.conftest import make_tokenizer
 from tests.hosting import as_dataset, loader, offload_layers, recipe
+from tests.parts import Refitted, bringing
 
 
 def sampled(texts: list[str], shuffled: bool) -> dict:
@@ -54,9 +56,10 @@ def run_job(folder: Path) -> None:
 
 def main(folders: list[str]) -> None:
     dist.init_process_group("gloo")
-    for folder in folders:
-        run_job(Path(folder))
-        dist.barrier()
+    with bringing(REPAIRS, Refitted):
+        for folder in folders:
+            run_job(Path(folder))
+            dist.barrier()
     dist.destroy_process_group()
 
 

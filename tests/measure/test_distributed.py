@@ -16,20 +16,19 @@ from tests.conftest import make_llama
 from tests.hosting import loader, logits, networks, recipe, run
 from tests.measure.distributed_run import sampled
 
-pytestmark = pytest.mark.usefixtures("forget_the_session")
+pytestmark = pytest.mark.usefixtures("forget_the_session", "refitted")
 ROOT = Path(__file__).parents[2]
 
 
-RESIDUAL = {"name": "reconstruction", "epochs": 0}
 UNION = [networks(), "effect"]
 # name -> how the data is given, recipe fields, samples
 RUNS = {
     "aggregate": ("loader", {"scorer": networks(aggregate="max"), "repair": "least_squares"}, 20),
     "union": ("offloaded", {"scorer": UNION, "repair": "least_squares"}, 20),
-    "threshold": ("loader", {"allocation": "threshold", "repair": RESIDUAL}, 20),
-    "residual": ("offloaded", {"repair": RESIDUAL}, 20),
+    "threshold": ("loader", {"allocation": "threshold", "repair": "refitted"}, 20),
+    "behind": ("offloaded", {"repair": "refitted"}, 20),
     "bias": ("loader", {"repair": "bias"}, 20),
-    "heads": ("offloaded", {"heads_ratio": 0.5, "pruning_ratio": 0.3, "repair": RESIDUAL}, 20),
+    "heads": ("offloaded", {"heads_ratio": 0.5, "pruning_ratio": 0.3, "repair": "refitted"}, 20),
     "taylor": ("loader", {"scorer": [networks(samples_per_group=4), "taylor"]}, 20),
     "shuffled": (
         "shuffled",
@@ -42,7 +41,6 @@ RUNS = {
         20,
     ),
 }
-RECONSTRUCTION = {"repair": {"name": "reconstruction", "epochs": 2, "continuations": 1}}
 DISTILLATION = {"repair": {"name": "distillation", "epochs": 2, "continuations": 1}}
 
 
@@ -71,7 +69,6 @@ def torchrun(folders: list[Path]) -> None:
 def test_two_processes_prune_like_one(texts, tmp_path):
     """Every run in one start of two processes, each beside the same run in this process."""
     jobs = RUNS | {
-        "reconstruction": ("offloaded", RECONSTRUCTION, 150),
         "distillation": ("offloaded", DISTILLATION, 150),
         "too few": ("loader", {"scorer": networks(samples_per_group=20)}, 20),
     }
@@ -81,8 +78,6 @@ def test_two_processes_prune_like_one(texts, tmp_path):
     for name, (kind, fields, _) in RUNS.items():
         options = sampled(texts, kind == "shuffled") if kind in ("shuffled", "longest") else {}
         _compare_with_one(tmp_path / name, texts, fields, options)
-    names = ("error", "error_before_reconstruction")
-    _compare_learned(tmp_path / "reconstruction", texts, RECONSTRUCTION, names)
     names = ("divergence", "divergence_before_distillation")
     _compare_learned(tmp_path / "distillation", texts, DISTILLATION, names)
     for rank in (0, 1):

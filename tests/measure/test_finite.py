@@ -18,14 +18,13 @@ from funcnet_plugin.measure.streams import Streams
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.peers.depth import block_influence, perplexity_without
 from funcnet_plugin.peers.slicing import fuse_norms, principal_axes
-from funcnet_plugin.repair.fit import Examples, fit_weights
 from funcnet_plugin.text.writing import write
 from tests.conftest import make_llama
 from tests.hosting import loader, logged, logits, offload_layers, recipe
 from tests.hosting import run as run_it
 from tests.peers.test_whole_model_peers import peer
 
-pytestmark = pytest.mark.usefixtures("forget_the_session")
+pytestmark = pytest.mark.usefixtures("forget_the_session", "refitted")
 NAN, INF = float("nan"), float("inf")
 MODIFIERS = {
     "WidthPruningModifier": recipe("WidthPruningModifier", scorer="magnitude"),
@@ -104,7 +103,7 @@ def test_what_is_finite(dtype):
     assert is_finite(torch.zeros(2).to(torch.float8_e4m3fn))
 
 
-@pytest.mark.parametrize("repair", ["none", "least_squares", "reconstruction"])
+@pytest.mark.parametrize("repair", ["none", "least_squares", "refitted"])
 @pytest.mark.parametrize("scorer", ["magnitude", "effect", "taylor", "surgeon", None])
 def test_activations_that_overflow_are_named(texts, scorer, repair):
     name = "WidthPruningModifier" if scorer else "FunctionalNetworkModifier"
@@ -131,7 +130,7 @@ def test_the_module_is_named_by_what_overflows(texts):
     "fields",
     [
         {"own_text": 0.25, "repair": "least_squares"},
-        {"repair": {"name": "reconstruction", "continuations": 1}},
+        {"repair": {"name": "distillation", "continuations": 1}},
     ],
 )
 def test_text_of_its_own_that_cannot_be_drawn(texts, fields):
@@ -208,14 +207,6 @@ def test_a_repair_that_its_dtype_cannot_hold_is_not_written():
         cut(block, keep, torch.full((24, 24), 1e6))
 
 
-def test_targets_that_are_not_finite_are_refused():
-    block = bind(make_llama()).blocks[1]
-    x = torch.randn(64, 24)
-    target = torch.full((64, 24), INF)
-    with pytest.raises(NumbersError, match=r"layer 1: what model\.layers\.1\.mlp should give"):
-        fit_weights(block, [Examples(x, target, torch.arange(64), 1.0)], epochs=1, seed=0)
-
-
 def test_layers_that_are_all_alike_are_said_to_be(texts):
     model = make_llama()
     with torch.no_grad():
@@ -242,5 +233,5 @@ def test_perplexity_is_a_number_or_refused(tmp_path):
 def test_a_sound_float16_model_is_pruned(texts, tmp_path):
     make_llama().half().save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
-    text = recipe("WidthPruningModifier", scorer="taylor", repair="reconstruction")
+    text = recipe("WidthPruningModifier", scorer="taylor", repair="distillation")
     assert torch.isfinite(logits(run(model, texts, text))).all()

@@ -7,8 +7,6 @@ from funcnet_plugin.adapters import bind
 from funcnet_plugin.measure.gradients import output_gradients
 from funcnet_plugin.measure.passes import on_gpu
 from funcnet_plugin.measure.text import Text
-from funcnet_plugin.repair import fit
-from funcnet_plugin.repair.fit import Examples, fit_weights
 from tests.conftest import make_llama
 from tests.hosting import loader
 
@@ -66,27 +64,3 @@ def test_gradients_taken_on_the_gpu_are_those_of_the_cpu(texts, monkeypatch):
     for index, found in there.items():
         assert found.device.type == "cpu"
         torch.testing.assert_close(found, here[index], rtol=1e-3, atol=1e-8)
-
-
-@pytest.mark.parametrize(("free", "place"), [(1_400, "cuda"), (1_300, "cpu")])
-def test_examples_lie_there_if_it_has_room_for_the_fit_too(monkeypatch, free, place):
-    monkeypatch.setattr(fit, "free_bytes", lambda device: free)
-    x = torch.zeros(10, 4)  # with its target 320 bytes, and as many once more while they are joined
-    examples = [Examples(x, x, torch.arange(10), 1.0)]
-    found = fit._place(examples, torch.device("cuda"), besides=700)
-    assert found.type == place
-    assert fit._place(examples, torch.device("cpu"), besides=0).type == "cpu"
-
-
-@needs_cuda
-def test_an_mlp_is_reconstructed_on_the_gpu_as_on_the_cpu():
-    x, target = torch.randn(2, 160, 24, generator=torch.Generator().manual_seed(1)).unbind()
-    weights = []
-    for device in ("cpu", "cuda"):
-        block = bind(make_llama().to(device)).blocks[0]
-        examples = [Examples(x, target, torch.arange(160) // 10, 1.0)]
-        found = fit_weights(block, examples, epochs=5, seed=0)
-        assert found.error < found.error_before
-        weights.append([weight.cpu() for weight in found.weights])
-    for here, there in zip(*weights, strict=True):
-        torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4)

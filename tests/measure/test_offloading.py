@@ -15,11 +15,11 @@ from funcnet_plugin.measure.passes import on_gpu
 from funcnet_plugin.measure.predictions import predictions_of
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.repair.behind import cut_behind
-from funcnet_plugin.repair.parts import REPAIRS
 from funcnet_plugin.repair.tuning import tune
 from tests.conftest import make_llama
 from tests.families import FAMILIES
 from tests.hosting import loader
+from tests.parts import Refitted
 
 CPU = torch.device("cpu")
 IDS = torch.randint(3, 30, (2, 9), generator=torch.Generator().manual_seed(1))
@@ -154,9 +154,8 @@ def test_a_repair_is_sent_each_weight_of_a_layer_once(texts, sent, monkeypatch):
     blocks = bind(model).blocks
     monkeypatch.setattr("funcnet_plugin.measure.states.room_for", lambda *a: _two_samples())
     with sent_as_needed(model, CPU):
-        repair = REPAIRS.make("reconstruction")
         sent.clear()
-        cut_behind(model, blocks, {}, repair, [text], gain=1.0, seed=0, processes=None)
+        cut_behind(model, blocks, {}, Refitted(), [text], gain=1.0, seed=0, processes=None)
         of_up = [id(t) for t in sent if t.shape == (48, 24)]
     # gate and up of each layer, and once more those of the first, which shows how layers are called
     assert len(of_up) == 2 * 3 + 2

@@ -182,6 +182,19 @@ def test_a_repair_may_not_need_what_is_let_go_before_the_cut(install):
     assert "the repair wishful needs samples, and a repair gets moments only" in message
 
 
+class Another(LeastSquares):
+    name = "reconstruction"
+
+
+def test_the_name_of_a_part_that_is_gone_is_free(install):
+    install(REPAIRS)
+    assert refused("reconstruction", REPAIRS) == (
+        "the repair reconstruction is gone: it lost on a real model; take distillation."
+    )
+    install(REPAIRS, theirs=module_with(REPAIRS, Another))
+    assert REPAIRS.make("reconstruction") == Another()
+
+
 class Idle(Scorer):
     name = "idle"
 

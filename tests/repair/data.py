@@ -4,12 +4,11 @@ import torch
 
 from funcnet_plugin.adapters import bind
 
-RESIDUAL = {"name": "reconstruction", "epochs": 0}
 FIELDS = {
     "name": "WidthPruningModifier",
     "scorer": "effect",
     "allocation": "threshold",
-    "repair": RESIDUAL,
+    "repair": "refitted",
 }
 HIDDEN, WIDTH, TOKENS = 8, 20, 400
 # what comes out of their MLPs is normalised before it joins the stream

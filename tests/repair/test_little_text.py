@@ -4,9 +4,8 @@ import pytest
 
 from funcnet_plugin.repair.enough import too_little_text
 from tests.hosting import loader, logged, recipe, run
-from tests.repair.data import RESIDUAL
 
-pytestmark = pytest.mark.usefixtures("forget_the_session")
+pytestmark = pytest.mark.usefixtures("forget_the_session", "refitted")
 
 
 def said(fresh, texts, samples, **fields):
@@ -21,15 +20,15 @@ def said(fresh, texts, samples, **fields):
     return [line for line in lines if "may be worse than none" in line]
 
 
-@pytest.mark.parametrize("repair", ["least_squares", RESIDUAL, "reconstruction"])
+@pytest.mark.parametrize("repair", ["least_squares", "refitted", "distillation"])
 @pytest.mark.parametrize("allocation", ["uniform", "threshold"])
 def test_four_windows_are_too_few_for_every_repair(fresh, texts, repair, allocation):
     (line,) = said(fresh, texts, 4, repair=repair, allocation=allocation)
     assert "reads 160 tokens" in line and "repair: none" in line
-    assert ("of 4 samples" in line) == (repair != "least_squares")
+    assert ("of 4 samples" in line) == (repair == "distillation")
 
 
-@pytest.mark.parametrize("repair", ["least_squares", RESIDUAL])
+@pytest.mark.parametrize("repair", ["least_squares", "refitted", "distillation"])
 def test_enough_is_enough(fresh, texts, repair):
     assert not said(fresh, texts, 32, repair=repair)
 
@@ -39,9 +38,9 @@ def test_what_repairs_nothing_needs_no_text(fresh, texts):
 
 
 def test_text_that_the_model_writes_counts(fresh, texts):
-    fields = {"repair": RESIDUAL, "pruning_ratio": 0.3}
-    assert said(fresh, texts, 8, **fields)
-    assert not said(fresh, texts, 8, **fields | {"repair": RESIDUAL | {"continuations": 3}})
+    alone, continued = ({"name": "refitted", "continuations": n} for n in (0, 3))
+    assert said(fresh, texts, 4, repair=alone)
+    assert not said(fresh, texts, 4, repair=continued)
 
 
 def test_tokens_and_samples_each_count():

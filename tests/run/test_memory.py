@@ -19,6 +19,7 @@ from funcnet_plugin.run.fitting import check_fits
 from funcnet_plugin.run.memory import memory
 from funcnet_plugin.score.parts import SCORERS
 from funcnet_plugin.score.scorer import Scorer
+from tests.parts import Refitted
 from tests.run import peaks
 
 GB = 2**30
@@ -106,7 +107,7 @@ def test_stages_are_those_that_the_recipe_has(large):
     plain = needed(large)
     assert list(plain) == [stages.CALIBRATION, stages.SCORING, stages.REPAIR, stages.SAVING]
     full = needed(
-        large, scorers=["surgeon", NETWORKS], repair="reconstruction", own_text=0.25, atlas="atlas"
+        large, scorers=["surgeon", NETWORKS], repair="least_squares", own_text=0.25, atlas="atlas"
     )
     tuned = needed(large, repair="distillation")
     behind = [stages.REPAIR, stages.DISTILLATION, stages.SAVING]
@@ -117,7 +118,7 @@ def test_stages_are_those_that_the_recipe_has(large):
 
 
 def test_without_a_gpu_all_is_counted_as_the_hosts(large):
-    asked = {"scorers": [NETWORKS, "effect"], "repair": "reconstruction", "own_text": 0.25}
+    asked = {"scorers": [NETWORKS, "effect"], "repair": "distillation", "own_text": 0.25}
     alone, beside = needed(large, **asked), needed(large, gpu=True, **asked)
     for name, stage in alone.items():
         assert stage.gpu == 0
@@ -128,10 +129,11 @@ def test_without_a_gpu_all_is_counted_as_the_hosts(large):
     assert beside[stages.OWN_MOMENTS].gpu < weights and beside[stages.OWN_MOMENTS].sent is None
 
 
-def test_more_text_takes_more_where_it_waits(large):
+@pytest.mark.parametrize(("repair", "models"), [("distillation", 1), (Refitted(), 2)])
+def test_more_text_takes_more_where_it_waits(large, repair, models):
     half = Workload(WORK.samples // 2, WORK.length)
-    much, little = (needed(large, repair="reconstruction", work=w) for w in (WORK, half))
-    states = 2 * half.tokens * 4096 * 2  # of two models, in bfloat16
+    much, little = (needed(large, repair=repair, work=w) for w in (WORK, half))
+    states = models * half.tokens * 4096 * 2  # in bfloat16
     assert much[stages.REPAIR].host - little[stages.REPAIR].host >= states
     assert much[stages.SAVING].host == little[stages.SAVING].host
 
@@ -164,7 +166,7 @@ def test_a_run_that_fits_says_nothing(large):
 
 @pytest.mark.parametrize("host", [1 * GB, 12 * GB, 20 * GB])
 def test_what_cannot_fit_is_refused_with_the_stage_and_what_would(large, host):
-    asked = {"scorers": [NETWORKS, "effect"], "repair": "reconstruction", "own_text": 0.25}
+    asked = {"scorers": [NETWORKS, "effect"], "repair": Refitted(), "own_text": 0.25}
     with pytest.raises(RoomError) as error:
         checked(large, FreeMemory(host=host), **asked)
     said = str(error.value)
@@ -177,9 +179,9 @@ def test_what_cannot_fit_is_refused_with_the_stage_and_what_would(large, host):
 
 
 def test_what_is_said_to_fit_does(large):
-    asked = {"scorers": ["effect"], "repair": "reconstruction"}
+    asked = {"scorers": ["effect"], "repair": Refitted()}
     top = max(s.host for s in needed(large, **asked).values())
-    free = FreeMemory(host=top // 2)
+    free = FreeMemory(host=3 * top // 5)
     with pytest.raises(RoomError, match="repair: least_squares, or ") as error:
         checked(large, free, **asked)
     assert checked(large, free, **asked | {"repair": "least_squares"}) is None

@@ -38,8 +38,8 @@ def changed(model):
 
 def test_another_recipe_reads_what_was_written(fresh, texts, tmp_path, times):
     cache = str(tmp_path / "a" / "texts")
-    reconstruction = {"name": "reconstruction", "epochs": 0, "continuations": 1}
-    run(fresh(), texts, recipe(**FIELDS, repair=reconstruction, text_cache=cache))
+    distillation = {"name": "distillation", "continuations": 1}
+    run(fresh(), texts, recipe(**FIELDS, repair=distillation, text_cache=cache))
     assert len(times) == 2
     other = FIELDS | {"scorer": "surgeon", "pruning_ratio": 0.3, "repair": "least_squares"}
     found = run(fresh(), texts, recipe(**other, text_cache=cache))

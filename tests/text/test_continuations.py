@@ -9,8 +9,8 @@ from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.measure.streams import Streams
 from funcnet_plugin.measure.text import Text
-from funcnet_plugin.repair import reconstruction
-from funcnet_plugin.repair.fit import fit_weights
+from funcnet_plugin.repair import distillation
+from funcnet_plugin.repair.tuning import tune
 from funcnet_plugin.run import ahead
 from funcnet_plugin.text import own
 from funcnet_plugin.text.own import write_continuations, write_own_text
@@ -26,10 +26,6 @@ FIELDS = {
     "scorer": "effect",
     "allocation": "threshold",
 }
-
-
-def reconstruct(epochs=1, **parameters):
-    return {"name": "reconstruction", "epochs": epochs} | parameters
 
 
 def continued(model, data, per_sample, seed):
@@ -91,60 +87,36 @@ def test_tokens_count_as_those_of_the_samples_and_are_held_out_with_them(
 ):
     seen = []
 
-    def see(block, examples, **options):
-        seen.append(examples)
-        return fit_weights(block, examples, **options)
+    def see(model, units, predicted, **options):
+        seen.extend(predicted)
+        return tune(model, units, predicted, **options)
 
-    monkeypatch.setattr(reconstruction, "fit_weights", see)
+    monkeypatch.setattr(distillation, "tune", see)
     monkeypatch.setattr(own, "CONTINUED_LENGTH", length)
     monkeypatch.setattr(own, "OWN_LENGTH", own_length)
-    run(fresh(), texts, recipe(**FIELDS, repair=reconstruct(continuations=2), own_text=0.4))
-    for examples in seen:
-        by_weight = {}
-        for example in examples:
-            by_weight.setdefault(round(example.weight, 12), []).append(example)
-        assert len(by_weight) == 2  # the own windows, and all else
-        shares, counts = {}, {}
-        for weight, alike in by_weight.items():
-            sample = torch.cat([example.sample for example in alike])
-            shares[len(sample)] = pytest.approx(weight * len(sample), rel=1e-5)
-            counts[len(sample)] = torch.bincount(sample).tolist()
-        # 20 samples of 40 tokens, each with two that go on from it, and three own windows
-        each = 40 + 2 * length
-        assert shares == {20 * each: 0.6, 20 * 3 * own_length: 0.4}
-        assert counts == {20 * each: [each] * 20, 20 * 3 * own_length: [3 * own_length] * 20}
+    repair = {"name": "distillation", "continuations": 2}
+    run(fresh(), texts, recipe(**FIELDS, repair=repair, own_text=0.4))
+    by_weight = {}
+    for window in seen:
+        by_weight.setdefault(round(window.weight, 12), []).append(window)
+    assert len(by_weight) == 2  # the own windows, and all else
+    shares, counts = {}, {}
+    for weight, alike in by_weight.items():
+        sample = torch.cat([torch.full((len(w.ids),), w.sample) for w in alike])
+        shares[len(sample)] = pytest.approx(weight * len(sample), rel=1e-5)
+        counts[len(sample)] = torch.bincount(sample).tolist()
+    # 20 samples of 40 tokens, each with two that go on from it, and three own windows
+    each = 40 + 2 * length
+    assert shares == {20 * each: 0.6, 20 * 3 * own_length: 0.4}
+    assert counts == {20 * each: [each] * 20, 20 * 3 * own_length: [3 * own_length] * 20}
 
 
-def test_little_text_is_not_learnt_by_heart(texts, tmp_path):
-    """What the fit gains holds on other text of the same kind."""
-    make_llama().save_pretrained(tmp_path / "dense")
-    other = torch.cat([batch["input_ids"] for batch in loader(texts[10:])])
-
-    def missing(model):
-        with torch.no_grad():
-            dense, found = (m.model(other)[0] for m in (make_llama(), model))
-        return float((found - dense).square().mean())
-
-    few = loader(texts[:10], samples=4)
-    alone, with_more = (
-        missing(
-            run(
-                str(tmp_path / "dense"),
-                texts,
-                recipe(**FIELDS, repair=reconstruct(20, continuations=n)),
-                dataset=few,
-            )
-        )
-        for n in (0, 10)
-    )
-    assert with_more < 0.95 * alone
-
-
+@pytest.mark.usefixtures("refitted")
 def test_where_nothing_reads_them_nothing_is_written(texts, tmp_path, monkeypatch):
     """Behind a norm MLPs are repaired one by one, on their moments."""
     FAMILIES["gemma2"].build().save_pretrained(tmp_path / "dense")
     monkeypatch.setattr(ahead, "write_continuations", refuse)
-    text = recipe(**FIELDS, repair=reconstruct(continuations=2))
+    text = recipe(**FIELDS, repair={"name": "refitted", "continuations": 2})
     run(str(tmp_path / "dense"), texts, text)
 
 

@@ -125,7 +125,7 @@ def test_windows_of_long_samples_are_shorter(texts, monkeypatch):
 
 def test_a_model_that_was_being_trained_is_measured_without_dropout(texts, tmp_path):
     FAMILIES["gpt2"].build().save_pretrained(tmp_path / "dense")
-    text = recipe("WidthPruningModifier", own_text=0.5, **FIELDS | {"repair": "reconstruction"})
+    text = recipe("WidthPruningModifier", own_text=0.5, **FIELDS | {"repair": "distillation"})
 
     def pruned(training):
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "dense").train(training)

@@ -13,6 +13,7 @@ _NETWORKS = ("n_components", "samples_per_group", "signals", "strategy", "aggreg
 _CANICA = ("solver", "contrast", "max_iter", "tol", "n_init")
 _SCORER = ("union_with",)
 _REPAIR = ("compensation", "ridge", "continuations", "reconstruction_epochs")
+_RECONSTRUCTIONS = ("reconstruction", "residual_least_squares")  # `distillation` took their place
 _GONE = {
     "token_share": "it gained half a percent at most where the model writes own_text",
     "fisher_labels": "it is always what `model` was",
@@ -56,6 +57,8 @@ def refuse_old_shape(modifier: str, fields: Mapping[str, Any]) -> None:
     if of_repair:
         new["repair"] = _repair(fields)
     why = [f"{name} is gone: {gone[name]}" for name in old if name in gone]
+    if of_repair and _repair_name(fields) in _RECONSTRUCTIONS:
+        why.append(f"{_repair_name(fields)} is gone: it lost on a real model")
     if fields.get("ridge") == "auto":
         why.append("ridge: auto is gone: it gained a tenth of a percent")
     said = [f"scorer: {_OLD_NAME}" if name == "scorer" else name for name in old]
@@ -101,17 +104,24 @@ def _networks(given: str | Mapping[str, Any], fields: Mapping[str, Any]) -> str 
 
 
 def _repair(fields: Mapping[str, Any]) -> str | dict[str, Any]:
-    given = fields.get("compensation", fields.get("repair", "least_squares"))
-    name, parameters = _name(given), {} if isinstance(given, str) else dict(given)
-    if name == "residual_least_squares":
-        name, parameters = "reconstruction", {"epochs": 0}
-    elif name == "reconstruction" and "reconstruction_epochs" in fields:
-        parameters["epochs"] = fields["reconstruction_epochs"]
-    if name == "reconstruction" and fields.get("continuations"):
+    given, name = _given_repair(fields), _repair_name(fields)
+    parameters = {} if isinstance(given, str) else {k: v for k, v in given.items() if k != "name"}
+    if name in _RECONSTRUCTIONS:
+        name = "distillation"
+        parameters.pop("epochs", None)  # theirs were of one MLP
+    if name == "distillation" and fields.get("continuations"):
         parameters["continuations"] = fields["continuations"]
-    if name in ("least_squares", "reconstruction") and fields.get("ridge", "auto") != "auto":
+    if name in ("least_squares", "distillation") and fields.get("ridge", "auto") != "auto":
         parameters["ridge"] = fields["ridge"]
     return {"name": name} | parameters if parameters else name
+
+
+def _given_repair(fields: Mapping[str, Any]) -> Any:
+    return fields.get("compensation", fields.get("repair", "least_squares"))
+
+
+def _repair_name(fields: Mapping[str, Any]) -> Any:
+    return _name(_given_repair(fields))
 
 
 def _name(part: Any) -> Any:

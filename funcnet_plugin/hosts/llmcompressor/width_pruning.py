@@ -95,8 +95,8 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
         `flap`, `wanda_sp`, `taylor`, `obs`, `magnitude`, `random`, `atlas` (networks that were
         found before), or one that another package brings. Of a list a neuron goes only if no scorer
         needs it (the better of its ranks).
-    :param repair: makes up for what was cut: `none`, `bias`, `least_squares`, `reconstruction`,
-        `distillation`, or one that another package brings.
+    :param repair: makes up for what was cut: `none`, `bias`, `least_squares`, `distillation`, or
+        one that another package brings.
     :param own_text: share of the calibration that the model writes itself, in [0, 1). Scorers of
         activations and the repair see that text beside the calibration data; gradients and networks
         are of the calibration data alone. It is measured on the dense model, and so are all layers
@@ -132,7 +132,7 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
             WidthPruningModifier:
               pruning_ratio: 0.2
               scorer: surgeon
-              repair: {name: reconstruction, epochs: 5}
+              repair: {name: distillation, epochs: 1}
     """
 
     requires_calibration_data: bool = True

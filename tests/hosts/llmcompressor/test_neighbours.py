@@ -82,9 +82,7 @@ REFUSED = {
         "put pruning first",
     ),
     "R1 before gradients": (text(spin("R1"), scorer="loss_effect"), "put pruning first"),
-    "R1 before repair": (
-        text(spin("R1"), repair={"name": "reconstruction", "epochs": 0}), "put pruning first"
-    ),
+    "R1 before repair": (text(spin("R1"), repair="distillation"), "put pruning first"),
     "R4 after": (text(then=spin("R1", "R2", "R4")), "width 96 .*64 and 128"),
     "R4 in blocks after": (
         text(then=spin("R4", transform_block_size=64)), "width 96 .*64 and 128"

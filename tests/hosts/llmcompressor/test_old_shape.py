@@ -23,41 +23,48 @@ def least(**parameters):
     return {"name": "least_squares"} | parameters
 
 
-def fitted(**parameters):
-    return {"name": "reconstruction"} | parameters
+def distilled(**parameters):
+    return {"name": "distillation"} | parameters
 
 
 # modifier, fields of the old shape, what is written now
 MOVED = {
     "compensation": (WIDTH, {"compensation": "bias"}, {"repair": "bias"}),
     "compensation, behind layers": (
-        WIDTH, {"compensation": "residual_least_squares"}, {"repair": fitted(epochs=0)},
+        WIDTH, {"compensation": "residual_least_squares"}, {"repair": "distillation"},
     ),
     "ridge": (WIDTH, {"ridge": 0.1}, {"repair": least(ridge=0.1)}),
     "ridge of a repair": (
         WIDTH,
         {"compensation": "residual_least_squares", "ridge": 0.1, "continuations": 2},
-        {"repair": fitted(epochs=0, continuations=2, ridge=0.1)},
+        {"repair": distilled(continuations=2, ridge=0.1)},
     ),
     "ridge of none": (WIDTH, {"compensation": "none", "ridge": 0.1}, {"repair": "none"}),
     "ridge, chosen": (WIDTH, {"ridge": "auto"}, {"repair": "least_squares"}),
     "ridge beside a new repair": (
-        WIDTH, {"repair": fitted(epochs=2), "ridge": 0.1}, {"repair": fitted(epochs=2, ridge=0.1)},
+        WIDTH,
+        {"repair": distilled(epochs=2), "ridge": 0.1},
+        {"repair": distilled(epochs=2, ridge=0.1)},
+    ),
+    "ridge beside a repair that is gone": (
+        WIDTH,
+        {"repair": {"name": "reconstruction", "epochs": 2}, "ridge": 0.1},
+        {"repair": distilled(ridge=0.1)},
     ),
     "reconstruction_epochs": (
         WIDTH,
         {"compensation": "reconstruction", "reconstruction_epochs": 3},
-        {"repair": fitted(epochs=3)},
+        {"repair": "distillation"},
     ),
     "reconstruction_epochs beside a new repair": (
         WIDTH,
         {"repair": "reconstruction", "reconstruction_epochs": 3},
-        {"repair": fitted(epochs=3)},
+        {"repair": "distillation"},
     ),
     "continuations": (
         WIDTH,
         {"compensation": "reconstruction", "continuations": 4},
-        {"repair": fitted(continuations=4)},
+        {"repair": distilled(continuations=4)},
     ),
     "union_with": (
         WIDTH, {"scorer": "flap", "union_with": "taylor"}, {"scorer": ["flap", "taylor"]},
@@ -159,13 +166,23 @@ def test_what_is_gone_is_said_to_be(tmp_path, name, door):
         door(NETWORKS, {"token_share": 0.1, "min_stability": 0.1}, tmp_path)
 
 
+@pytest.mark.parametrize("door", [constructed, pruned])
+@pytest.mark.parametrize("given", ["reconstruction", {"name": "reconstruction", "epochs": 5}])
+def test_the_repair_that_is_gone_is_said_to_be(tmp_path, given, door):
+    with pytest.raises(RecipeError, match=r"repair reconstruction is gone: .*; take distillation"):
+        door(WIDTH, {"repair": given}, tmp_path)
+    now = r"reconstruction is gone: .*; it is written now: repair: distillation\.$"
+    with pytest.raises(RecipeError, match=now):
+        door(WIDTH, {"repair": given, "reconstruction_epochs": 5}, tmp_path)
+
+
 def test_every_parameter_that_a_part_has_now_was_looked_at():
     """A field of the old modifiers leads to the part that has it now."""
     old = {name for _, fields, _ in MOVED.values() for name in fields}
     came_later = {"decomposer", "layers_per_window"}
     networks = set(SCORERS.all()["networks"].parameters()) - came_later
     assert networks | set(DECOMPOSERS.all()["canica"].parameters()) <= old
-    assert {"ridge", "continuations"} <= old & set(REPAIRS.all()["reconstruction"].parameters())
+    assert {"ridge", "continuations"} <= old & set(REPAIRS.all()["distillation"].parameters())
 
 
 @pytest.mark.parametrize("name", ["score", "n_components", "n_init", "min_stability"])

@@ -1,4 +1,4 @@
-"""Repair of the residual stream: the dense and the pruned model side by side."""
+"""Repairs behind pruned layers: the dense and the pruned model side by side."""
 
 import pytest
 import torch
@@ -7,36 +7,13 @@ from funcnet_plugin.adapters import bind
 from funcnet_plugin.cut.surgery import cut
 from funcnet_plugin.measure.streams import Streams
 from funcnet_plugin.measure.text import Text
+from funcnet_plugin.repair.gain import residual_gain
 from funcnet_plugin.repair.least_squares import least_squares
-from funcnet_plugin.repair.residual import ResidualFit, residual_gain
 from tests.families import FAMILIES
 from tests.hosting import kept_by_effect, kept_of, loader, logits, recipe, run
-from tests.repair.data import BEHIND_A_NORM, FIELDS, RESIDUAL, padded_batches, seen_by
+from tests.repair.data import BEHIND_A_NORM, FIELDS, padded_batches, seen_by
 
-pytestmark = pytest.mark.usefixtures("forget_the_session")
-
-
-def test_the_change_is_that_of_ridge_regression():
-    generator = torch.Generator().manual_seed(0)
-    h = torch.randn(60, 7, generator=generator)
-    error = torch.randn(60, 5, generator=generator)
-    weight = torch.tensor([0.3] * 20 + [2.0] * 40)
-    fit = ResidualFit(7, 5, gain=0.5)
-    fit.add(h[:20], error[:20], 0.3)
-    fit.add(h[20:], error[20:], 2.0)
-    # as rows of an ordinary least squares problem
-    rows = weight.sqrt()[:, None].double()
-    damping = 0.1 * (rows * h).square().sum() / 7
-    left = torch.cat([rows * h, damping.sqrt() * torch.eye(7)])
-    right = torch.cat([rows * error / 0.5, torch.zeros(7, 5)])
-    expected = torch.linalg.lstsq(left, right).solution.T
-    torch.testing.assert_close(fit.change(0.1), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_layer_that_is_never_active_is_not_changed():
-    fit = ResidualFit(7, 5)
-    fit.add(torch.zeros(9, 7), torch.ones(9, 5))
-    assert not fit.change(0.02).any()
+pytestmark = pytest.mark.usefixtures("forget_the_session", "refitted")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -128,7 +105,7 @@ def test_the_last_hidden_states_come_closer(family, texts, tmp_path):
     last = bind(dense).blocks[-1].index
     expected = seen_by(dense, list(loader(texts)), lambda b: b.down)[1][last]
     errors, weights = [], []
-    for repair in ("least_squares", RESIDUAL):
+    for repair in ("least_squares", "refitted"):
         text = recipe(**FIELDS | {"repair": repair}, pruning_ratio=0.1, align=8)
         model = run(str(tmp_path / "dense"), texts, text)
         found = seen_by(model, list(loader(texts)), lambda b: b.down)[1][last]
@@ -157,6 +134,12 @@ def test_layers_that_are_ignored_stay_as_they_are(fresh, texts):
     dense = dict(fresh().named_parameters())
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, dense[name]) == ("layers.1.mlp" not in name), name
+
+
+def test_what_was_found_is_written_down(fresh, texts):
+    model = run(fresh(), texts, recipe(**FIELDS | {"allocation": "uniform"}))
+    found = model.config.functional_network["measured"]["refitted"]
+    assert len(found) == 3 and all(0 < share < 1 for share in found)
 
 
 def test_batches_do_not_matter(fresh, texts):
