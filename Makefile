@@ -23,7 +23,7 @@ LOWEST := .runtimes/lowest-env
 
 test-lowest: $(LOWEST)/.installed
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest tests/test_import.py tests/test_recipe.py tests/cut \
-		tests/checkpoints tests/export/test_export.py tests/hosts/test_lm_eval.py \
+		tests/checkpoints tests/export tests/hosts/test_lm_eval.py \
 		tests/hosts/llmcompressor/test_modifier.py
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest integration_tests/test_pages.py -k index.md
 
