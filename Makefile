@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-runtimes docs lint format clean
+.PHONY: demo test test-lowest test-runtimes docs lint format clean
 
 demo: $(STAMP)
 	$(BIN)/funcnet demo
@@ -16,6 +16,22 @@ demo: $(STAMP)
 # One test process per core, each with one thread: the models are too small for more.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal --cov
+
+# The lowest versions that pyproject.toml allows, in an environment of its own, kept in .runtimes: what
+# meets the libraries most, and one `funcnet prune`.
+LOWEST := .runtimes/lowest-env
+
+test-lowest: $(LOWEST)/.installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest tests/test_import.py tests/test_recipe.py tests/cut \
+		tests/checkpoints tests/export tests/hosts/test_lm_eval.py \
+		tests/hosts/llmcompressor/test_modifier.py
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest integration_tests/test_pages.py -k index.md
+
+$(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt torch
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e ".[test]"
+	touch $@
 
 # llama.cpp is compiled, which takes minutes; vLLM has an environment of its own, of 3.5 GB. Both are
 # kept in .runtimes between runs. The name with a dash is no module: the directory is on the path.

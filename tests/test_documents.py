@@ -3,12 +3,19 @@
 import importlib.util
 import json
 import re
-import shlex
-from pathlib import Path
 
+import click
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from funcnet_plugin.recipe import dump_recipe, load_recipe, pruning_modifier
+from tests.pages import PAGES, ROOT, Block, blocks
+
+# What a block of a page may need besides this package, its `test` extra and a small model.
+NEEDS = (
+    "the package registry", "the hub", "vLLM", "llama.cpp", "the rest of the model's code",
+    "minutes", "a model of width 1024",
+)  # fmt: skip
+TYPED = ("funcnet", "lm_eval")
 
 
 def _benchmark(name: str):
@@ -86,23 +93,94 @@ def test_every_page_is_in_the_contents():
         assert f"- {page.relative_to(ROOT / 'docs')}\n" in contents, f"{page} is in no menu"
 
 
-def test_options_that_pages_name_are_there():
-    """Whatever follows `funcnet COMMAND` in a block of a page is an option of that command."""
+def _blocks(language: str) -> list[tuple[str, Block]]:
+    """All blocks in a language, each after where it stands."""
+    return [
+        (f"{page.relative_to(ROOT)}:{block.line}", block)
+        for page in PAGES
+        for block in blocks(page.read_text())
+        if block.language == language
+    ]
+
+
+def test_every_block_is_run_or_says_what_it_needs():
+    """integration_tests/test_pages.py runs what has no title, in these languages."""
+    for page in PAGES:
+        for block in blocks(page.read_text()):
+            where = f"{page.relative_to(ROOT)}:{block.line}"
+            assert block.language in ("sh", "python", "yaml", "toml", "text"), where
+            if block.needs:
+                assert block.needs in NEEDS, where
+            elif block.file:
+                assert re.fullmatch(r"[\w-]+\.(py|toml|yaml)", block.file), where
+            elif block.language == "sh":
+                for program, *_ in block.commands:
+                    assert program in TYPED, f"{where}: say what {program} needs"
+
+
+def test_commands_on_pages_are_understood():
+    """Those that are not run, too, as far as the command line goes."""
+    from lm_eval._cli import HarnessCLI
     from typer.main import get_command
 
     from funcnet_plugin.cli import app
 
     commands = get_command(app).commands
-    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    for page in pages:
-        text = page.read_text().replace("\\\n", " ")
-        for line in re.findall(r"^(?: {4})?funcnet .*", text, re.MULTILINE):
-            name, *given = shlex.split(line, comments=True)[1:]
-            if name == "COMMAND" or name.startswith("-"):
-                continue
-            known = {o for p in commands[name].params for o in (*p.opts, *p.secondary_opts)}
-            for option in (word.partition("=")[0] for word in given if word.startswith("--")):
-                assert option in known, f"{page.name}: funcnet {name} has no {option}"
+    lm_eval = HarnessCLI()._parser
+    seen = set()
+    for where, block in _blocks("sh"):
+        for program, *arguments in block.commands:
+            seen.add(program)
+            if program == "funcnet":
+                name, *given = arguments
+                try:
+                    commands[name].make_context(name, given)
+                except click.UsageError as error:
+                    pytest.fail(f"{where}: {error.message}")
+            elif program == "lm_eval":
+                assert lm_eval.parse_args(["run", *arguments]).tasks, where
+    assert seen >= set(TYPED)
+
+
+def test_recipes_on_pages_are_read():
+    from llmcompressor.recipe import Recipe
+
+    found = _blocks("yaml")
+    assert found
+    for _, block in found:
+        recipe = load_recipe(block.text)
+        name, _ = pruning_modifier(recipe)
+        modifiers = Recipe.create_instance(dump_recipe(recipe)).modifiers
+        assert name in {type(modifier).__name__ for modifier in modifiers}
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "title", "holds"),
+    [
+        ("Say:\n\n    funcnet demo\n\nand\n", "sh", "", "funcnet demo"),
+        ("Say:\n\n    one\n\n    two\n", "sh", "", "one\n\ntwo"),
+        ("```python\n\n    x = 1\n```\n", "python", "", "\n    x = 1\n"),
+        ('```sh title="needs vLLM"\nvllm\n```\n', "sh", "needs vLLM", "vllm\n"),
+    ],
+)
+def test_blocks_of_pages_are_found(text, language, title, holds):
+    (block,) = blocks(text)
+    assert (block.language, block.title, block.text) == (language, title, holds)
+
+
+@pytest.mark.parametrize("fence", ['```sh hl_lines="1"', "  ```sh", "~~~sh"])
+def test_a_fence_of_another_form_is_not_passed_over(fence):
+    with pytest.raises(ValueError, match="begins no block"):
+        blocks(f"Say:\n\n{fence}\nvllm\n")
+
+
+def test_a_line_that_goes_on_is_no_block():
+    assert not blocks("[^1]: a note\n    that goes on\n")
+
+
+def test_commands_are_split_as_a_shell_does():
+    (block,) = blocks("\n\n    funcnet prune \\\n        --out ./x  # why\n    # no command\n")
+    assert block.commands == [["funcnet", "prune", "--out", "./x"]]
 
 
 def _tables(name: str) -> list[str]:

@@ -12,7 +12,7 @@ from types import ModuleType
 TESTED = {
     "llmcompressor": ">=0.14,<0.15",
     "lm_eval": ">=0.4.13,<0.5",
-    "transformers": ">=5.17,<5.18",
+    "transformers": ">=5.15,<5.18",
 }
 
 

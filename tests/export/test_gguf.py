@@ -20,15 +20,18 @@ from tests.conftest import make_llama, make_tokenizer
 from tests.families import FAMILIES
 
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+TEXTS = ["the cat sat on the mat with 12 other cats"] * 9
 PLAIN_BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
 
-def byte_pairs(splitter=BYTES) -> PreTrainedTokenizerFast:
+def byte_pairs(splitter=BYTES, texts=TEXTS, vocabulary=290) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = splitter, decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=290, special_tokens=["<s>"], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(["the cat sat on the mat with 12 other cats"] * 9, trainer)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=["<s>"], initial_alphabet=alphabet
+    )
+    tokenizer.train_from_iterator(texts, trainer)
     found = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>")
     found.chat_template = "{{ messages[0]['content'] }}"
     return found
