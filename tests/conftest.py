@@ -89,16 +89,6 @@ def forget_the_session():
     active_session().reset()
 
 
-@pytest.fixture
-def refitted():
-    """A repair of another package that works behind pruned layers: `refitted` in recipes."""
-    from funcnet_plugin.repair.parts import REPAIRS
-    from tests.parts import Refitted, bringing
-
-    with bringing(REPAIRS, Refitted):
-        yield
-
-
 def shared_data(*parts: str) -> Path:
     """Measuring data that lies beside a developer's checkout; skips where it does not."""
     relative = Path("shared", "data", *parts)

@@ -50,7 +50,7 @@ def test_writing_is_the_same_with_and_without_a_bar(shown):
     assert with_bar == write(make_llama(), range(3, 32), **options)
 
 
-@pytest.mark.usefixtures("forget_the_session", "refitted")
+@pytest.mark.usefixtures("forget_the_session")
 @pytest.mark.parametrize(
     ("text", "titles"),
     [
@@ -62,7 +62,6 @@ def test_writing_is_the_same_with_and_without_a_bar(shown):
              "checking weights", "reading calibration data", "eliminating neurons",
              "comparing with the dense model", "distillation"],
         ),
-        (recipe(repair="refitted"), ["how layers are called", "repairing layers"]),
         (recipe(scorer=networks(strategy="global")), ["networks across layers"]),
         (recipe(allocation="threshold"), ["calibrating layers", "cutting and repairing layers"]),
         (depth("block_influence"), ["block influence"]),

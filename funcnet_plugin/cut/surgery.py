@@ -86,12 +86,6 @@ def complete_biases(units: Sequence[Unit]) -> None:
             set_output_bias(unit, torch.zeros(unit.hidden_size))
 
 
-@torch.no_grad()
-def set_output_weight(unit: Unit, weight: Tensor) -> None:
-    """Give a unit another output projection of its width, (hidden, width)."""
-    _assign(unit, unit.output, "weight", oriented(unit.output, weight))
-
-
 def assign_weight(module: nn.Module, value: Tensor, what: str, name: str = "weight") -> None:
     """Give a module another parameter, in the dtype and on the device of its weight.
 

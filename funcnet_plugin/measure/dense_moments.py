@@ -17,8 +17,6 @@ from funcnet_plugin.measure.passes import layer_by_layer
 from funcnet_plugin.measure.states import HiddenStates
 from funcnet_plugin.measure.text import Text
 
-_STREAM = "dense"
-
 
 def moments_of(
     model: nn.Module,
@@ -58,7 +56,7 @@ def moments_by_layer(
     """
     asked = {unit.index: unit for unit in measured}
     with layer_by_layer(model):
-        states = HiddenStates(model, units, text, (_STREAM,), title)
+        states = HiddenStates(model, units, text, title)
         for unit in bar(units[: max(asked) + 1], title, "layer"):
             with disable_offloading():  # its weights are sent once
                 moments = _through(states, asked.get(unit.index, unit))
@@ -74,12 +72,12 @@ def _through(states: HiddenStates, unit: Unit) -> Moments:
         entered[:] = [args[0].flatten(0, -2)]
 
     with hooked([unit.output.register_forward_pre_hook(enter)]):
-        for batch, output in states.through(unit, _STREAM):
+        for batch, output in states.through(unit):
             h = entered.pop()
             if not batch.mask.all():
                 h = h[batch.real.flatten().to(h.device)]
             check_finite(h, f"layer {unit.index}: inputs of {unit.path_of(unit.output)}")
             moments.add(h)
             what = f"layer {unit.index}: the hidden states behind the layer"
-            states.keep(batch, _STREAM, output, what)
+            states.keep(batch, output, what)
     return moments

@@ -34,13 +34,13 @@ class StateBatch:
     Attributes:
         ids, mask: (batch, length), int64.
         calls: how each layer is called with them.
-        hidden: name of a stream -> (batch, length, hidden), what enters its next layer.
+        hidden: (batch, length, hidden), what enters the next layer.
     """
 
     ids: Tensor
     mask: Tensor
     calls: list[LayerCall]
-    hidden: dict[str, Tensor]
+    hidden: Tensor
 
     @property
     def real(self) -> Tensor:
@@ -49,36 +49,28 @@ class StateBatch:
 
 
 class HiddenStates:
-    """Keeps the hidden states of a text between layers, of one stream or of several.
+    """Keeps the hidden states of a text between layers.
 
     Args:
         model: whole; run once with the layers left out, to see how it calls them.
         units: of all layers, in order.
         text: that is read. Equal samples are read together in any case.
-        streams: names; each begins with what enters the first layer.
         what: is done with them, for messages.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        units: Sequence[Unit],
-        text: Text,
-        streams: Sequence[str],
-        what: str,
-    ) -> None:
+    def __init__(self, model: nn.Module, units: Sequence[Unit], text: Text, what: str) -> None:
         self._model, self._units, self._what = model, units, what
-        self._place = _place(model, units, text, len(streams))
+        self._place = _place(model, units, text)
         self.batches: list[StateBatch] = []
         device = device_of(model)
         text = text if text.may_join else replace(text, may_join=True)
         read = joined(text, room_for(model, units, device))
         with disable_offloading():  # what all batches need is sent once
             for ids, mask, _ in model_inputs(model, read, "how layers are called"):
-                self._begin(ids, mask, streams)
+                self._begin(ids, mask)
 
-    def through(self, unit: Unit, stream: str) -> Iterator[tuple[StateBatch, Tensor]]:
-        """Run one layer on a stream, which stays before it until `keep`.
+    def through(self, unit: Unit) -> Iterator[tuple[StateBatch, Tensor]]:
+        """Run one layer on all batches; each stays before it until `keep`.
 
         Yields:
             a batch and what the layer gives for it, (batch, length, hidden), on the layer's device.
@@ -86,7 +78,7 @@ class HiddenStates:
         position = 0
         while position < len(self.batches):
             batch = self.batches[position]
-            output = self._run(batch, unit, stream)
+            output = self._run(batch, unit)
             if output is None:
                 self.batches[position : position + 1] = self._halved(batch)
                 continue
@@ -94,7 +86,7 @@ class HiddenStates:
             del output
             position += 1
 
-    def keep(self, batch: StateBatch, stream: str, output: Tensor, what: str) -> None:
+    def keep(self, batch: StateBatch, output: Tensor, what: str) -> None:
         """Let what a layer gave wait for the next.
 
         Args:
@@ -104,40 +96,39 @@ class HiddenStates:
             NumbersError: it is not finite, padding aside.
         """
         check_finite(output[batch.real.to(output.device)], what)
-        batch.hidden[stream] = _put(output, self._place)
+        batch.hidden = _put(output, self._place)
 
-    def _run(self, batch: StateBatch, unit: Unit, stream: str) -> Tensor | None:
+    def _run(self, batch: StateBatch, unit: Unit) -> Tensor | None:
         try:
-            return batch.calls[unit.index].run(unit, batch.hidden[stream])
+            return batch.calls[unit.index].run(unit, batch.hidden)
         except torch.OutOfMemoryError:  # what it held is free when this is left
             return None
 
-    def _begin(self, ids: Tensor, mask: Tensor, streams: Sequence[str]) -> None:
+    def _begin(self, ids: Tensor, mask: Tensor) -> None:
         calls, first = layer_calls(self._model, self._units, ids, mask)
         if self.batches:
             for call, other in zip(calls, self.batches[-1].calls, strict=True):
                 call.share(other)
-        first = _put(first, self._place)
-        self.batches.append(StateBatch(ids, mask, calls, dict.fromkeys(streams, first)))
+        self.batches.append(StateBatch(ids, mask, calls, _put(first, self._place)))
 
     def _halved(self, batch: StateBatch) -> list[StateBatch]:
         say_halved(self._what, *batch.ids.shape)
-        rows = {"input_ids": batch.ids, "attention_mask": batch.mask} | batch.hidden
+        rows = {"input_ids": batch.ids, "attention_mask": batch.mask, "hidden": batch.hidden}
         found = []
         for half in halves(rows, self._what):
-            ids, mask = half.pop("input_ids"), half.pop("attention_mask")
+            ids, mask = half["input_ids"], half["attention_mask"]
             calls, _ = layer_calls(self._model, self._units, ids, mask)
-            found.append(StateBatch(ids, mask, calls, half))
+            found.append(StateBatch(ids, mask, calls, half["hidden"]))
         return found
 
 
-def _place(model: nn.Module, units: Sequence[Unit], text: Text, streams: int) -> torch.device:
+def _place(model: nn.Module, units: Sequence[Unit], text: Text) -> torch.device:
     """Say where states wait: on the device of the layers if they leave most of its memory free."""
     device = device_of(model)
     if device.type == "cpu":
         return device
     tokens = sum(batch["input_ids"].numel() for batch in text.batches)
-    needed = streams * tokens * units[0].hidden_size * units[0].dtype.itemsize
+    needed = tokens * units[0].hidden_size * units[0].dtype.itemsize
     return device if wait_on_gpu(needed, free_bytes(device)) else torch.device("cpu")
 
 
@@ -145,7 +136,7 @@ def wait_on_gpu(states: int, free: float) -> bool:
     """Tell whether the states of one text stay on a GPU.
 
     Args:
-        states: bytes of all streams.
+        states: bytes of them.
         free: bytes of the GPU.
     """
     return states < _SHARE * free

@@ -1,4 +1,4 @@
-"""Says how much text a run reads, and what a part of it takes in memory: figures to plan with."""
+"""Says how much text a run reads: figures to plan with."""
 
 from __future__ import annotations
 
@@ -36,16 +36,3 @@ class Workload:
     def tokens(self) -> int:
         """Count the tokens of all windows."""
         return self.samples * self.length
-
-
-@dataclass(frozen=True)
-class Bytes:
-    """Counts bytes by where they lie.
-
-    Attributes:
-        device: where a layer is computed: on the GPU, or in the host's memory without one.
-        host: in the host's memory in any case.
-    """
-
-    device: int = 0
-    host: int = 0

@@ -12,9 +12,7 @@ from torch import Tensor
 from funcnet_plugin.adapters import MLPAdapter, Unit
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.measure.moments import Moments
-from funcnet_plugin.measure.workload import Bytes
 from funcnet_plugin.plugins import Part, hookspec
-from funcnet_plugin.repair.pruned_layer import PrunedLayer
 from funcnet_plugin.repair.pruned_model import PrunedModel
 
 
@@ -79,21 +77,17 @@ class Repaired:
 class Repair(Part):
     """Stands at the base of all repairs.
 
-    A simple one has a `name`, declares what it `needs`, and implements `repaired`. One that works
-    behind pruned layers also implements `refit`, and one that tunes the whole model `tune`.
+    A simple one has a `name`, declares what it `needs`, and implements `repaired`. One that tunes
+    the whole model also implements `tune`.
 
     Attributes:
         needs: ``{"moments"}``, or nothing: the other statistics are let go before a cut.
-        behind_pruned_layers: whether `refit` is called for every layer once it is cut, with what
-            the pruned layers before it made of the text. All layers are measured before any is cut
-            then, and hidden states of all text wait in memory, twice.
         tunes_the_model: whether `tune` is called once, when all layers are cut, with what the dense
             model predicted. A hidden state of every token of all text waits in memory until then.
         adds_bias: whether it gives output projections a bias that they may not have.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    behind_pruned_layers: ClassVar[bool] = False
     tunes_the_model: ClassVar[bool] = False
     adds_bias: ClassVar[bool] = False
 
@@ -106,8 +100,6 @@ class Repair(Part):
     def lacks(cls) -> str | None:
         if cls.repaired is Repair.repaired:
             return "does not implement repaired"
-        if cls.behind_pruned_layers and cls.refit is Repair.refit:
-            return "works behind pruned layers and does not implement refit"
         if cls.tunes_the_model and cls.tune is Repair.tune:
             return "tunes the whole model and does not implement tune"
         return None
@@ -130,19 +122,10 @@ class Repair(Part):
         """Make up for the cut of one unit, by its own statistics."""
         raise NotImplementedError(f"{type(self).__name__} has no repaired.")
 
-    def refit(self, layer: PrunedLayer) -> dict[str, float]:
-        """Change a cut unit so that its layer gives what the dense model has there.
-
-        Weights are set by `cut.surgery.set_output_weight` or `assign_weight`, for they may be
-        offloaded.
-
-        Returns:
-            what was found, by name: it joins the layer's report.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no refit.")
-
     def tune(self, pruned: PrunedModel) -> dict[str, float]:
         """Change the weights of the whole model, once all layers are cut.
+
+        Weights are set by `cut.surgery.assign_weight`, for they may be offloaded.
 
         Returns:
             what was found, by name: it joins what config.json says was measured.
@@ -161,15 +144,6 @@ class Repair(Part):
         """
         moments = 8 * unit.n_columns**2 if self.needs else 0
         return moments + 2 * 8 * unit.hidden_size * unit.n_columns
-
-    def refit_bytes(self, unit: Unit, kept: int, tokens: int) -> Bytes:
-        """Count the bytes that `refit` takes, besides the hidden states of both models.
-
-        Args:
-            unit, kept: see `working_bytes`.
-            tokens: that it reads.
-        """
-        return Bytes()
 
     def tuning_bytes(self, units: Sequence[Unit]) -> int:
         """Count the bytes that `tune` takes where the model is computed, besides a batch.

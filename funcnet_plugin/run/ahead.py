@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from loguru import logger
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
@@ -18,8 +17,6 @@ from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.store import Store
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.measure.threads import warn_of_busy_cores
-from funcnet_plugin.repair.gain import residual_gain
-from funcnet_plugin.repair.pruned_layer import total
 from funcnet_plugin.run import stages
 from funcnet_plugin.run.clock import Clock
 from funcnet_plugin.run.request import Request
@@ -34,15 +31,11 @@ class Ahead:
     Attributes:
         gradients: name of the statistic -> layer -> gradients.
         own_moments: layer -> moments on text that the model wrote, by what they weigh.
-        repair_texts: what a repair behind pruned layers reads; their shares sum to 1.
-        gain: see `residual_gain`; None where there is no repair of the residual stream.
         predicted: for a repair that tunes the model, which lets go of it.
     """
 
     gradients: dict[str, dict[int, object]] = field(default_factory=dict)
     own_moments: dict[int, Moments] = field(default_factory=dict)
-    repair_texts: list[Text] = field(default_factory=list)
-    gain: float | None = None
     predicted: list[Predicted] = field(default_factory=list)
 
     def new_moments(self, unit: Unit) -> Moments:
@@ -93,17 +86,13 @@ def measure_ahead(
         )
     own = None
     with clock.stage(stages.OWN_TEXT):
-        if request.own_text and (todo or request.repair_reads_text):
+        if request.own_text and (todo or request.repair.tunes_the_model):
             own = write_own_text(model, text, request.own_text, seed, processes, store, cache)
-        if request.repair.behind_pruned_layers:
-            ahead.gain = _gain(model, units, text)
-        if request.repair.tunes_the_model or ahead.gain is not None:
+        if request.repair.tunes_the_model:
             texts = _repair_texts(request, model, text, own, processes, store, cache)
     if request.repair.tunes_the_model:
         with clock.stage(stages.PREDICTIONS):
             ahead.predicted = predictions_of(model, units, texts, processes)
-    if ahead.gain is not None:
-        ahead.repair_texts = texts
     if not todo:
         return ahead
     if own is not None and "moments" in request.needs:
@@ -120,17 +109,6 @@ def measure_ahead(
         if "weight_gradients" in request.needs:
             ahead.gradients["weight_gradients"] = weight_gradients(model, text, todo, processes)
     return ahead
-
-
-def _gain(model: nn.Module, units: Sequence[Unit], text: Text) -> float | None:
-    """Measure `residual_gain`, and warn of an architecture without one."""
-    gain = residual_gain(model, units, text.batches[0])
-    if gain is None:
-        logger.warning(
-            f"{type(model).__name__} does not add its MLPs' output to the residual stream as it "
-            "is, so each MLP's own output is repaired only."
-        )
-    return gain
 
 
 def _repair_texts(
@@ -153,7 +131,9 @@ def _repair_texts(
 
 def _by_tokens(texts: Sequence[Text], share: float, processes: Processes | None) -> list[Text]:
     """Divide a share so that every token of some texts counts the same."""
-    counts = [total(text.n_tokens, processes) for text in texts]
+    counts = [text.n_tokens for text in texts]
+    if processes is not None:
+        counts = [processes.total(count) for count in counts]
     return [
         replace(text, share=share * count / sum(counts))
         for text, count in zip(texts, counts, strict=True)

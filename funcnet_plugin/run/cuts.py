@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from loguru import logger
-from torch import Tensor, nn
+from torch import Tensor
 
 from funcnet_plugin.adapters import Unit
-from funcnet_plugin.bars import bar
 from funcnet_plugin.cut.budget import select
 from funcnet_plugin.cut.plan import WidthPlan
 from funcnet_plugin.cut.surgery import cut, set_output_bias
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.statistics import LayerStatistics
-from funcnet_plugin.repair.behind import cut_behind
 from funcnet_plugin.repair.checks import checked_repair
 from funcnet_plugin.repair.repair import Cut, Repair
-from funcnet_plugin.run.ahead import Ahead
 from funcnet_plugin.run.record import Record
 
 
@@ -67,7 +64,7 @@ class LayerCuts:
             keep = select(score, width)
             if self._processes is not None:
                 keep = self._processes.from_first(keep)
-            if not self.kept and not self._repair.behind_pruned_layers:
+            if not self.kept:
                 self._warn_of_little_text(statistics, width)
             known = {"moments": statistics.moments} if statistics.moments is not None else {}
             keep = keep.to(unit.device)
@@ -97,34 +94,6 @@ class LayerCuts:
         if keep is not None:
             self._after(unit, keep)
         return True
-
-    def cut_all(
-        self, model: nn.Module, cuts: Mapping[int, Callable[[], None]], ahead: Ahead, seed: int
-    ) -> None:
-        """Cut the layers that waited for each other, and repair them behind each other if asked.
-
-        Args:
-            model: dense yet.
-            cuts: layer -> what calls `cut` for it.
-            ahead: of the run.
-            seed: of the recipe.
-        """
-        if not ahead.repair_texts:
-            for cut_one in bar(cuts.values(), "cutting and repairing layers", "layer"):
-                cut_one()
-            return
-        found = cut_behind(
-            model,
-            self._plan.layout.blocks,
-            cuts,
-            self._repair,
-            ahead.repair_texts,
-            gain=ahead.gain,
-            seed=seed,
-            processes=self._processes,
-        )
-        for index, report in found.items():
-            self.reports[index].update(report)
 
     def _after(self, unit: Unit, keep: Tensor) -> None:
         self.kept[unit.index] = keep.tolist()

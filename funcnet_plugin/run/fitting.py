@@ -157,7 +157,7 @@ def _of_recipe(start: _Change, plan: WidthPlan) -> Iterator[_Change]:
                 yield start.then(f"max_memory: {limit}", request=limited)
     if request.own_text:
         yield start.then("own_text: 0", request=replace(request, own_text=0.0))
-    if request.repair_reads_text:
+    if request.repair.tunes_the_model:
         yield start.then("repair: least_squares", request=replace(request, repair=LeastSquares()))
 
 

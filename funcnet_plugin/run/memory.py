@@ -147,7 +147,7 @@ class _Counting:
 
     def _predicted(self) -> Term:
         """Count what waits of the dense model's predictions: one hidden state for every token."""
-        tokens = sum(self._repair_texts()) if self._request.repair.tunes_the_model else 0
+        tokens = self._repair_tokens() if self._request.repair.tunes_the_model else 0
         count = tokens * self._sizes.hidden * self._sizes.itemsize
         return Term("predictions of the dense model", host=count)
 
@@ -159,7 +159,7 @@ class _Counting:
             (
                 Term("weights", host=self._sizes.weights),
                 *self._a_layer(),
-                *self._states([own.tokens], streams=1),
+                self._states(own.tokens),
                 Term("moments of all layers", host=self._of_moments() + one),
                 self._predicted(),
                 *self._of_gpu("moments", one),
@@ -178,7 +178,7 @@ class _Counting:
             (
                 Term("weights", host=self._sizes.weights),
                 *self._a_layer(),
-                *self._states([self._work.tokens], streams=1),
+                self._states(self._work.tokens),
                 Term("moments of all heads", host=sum(8 * u.n_columns**2 for u in heads)),
                 # those of one layer, and the copies that ordering them takes
                 self._here("moments of a layer", 4 * one),
@@ -216,7 +216,7 @@ class _Counting:
             (
                 Term("weights", host=self._sizes.weights),
                 *self._a_layer(),
-                *self._states([work.tokens], streams=1),
+                self._states(work.tokens),
                 Term("time courses", host=4 * work.tokens * count),
                 Term("maps", host=maps),
                 self._here("a batch", self._batch()),
@@ -248,21 +248,8 @@ class _Counting:
     def _repair(self) -> Stage:
         repair = self._request.repair
         terms = [*self._pipeline(running=False), *self._statistics(running=False)]
-        texts = self._repair_texts()
-        batch, tokens = self._batch(), sum(texts)
-        working, host = 0, 0
-        for unit in self._units:
-            kept = self._plan.expected_columns(unit)
-            working = max(working, repair.working_bytes(unit, kept))
-            if repair.behind_pruned_layers:
-                more = repair.refit_bytes(unit, kept, tokens)
-                # sums are half of what solving takes, and gather while batches come
-                working = max(working, more.device, batch + more.device // 2)
-                host = max(host, more.host)
-        terms.append(self._here(f"repair by {repair.name}", working))
-        if repair.behind_pruned_layers:
-            terms += self._states(texts, streams=2)
-            terms.append(Term("what the repair learns from", host=host))
+        working = [repair.working_bytes(u, self._plan.expected_columns(u)) for u in self._units]
+        terms.append(self._here(f"repair by {repair.name}", max(working, default=0)))
         return Stage(stages.REPAIR, tuple(terms))
 
     def _saving(self) -> Stage:
@@ -347,15 +334,11 @@ class _Counting:
         """Count what is free where layers are computed, once weights are there."""
         return max(0, self._free - self._sizes.weights)
 
-    def _states(self, texts: Sequence[int], streams: int) -> list[Term]:
-        """Count the hidden states of texts, of so many tokens each, that wait between layers."""
-        sizes, found = self._sizes, []
-        what = "hidden states of both models" if streams > 1 else "hidden states"
-        for tokens in texts:
-            count = streams * tokens * sizes.hidden * sizes.itemsize
-            on_gpu = self._gpu and wait_on_gpu(count, self._free)
-            found.append(Term(what, gpu=count) if on_gpu else Term(what, host=count))
-        return found
+    def _states(self, tokens: int) -> Term:
+        """Count the hidden states of a text that wait between layers."""
+        count = tokens * self._sizes.hidden * self._sizes.itemsize
+        on_gpu = self._gpu and wait_on_gpu(count, self._free)
+        return Term("hidden states", gpu=count) if on_gpu else Term("hidden states", host=count)
 
     def _of_moments(self) -> int:
         return sum(8 * unit.n_columns**2 for unit in self._units)
@@ -368,12 +351,12 @@ class _Counting:
             found += sum(self._sizes.itemsize * unit.parameters for unit in self._units)
         return found
 
-    def _repair_texts(self) -> list[int]:
-        """Count the tokens of the texts that a repair reads itself."""
+    def _repair_tokens(self) -> int:
+        """Count the tokens that a repair reads itself."""
         request, work = self._request, self._work
         continued = request.repair.windows_to_write * min(work.length, CONTINUED_LENGTH)
         own = PER_SAMPLE * (request.own_text > 0) * min(work.length, OWN_LENGTH)
-        return [work.tokens, *(work.samples * tokens for tokens in (continued, own) if tokens)]
+        return work.tokens + work.samples * (continued + own)
 
     def _a_layer(self) -> list[Term]:
         return self._of_gpu("weights of a layer", self._sizes.largest)

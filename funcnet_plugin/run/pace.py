@@ -163,8 +163,7 @@ def estimate(
     found[stages.SCORING] = scoring / pace
     tokens = work.tokens + own * lengths[0] + continued * lengths[1]
     solving = sum(repair.operations(unit, plan.expected_columns(unit), tokens) for unit in units)
-    passes = 4 * tokens * whole if repair.behind_pruned_layers else 0.0
-    found[stages.REPAIR] = _DOUBLE * solving / pace + passes
+    found[stages.REPAIR] = _DOUBLE * solving / pace
     if repair.tunes_the_model:
         found[stages.PREDICTIONS] = tokens * whole
         found[stages.DISTILLATION] = repair.tuning_passes * tokens * (1 + _BACKWARD) * whole

@@ -104,7 +104,6 @@ class Request:
         """Tell whether all layers are measured, on the dense model, before any is cut."""
         return (
             self.allocation == "threshold"
-            or self.repair.behind_pruned_layers
             or self.own_text > 0.0
             or any(scorer.across_layers for scorer in self.scorers)
         )
@@ -113,13 +112,8 @@ class Request:
     def measures_ahead(self) -> bool:
         """Tell whether anything is measured on the model before any layer is calibrated."""
         of_gradients = self.needs & {"weight_gradients", "output_gradients"}
-        reads = self.repair_reads_text or self.own_text > 0.0 or bool(self.atlas)
+        reads = self.repair.tunes_the_model or self.own_text > 0.0 or bool(self.atlas)
         return bool(of_gradients) or reads or bool(self.heads_ratio)
-
-    @property
-    def repair_reads_text(self) -> bool:
-        """Tell whether the repair reads text itself, besides what calibration measures."""
-        return self.repair.behind_pruned_layers or self.repair.tunes_the_model
 
     @property
     def group_size(self) -> int:

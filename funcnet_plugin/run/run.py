@@ -19,7 +19,7 @@ from loguru import logger
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
-from funcnet_plugin.bars import counter, ticking
+from funcnet_plugin.bars import bar, counter, ticking
 from funcnet_plugin.cut.plan import WidthPlan
 from funcnet_plugin.cut.surgery import complete_biases
 from funcnet_plugin.errors import CalibrationError, DecompositionError, RecipeError
@@ -278,12 +278,9 @@ class Run:
                 self.plan.decide_by_threshold(together)
             else:
                 together = [combined([layer])[0] for layer in layers]
-            cuts = {
-                unit.index: partial(self._prune, unit, score)
-                for unit, score in zip(units, together, strict=True)
-            }
-            with self.clock.stage(stages.REPAIR):
-                self._cuts.cut_all(self._model, cuts, self._ahead, self.request.seed)
+            waiting = list(zip(units, together, strict=True))
+            for unit, score in bar(waiting, "cutting and repairing layers", "layer"):
+                self._prune(unit, score)
         self._scores.clear()
         if self.request.repair.tunes_the_model and not self.unfinished:
             with self.clock.stage(stages.DISTILLATION):

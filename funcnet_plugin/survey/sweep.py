@@ -20,7 +20,6 @@ from funcnet_plugin.measure.states import HiddenStates
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.survey.channels import Channels, ChannelSample
 
-_STREAM = "dense"
 Watched = Unit | Channels
 Seen = Sample | ChannelSample
 
@@ -52,17 +51,17 @@ def sweep(
         NumbersError: activations or hidden states are not finite.
     """
     with layer_by_layer(model):
-        states = HiddenStates(model, units, text, (_STREAM,), title)
+        states = HiddenStates(model, units, text, title)
         for unit in bar(units, title, "layer"):
             watched = wanted.get(unit.index)
             seen: list[Seen] = []
             with disable_offloading(), hooked([] if watched is None else _hooks(watched, seen)):
-                for batch, output in states.through(unit, _STREAM):
+                for batch, output in states.through(unit):
                     for sample in seen:
                         sample.check_finite(watched)
                         add(watched, sample)
                     what = f"layer {unit.index}: the hidden states behind the layer"
-                    states.keep(batch, _STREAM, output, what)
+                    states.keep(batch, output, what)
             if watched is not None:
                 done(watched)
     return states
@@ -72,8 +71,7 @@ def mean_state(states: HiddenStates) -> Tensor:
     """Average what stands behind the last layer over all tokens, (hidden,), float32, on the CPU."""
     total, n_tokens = 0.0, 0
     for batch in states.batches:
-        hidden = batch.hidden[_STREAM]
-        tokens = hidden[batch.real.to(hidden.device)].float()
+        tokens = batch.hidden[batch.real.to(batch.hidden.device)].float()
         total, n_tokens = total + tokens.sum(0), n_tokens + len(tokens)
     return (total / n_tokens).cpu()
 

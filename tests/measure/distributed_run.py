@@ -14,10 +14,8 @@ from llmcompressor.core import active_session
 from transformers import AutoModelForCausalLM
 
 from funcnet_plugin.errors import FuncnetError
-from funcnet_plugin.repair.parts import REPAIRS
 from tests.conftest import make_tokenizer
 from tests.hosting import as_dataset, loader, offload_layers, recipe
-from tests.parts import Refitted, bringing
 
 
 def sampled(texts: list[str], shuffled: bool) -> dict:
@@ -56,10 +54,9 @@ def run_job(folder: Path) -> None:
 
 def main(folders: list[str]) -> None:
     dist.init_process_group("gloo")
-    with bringing(REPAIRS, Refitted):
-        for folder in folders:
-            run_job(Path(folder))
-            dist.barrier()
+    for folder in folders:
+        run_job(Path(folder))
+        dist.barrier()
     dist.destroy_process_group()
 
 

@@ -16,7 +16,7 @@ from tests.conftest import make_llama
 from tests.hosting import loader, logits, networks, recipe, run
 from tests.measure.distributed_run import sampled
 
-pytestmark = pytest.mark.usefixtures("forget_the_session", "refitted")
+pytestmark = pytest.mark.usefixtures("forget_the_session")
 ROOT = Path(__file__).parents[2]
 
 
@@ -25,10 +25,13 @@ UNION = [networks(), "effect"]
 RUNS = {
     "aggregate": ("loader", {"scorer": networks(aggregate="max"), "repair": "least_squares"}, 20),
     "union": ("offloaded", {"scorer": UNION, "repair": "least_squares"}, 20),
-    "threshold": ("loader", {"allocation": "threshold", "repair": "refitted"}, 20),
-    "behind": ("offloaded", {"repair": "refitted"}, 20),
+    "threshold": ("loader", {"allocation": "threshold", "repair": "least_squares"}, 20),
     "bias": ("loader", {"repair": "bias"}, 20),
-    "heads": ("offloaded", {"heads_ratio": 0.5, "pruning_ratio": 0.3, "repair": "refitted"}, 20),
+    "heads": (
+        "offloaded",
+        {"heads_ratio": 0.5, "pruning_ratio": 0.3, "repair": "least_squares"},
+        20,
+    ),
     "taylor": ("loader", {"scorer": [networks(samples_per_group=4), "taylor"]}, 20),
     "shuffled": (
         "shuffled",

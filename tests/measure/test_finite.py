@@ -14,7 +14,6 @@ from funcnet_plugin.evaluation.perplexity import perplexities
 from funcnet_plugin.measure.dense_moments import moments_of
 from funcnet_plugin.measure.finite import check_finite_weights, is_finite
 from funcnet_plugin.measure.gradients import output_gradients, weight_gradients
-from funcnet_plugin.measure.streams import Streams
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.peers.depth import block_influence, perplexity_without
 from funcnet_plugin.peers.slicing import fuse_norms, principal_axes
@@ -24,7 +23,7 @@ from tests.hosting import loader, logged, logits, offload_layers, recipe
 from tests.hosting import run as run_it
 from tests.peers.test_whole_model_peers import peer
 
-pytestmark = pytest.mark.usefixtures("forget_the_session", "refitted")
+pytestmark = pytest.mark.usefixtures("forget_the_session")
 NAN, INF = float("nan"), float("inf")
 MODIFIERS = {
     "WidthPruningModifier": recipe("WidthPruningModifier", scorer="magnitude"),
@@ -103,7 +102,7 @@ def test_what_is_finite(dtype):
     assert is_finite(torch.zeros(2).to(torch.float8_e4m3fn))
 
 
-@pytest.mark.parametrize("repair", ["none", "least_squares", "refitted"])
+@pytest.mark.parametrize("repair", ["none", "least_squares"])
 @pytest.mark.parametrize("scorer", ["magnitude", "effect", "taylor", "surgeon", None])
 def test_activations_that_overflow_are_named(texts, scorer, repair):
     name = "WidthPruningModifier" if scorer else "FunctionalNetworkModifier"
@@ -113,6 +112,13 @@ def test_activations_that_overflow_are_named(texts, scorer, repair):
     ) as error:
         run(overflowing(), texts, recipe(name, **fields))
     assert "\n" not in str(error.value)
+
+
+def test_predictions_of_a_model_that_overflows_are_refused(texts):
+    text = recipe("WidthPruningModifier", scorer="effect", repair="distillation")
+    message = "^the hidden states that enter the dense model's head hold .* in float16; "
+    with pytest.raises(NumbersError, match=message):
+        run(overflowing(), texts, text)
 
 
 def test_the_module_is_named_by_what_overflows(texts):
@@ -189,15 +195,6 @@ def test_products_that_overflow_float32_are_named(texts):
     text = recipe("WidthPruningModifier", scorer="magnitude", repair="least_squares")
     with pytest.raises(NumbersError, match="layer 1: the second moments inside"):
         run(model, texts, text)
-
-
-def test_hidden_states_beside_each_other_are_looked_at(texts):
-    model = overflowing()
-    blocks = bind(model).blocks
-    streams = Streams(model, blocks, text_of(texts))
-    streams.pass_dense(blocks[0])
-    with pytest.raises(NumbersError, match="layer 1: the dense model's hidden states"):
-        streams.pass_dense(blocks[1])
 
 
 def test_a_repair_that_its_dtype_cannot_hold_is_not_written():

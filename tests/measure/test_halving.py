@@ -7,7 +7,6 @@ from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.measure.dense_moments import moments_of
 from funcnet_plugin.measure.gradients import output_gradients, weight_gradients
-from funcnet_plugin.measure.streams import Streams
 from funcnet_plugin.measure.text import Text
 from tests.conftest import make_llama
 from tests.hosting import logged
@@ -75,29 +74,6 @@ def test_moments_are_those_of_smaller_batches():
         assert moments.count == expected[index].count == 84
         torch.testing.assert_close(moments.second, expected[index].second)
     assert any("goes on with half as many" in line for line in lines)
-
-
-@torch.no_grad()
-def test_streams_go_on_with_halves():
-    def found(model):
-        blocks = bind(model).blocks
-        streams = Streams(model, blocks, text(7))
-        for block in blocks:
-            streams.pass_dense(block)
-            if block.index == 1:
-                block.down.weight *= 0.5
-            differences = list(streams.differences(block))
-            streams.pass_pruned(block)
-        return streams, differences
-
-    streams, whole = found(make_llama())
-    halved_streams, halved = found(small(make_llama()))
-    assert len(whole) == 1 and len(halved) > 1
-    assert halved_streams.n_tokens == streams.n_tokens and halved_streams.n_windows == 7
-    for name in ("x", "h", "error", "sample"):
-        parts = torch.cat([getattr(part, name) for part in halved])
-        torch.testing.assert_close(parts, getattr(whole[0], name))
-    assert float(halved[0].error.abs().max()) > 0
 
 
 def test_one_sample_without_memory_ends_in_a_sentence():

@@ -14,12 +14,10 @@ from funcnet_plugin.measure.offloading import computed_again, is_sent, sent_as_n
 from funcnet_plugin.measure.passes import on_gpu
 from funcnet_plugin.measure.predictions import predictions_of
 from funcnet_plugin.measure.text import Text
-from funcnet_plugin.repair.behind import cut_behind
 from funcnet_plugin.repair.tuning import tune
 from tests.conftest import make_llama
 from tests.families import FAMILIES
 from tests.hosting import loader
-from tests.parts import Refitted
 
 CPU = torch.device("cpu")
 IDS = torch.randint(3, 30, (2, 9), generator=torch.Generator().manual_seed(1))
@@ -149,13 +147,13 @@ def test_a_gpu_without_room_is_sent_one_layer_after_the_other(monkeypatch):
     assert seen == ["cuda"] and type(model.lm_head._parameters) is dict
 
 
-def test_a_repair_is_sent_each_weight_of_a_layer_once(texts, sent, monkeypatch):
+def test_moments_are_sent_each_weight_of_a_layer_once(texts, sent, monkeypatch):
     model, text = make_llama(), Text.read(loader(texts, batch_size=4))
     blocks = bind(model).blocks
     monkeypatch.setattr("funcnet_plugin.measure.states.room_for", lambda *a: _two_samples())
     with sent_as_needed(model, CPU):
         sent.clear()
-        cut_behind(model, blocks, {}, Refitted(), [text], gain=1.0, seed=0, processes=None)
+        moments_of(model, blocks, text, blocks)
         of_up = [id(t) for t in sent if t.shape == (48, 24)]
     # gate and up of each layer, and once more those of the first, which shows how layers are called
     assert len(of_up) == 2 * 3 + 2

@@ -203,11 +203,6 @@ class Careless(Repair):
     name = "careless"
 
 
-class Shortsighted(LeastSquares):
-    name = "shortsighted"
-    behind_pruned_layers: ClassVar[bool] = True
-
-
 class Untrained(LeastSquares):
     name = "untrained"
     tunes_the_model: ClassVar[bool] = True
@@ -222,7 +217,6 @@ class Aimless(Decomposer):
     [
         (SCORERS, Idle, "the scorer idle implements neither score nor begin"),
         (REPAIRS, Careless, "the repair careless does not implement repaired"),
-        (REPAIRS, Shortsighted, "works behind pruned layers and does not implement refit"),
         (REPAIRS, Untrained, "tunes the whole model and does not implement tune"),
         (DECOMPOSERS, Aimless, "the decomposer aimless implements neither rotate nor decompose"),
     ],

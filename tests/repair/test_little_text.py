@@ -5,7 +5,7 @@ import pytest
 from funcnet_plugin.repair.enough import too_little_text
 from tests.hosting import loader, logged, recipe, run
 
-pytestmark = pytest.mark.usefixtures("forget_the_session", "refitted")
+pytestmark = pytest.mark.usefixtures("forget_the_session")
 
 
 def said(fresh, texts, samples, **fields):
@@ -20,7 +20,7 @@ def said(fresh, texts, samples, **fields):
     return [line for line in lines if "may be worse than none" in line]
 
 
-@pytest.mark.parametrize("repair", ["least_squares", "refitted", "distillation"])
+@pytest.mark.parametrize("repair", ["least_squares", "distillation"])
 @pytest.mark.parametrize("allocation", ["uniform", "threshold"])
 def test_four_windows_are_too_few_for_every_repair(fresh, texts, repair, allocation):
     (line,) = said(fresh, texts, 4, repair=repair, allocation=allocation)
@@ -28,19 +28,13 @@ def test_four_windows_are_too_few_for_every_repair(fresh, texts, repair, allocat
     assert ("of 4 samples" in line) == (repair == "distillation")
 
 
-@pytest.mark.parametrize("repair", ["least_squares", "refitted", "distillation"])
+@pytest.mark.parametrize("repair", ["least_squares", "distillation"])
 def test_enough_is_enough(fresh, texts, repair):
     assert not said(fresh, texts, 32, repair=repair)
 
 
 def test_what_repairs_nothing_needs_no_text(fresh, texts):
     assert not said(fresh, texts, 4, repair="none")
-
-
-def test_text_that_the_model_writes_counts(fresh, texts):
-    alone, continued = ({"name": "refitted", "continuations": n} for n in (0, 3))
-    assert said(fresh, texts, 4, repair=alone)
-    assert not said(fresh, texts, 4, repair=continued)
 
 
 def test_tokens_and_samples_each_count():

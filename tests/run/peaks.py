@@ -23,11 +23,9 @@ from funcnet_plugin.measure.free_memory import free_memory
 from funcnet_plugin.measure.workload import Workload
 from funcnet_plugin.preflight import needed_memory
 from funcnet_plugin.recipe import load_recipe
-from funcnet_plugin.repair.parts import REPAIRS
 from funcnet_plugin.text.windows import make_loader
 from tests.conftest import make_llama, make_tokenizer
 from tests.hosting import networks, recipe
-from tests.parts import Refitted, bringing
 
 WORK = Workload(samples=16, length=256)
 SHAPE = {
@@ -40,9 +38,6 @@ SHAPE = {
 NETWORKS = networks(n_components=16)
 RECIPES = {
     "least squares": recipe(scorer=[NETWORKS, "effect"], repair="least_squares", align=128),
-    "behind pruned layers": recipe(
-        "WidthPruningModifier", scorer="effect", repair="refitted", align=128
-    ),
     "distillation": recipe(
         "WidthPruningModifier", scorer="effect", repair="distillation", align=128
     ),
@@ -75,7 +70,7 @@ def saved(folder: str, **shape: int) -> Path:
 def warm_up() -> None:
     small = networks(n_components=4)
     with tempfile.TemporaryDirectory() as folder:
-        text = recipe(scorer=[small, "effect"], repair="refitted", atlas="ATLAS")
+        text = recipe(scorer=[small, "effect"], repair="least_squares", atlas="ATLAS")
         prune(text, saved(folder), Workload(8, 40))
     square = torch.randn(1500, 1500)
     double = square.double() @ square.double().T + 1500 * torch.eye(1500)
@@ -99,14 +94,13 @@ def measure(text: str) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with bringing(REPAIRS, Refitted):
-        warm_up()
-        for name in sys.argv[1:]:
-            child = os.fork()
-            if child == 0:
-                try:
-                    measure(RECIPES[name])
-                finally:
-                    sys.stdout.flush()
-                    os._exit(0)
-            os.waitpid(child, 0)
+    warm_up()
+    for name in sys.argv[1:]:
+        child = os.fork()
+        if child == 0:
+            try:
+                measure(RECIPES[name])
+            finally:
+                sys.stdout.flush()
+                os._exit(0)
+        os.waitpid(child, 0)

@@ -19,7 +19,6 @@ from funcnet_plugin.run.fitting import check_fits
 from funcnet_plugin.run.memory import memory
 from funcnet_plugin.score.parts import SCORERS
 from funcnet_plugin.score.scorer import Scorer
-from tests.parts import Refitted
 from tests.run import peaks
 
 GB = 2**30
@@ -129,11 +128,10 @@ def test_without_a_gpu_all_is_counted_as_the_hosts(large):
     assert beside[stages.OWN_MOMENTS].gpu < weights and beside[stages.OWN_MOMENTS].sent is None
 
 
-@pytest.mark.parametrize(("repair", "models"), [("distillation", 1), (Refitted(), 2)])
-def test_more_text_takes_more_where_it_waits(large, repair, models):
+def test_more_text_takes_more_where_it_waits(large):
     half = Workload(WORK.samples // 2, WORK.length)
-    much, little = (needed(large, repair=repair, work=w) for w in (WORK, half))
-    states = models * half.tokens * 4096 * 2  # in bfloat16
+    much, little = (needed(large, repair="distillation", work=w) for w in (WORK, half))
+    states = half.tokens * 4096 * 2  # in bfloat16
     assert much[stages.REPAIR].host - little[stages.REPAIR].host >= states
     assert much[stages.SAVING].host == little[stages.SAVING].host
 
@@ -166,11 +164,11 @@ def test_a_run_that_fits_says_nothing(large):
 
 @pytest.mark.parametrize("host", [1 * GB, 12 * GB, 20 * GB])
 def test_what_cannot_fit_is_refused_with_the_stage_and_what_would(large, host):
-    asked = {"scorers": [NETWORKS, "effect"], "repair": Refitted(), "own_text": 0.25}
+    asked = {"scorers": [NETWORKS, "effect"], "repair": "distillation", "own_text": 0.25}
     with pytest.raises(RoomError) as error:
         checked(large, FreeMemory(host=host), **asked)
     said = str(error.value)
-    assert "the stage 'cut and repair' needs about" in said
+    assert "the stage 'scoring' needs about" in said
     assert f"{host / GB:.3g}" in said or f"{host / GB:.2f}" in said
     if host == GB:
         assert "none of the smaller runs" in said
@@ -179,9 +177,9 @@ def test_what_cannot_fit_is_refused_with_the_stage_and_what_would(large, host):
 
 
 def test_what_is_said_to_fit_does(large):
-    asked = {"scorers": ["effect"], "repair": Refitted()}
+    asked = {"scorers": ["effect"], "repair": "distillation"}
     top = max(s.host for s in needed(large, **asked).values())
-    free = FreeMemory(host=3 * top // 5)
+    free = FreeMemory(host=3 * top // 4)
     with pytest.raises(RoomError, match="repair: least_squares, or ") as error:
         checked(large, free, **asked)
     assert checked(large, free, **asked | {"repair": "least_squares"}) is None

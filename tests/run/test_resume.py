@@ -14,7 +14,7 @@ from funcnet_plugin.score.across_layers import NetworksAcrossLayers
 from funcnet_plugin.text import own
 from tests.hosting import as_dataset, loader, networks, recipe, run
 
-pytestmark = pytest.mark.usefixtures("forget_the_session", "refitted")
+pytestmark = pytest.mark.usefixtures("forget_the_session")
 UNION = [networks(), "effect"]
 KINDS = {
     "layer by layer": {"repair": "least_squares", "scorer": UNION},
@@ -27,11 +27,11 @@ KINDS = {
         "own_text": 0.25,
         "repair": "least_squares",
     },
-    "behind pruned layers": {
+    "one cut and distillation": {
         "scorer": UNION,
         "allocation": "threshold",
         "own_text": 0.25,
-        "repair": {"name": "refitted", "continuations": 1},
+        "repair": {"name": "distillation", "continuations": 1},
     },
     "distillation": {"repair": {"name": "distillation", "continuations": 1}},
 }
@@ -150,7 +150,7 @@ def test_damaged_and_foreign_directories_are_named(fresh, texts, tmp_path, monke
         run(fresh(), texts, recipe(resume_dir=str(tmp_path / "mine")))
 
 
-@pytest.mark.parametrize("kind", ["one cut", "global", "gradients", "behind pruned layers"])
+@pytest.mark.parametrize("kind", ["one cut", "global", "gradients", "one cut and distillation"])
 def test_another_ratio_of_one_cut_measures_nothing_again(fresh, texts, tmp_path, monkeypatch, kind):
     other = {"pruning_ratio": 0.3, "align": 2, "ratio_scope": "mlp"}
     expected = run(fresh(), texts, recipe(**KINDS[kind] | other))

@@ -16,7 +16,7 @@ from tests.conftest import make_llama
 from tests.hosting import loader, networks, recipe
 from tests.hosting import run as prune_with_oneshot
 
-pytestmark = pytest.mark.usefixtures("forget_the_session", "refitted")
+pytestmark = pytest.mark.usefixtures("forget_the_session")
 CORE = ("adapters", "cut", "ica", "measure", "plugins", "repair", "run", "score", "text")
 HOST = re.compile(r"^\s*(from|import) (llmcompressor|lm_eval|optimum|funcnet_plugin\.hosts)", re.M)
 FIELDS = {"pruning_ratio": 0.2, "align": 4, "allocation": "threshold"}
@@ -59,7 +59,7 @@ def test_the_core_imports_no_host(package):
     ("scorers", "repair"),
     [
         (["effect"], "least_squares"),
-        (["surgeon"], "refitted"),
+        (["surgeon"], "distillation"),
         ([networks(strategy="global"), "taylor"], "none"),
     ],
     ids=["effect", "surgeon", "networks"],

@@ -1,24 +1,17 @@
 """More text for the repair, which the model writes by going on from pieces of the samples."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import CalibrationError
-from funcnet_plugin.measure.streams import Streams
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.repair import distillation
 from funcnet_plugin.repair.tuning import tune
-from funcnet_plugin.run import ahead
 from funcnet_plugin.text import own
 from funcnet_plugin.text.own import write_continuations, write_own_text
 from funcnet_plugin.text.windows import make_loader
 from tests.conftest import make_llama
-from tests.families import FAMILIES
 from tests.hosting import loader, recipe, run
-from tests.repair.data import padded_batches
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
 FIELDS = {
@@ -32,10 +25,6 @@ def continued(model, data, per_sample, seed):
     """Let a model go on from the samples of some batches: (n_windows, window)."""
     text = write_continuations(model, Text.read(data), per_sample, seed)
     return torch.cat([batch["input_ids"] for batch in text.batches])
-
-
-def refuse(*asked, **more):
-    raise AssertionError("written for nothing")
 
 
 def stands_in(piece, sample):
@@ -72,15 +61,6 @@ def test_samples_of_all_lengths_are_continued_in_their_order():
         assert not sample or stands_in(window[: min(3, len(sample))], sample)
 
 
-def test_streams_count_by_calibration_sample():
-    model = make_llama()
-    blocks = bind(model).blocks
-    streams = Streams(model, blocks, replace(Text.read(padded_batches()), per_sample=2))
-    streams.pass_dense(blocks[0])
-    sample = torch.cat([part.sample for part in streams.differences(blocks[0])])
-    assert sample.tolist() == [0] * (12 + 7) + [1] * (12 + 7)
-
-
 @pytest.mark.parametrize(("length", "own_length"), [(40, 24), (16, 40)])
 def test_tokens_count_as_those_of_the_samples_and_are_held_out_with_them(
     fresh, texts, monkeypatch, length, own_length
@@ -109,15 +89,6 @@ def test_tokens_count_as_those_of_the_samples_and_are_held_out_with_them(
     each = 40 + 2 * length
     assert shares == {20 * each: 0.6, 20 * 3 * own_length: 0.4}
     assert counts == {20 * each: [each] * 20, 20 * 3 * own_length: [3 * own_length] * 20}
-
-
-@pytest.mark.usefixtures("refitted")
-def test_where_nothing_reads_them_nothing_is_written(texts, tmp_path, monkeypatch):
-    """Behind a norm MLPs are repaired one by one, on their moments."""
-    FAMILIES["gemma2"].build().save_pretrained(tmp_path / "dense")
-    monkeypatch.setattr(ahead, "write_continuations", refuse)
-    text = recipe(**FIELDS, repair={"name": "refitted", "continuations": 2})
-    run(str(tmp_path / "dense"), texts, text)
 
 
 def test_samples_of_one_token_cannot_be_continued(fresh):
