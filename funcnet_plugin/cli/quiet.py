@@ -42,7 +42,8 @@ def quieten() -> None:
     if "LLM_COMPRESSOR_LOG_LEVEL" in os.environ or _LOGGER in sys.modules:
         return
     os.environ["LLM_COMPRESSOR_LOG_LEVEL"] = ""  # it adds no lines of its own to the screen
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it does so too, with a warning
+    # or llm-compressor sets it, with a warning
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     for name, level in _STANDARD.items():
         logging.getLogger(name).setLevel(level)
