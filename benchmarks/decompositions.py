@@ -7,7 +7,7 @@ beside it random neurons, as many in the same layers; the texts are measured by 
 lesion costs is the rise of a text's log perplexity. The selectivity of a decomposer is the share of
 all that its networks cost which falls on each network's worst text: 1 where every network serves
 one text, one over the number of texts where all lose alike. What a decomposer's networks are worth
-for pruning is measured by `funcnet compare`, see docs/experiments.md.
+for pruning is measured by `funcnet compare`, see docs/experiments/networks.md.
 
 Rows are printed, and go to benchmarks/results/decompositions.jsonl in place of the model's. What
 OUT holds is not measured again.

@@ -64,7 +64,7 @@ def test_the_table_of_speed_is_what_was_measured(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     speed = _benchmark("speed")
     tables = speed.tables(speed.rows_of("smollm2-135m")).split("\n\n")
-    page = (ROOT / "docs" / "experiments.md").read_text()
+    page = (ROOT / "docs" / "experiments" / "runtimes.md").read_text()
     for table in tables:
         assert len(table.splitlines()) > 2
         assert table in page
@@ -74,7 +74,7 @@ def test_the_table_of_runtimes_is_what_was_measured(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     serving = _benchmark("serving")
     table = serving.table(map(json.loads, serving.ROWS.read_text().splitlines()))
-    assert table in (ROOT / "docs" / "experiments.md").read_text()
+    assert table in (ROOT / "docs" / "experiments" / "runtimes.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])

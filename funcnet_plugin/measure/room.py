@@ -2,7 +2,7 @@
 
 On a GPU, below some thousand tokens a call of a layer costs more than its arithmetic. On a CPU a
 batch soon gains nothing, and tensors that are too large for what the allocator keeps are slower
-(docs/experiments.md); padding is work for nothing there.
+(docs/experiments/real-models.md); padding is work for nothing there.
 """
 
 from __future__ import annotations

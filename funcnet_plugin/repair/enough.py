@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Below that a repair was worse than none in some of the runs of docs/experiments.md.
+# Below that a repair was worse than none in some of the runs of docs/experiments/small-models.md.
 _TOKENS_PER_NEURON = 6
 _FEWEST_SAMPLES = 32
 
@@ -11,7 +11,8 @@ def too_little_text(tokens: int, width: int, samples: int | None = None) -> str 
     """Say where a repair has too little to learn from; None where it has enough.
 
     Least squares on few tokens for each neuron fit what is particular to them, and a repair by
-    gradient steps needs many samples as well (docs/experiments.md).
+    gradient steps needs many samples as well
+    (docs/experiments/small-models.md).
 
     Args:
         tokens: that the repair reads.

@@ -6,7 +6,7 @@ sample and are more text of its kind, for a repair that would learn little text 
 
 All is written before the run, on the dense model, in passes through the whole of it. So this is for
 runs that cut nothing before every layer is measured. Of own windows only activations are measured:
-the loss's gradients on calibration data serve as well (docs/experiments.md).
+the loss's gradients on calibration data serve as well (docs/experiments/small-models.md).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from funcnet_plugin.text.writing import write
 # of the rarer kinds of text is chance.
 PER_SAMPLE = 3
 # Tokens of an own window at most: many short ones calibrate as well as many long ones, and better
-# than few long ones (docs/experiments.md).
+# than few long ones (docs/experiments/real-models.md).
 OWN_LENGTH = 64
 # Tokens of a continuation at most: of these the repair learns, so their number counts.
 CONTINUED_LENGTH = 128

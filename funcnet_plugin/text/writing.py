@@ -6,7 +6,7 @@ the middle of documents, and so do these begin: with one token and nothing befor
 text where there is any, else a random one of the vocabulary (as in LLM-QAT, arXiv 2305.17888).
 After a beginning-of-sequence token a model writes what documents begin with, and long ones, which
 begin rarely, are hardly ever written. After several tokens of calibration text it goes on in its
-kind: another thing, for where there is little of that (docs/experiments.md).
+kind: another thing, for where there is little of that (docs/experiments/small-models.md).
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def _go_on(
     before, to_write = progress.n, window - ids.shape[1]
     try:
         # No static cache: it attends to places that are still empty, and with a mask, for which
-        # shared keys and values are copied for every head (docs/experiments.md).
+        # shared keys and values are copied for every head
+        # (docs/experiments/real-models.md).
         return network.generate(
             ids,
             attention_mask=torch.ones_like(ids),
