@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import MLPBlock
+from funcnet_plugin.measure import gradients
 
 
 def output_slopes(
@@ -30,3 +32,16 @@ def output_slopes(
         rows.append(torch.autograd.grad(loss, added)[0].flatten(0, 1).double())
         hook.remove()
     return torch.cat(rows).numpy()
+
+
+def drawn_labels(patch: pytest.MonkeyPatch) -> list[Tensor]:
+    """A list that fills with the labels that are drawn for each batch, (batch, length - 1)."""
+    found, draw = [], gradients.drawn_tokens
+
+    def drawn(*args: Tensor | int) -> Tensor:
+        tokens = draw(*args)
+        found.append(tokens[:, :-1])
+        return tokens
+
+    patch.setattr(gradients, "drawn_tokens", drawn)
+    return found

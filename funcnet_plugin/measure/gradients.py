@@ -11,7 +11,6 @@ let the few samples of a short last batch count more, and a mean over samples th
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 
@@ -32,6 +31,7 @@ from funcnet_plugin.measure.passes import of_no_weight, on_gpu
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.room import room_for
 from funcnet_plugin.measure.text import Text
+from funcnet_plugin.measure.token_loss import NO_TARGET, drawn_tokens, text_tokens, token_loss
 
 
 def weight_gradients(
@@ -166,7 +166,7 @@ def _backward_passes(
 
     def step(ids: Tensor, mask: Tensor, labels: Tensor) -> None:
         nonlocal n_targets, n_tokens, unit
-        here = int((labels[:, 1:] != -100).sum())
+        here = int((labels[:, 1:] != NO_TARGET).sum())
         if here:  # one token predicts nothing, and the mean of no losses is NaN
             # The sum over tokens, in units of the first batch: as large as a mean loss in half
             # precision, and the same to the last bit where all batches have as many tokens.
@@ -193,30 +193,9 @@ def _loss(model: nn.Module, ids: Tensor, mask: Tensor, labels: Tensor, seed: int
     Raises:
         NumbersError: it is not finite.
     """
-    if seed is None:
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
-    else:
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
-        targets = _drawn(logits.detach(), ids, mask, seed)
-        loss = nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100
-        )
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    targets = text_tokens(labels) if seed is None else drawn_tokens(logits, ids, mask, seed)
+    loss = token_loss(logits.flatten(0, 1), targets.to(logits.device).flatten())
     if not is_finite(loss):
         raise not_finite(model, ids, mask, "the loss over the calibration data")
     return loss
-
-
-def _drawn(logits: Tensor, ids: Tensor, mask: Tensor, seed: int) -> Tensor:
-    """Draw next tokens as the model writes them, (batch, length - 1) int64, -100 at padding."""
-    targets = torch.full_like(ids[:, 1:], -100)
-    for row, (sample, real) in enumerate(zip(ids.cpu(), mask.cpu().bool(), strict=True)):
-        text = sample[real].numpy().tobytes()
-        digest = hashlib.sha256(text + str(seed).encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        # the same tokens as text labels are there for
-        where = (real[1:] & real[:-1]).nonzero().flatten()
-        chances = logits[row, where.to(logits.device)].float().softmax(-1).cumsum(-1)
-        level = torch.rand(len(where), 1, generator=generator).to(chances) * chances[:, -1:]
-        drawn = torch.searchsorted(chances, level).flatten()
-        targets[row, where.to(targets.device)] = drawn.clamp_max(chances.shape[-1] - 1)
-    return targets

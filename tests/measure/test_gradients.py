@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from funcnet_plugin.adapters import bind
-from funcnet_plugin.measure import gradients
 from funcnet_plugin.measure.gradients import output_gradients, weight_gradients
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.repair.parts import REPAIRS
@@ -17,7 +16,7 @@ from funcnet_plugin.run.clock import Clock
 from funcnet_plugin.score.parts import SCORERS
 from tests.conftest import make_llama
 from tests.hosting import loader, offload_layers
-from tests.slopes import output_slopes
+from tests.slopes import drawn_labels, output_slopes
 
 
 def padded(batches, left=False) -> Text:
@@ -42,8 +41,7 @@ def test_gradients_leave_the_model_as_it_was(texts):
 def test_gradients_of_the_output_are_per_token_of_the_summed_loss(texts, monkeypatch):
     model, text = make_llama(), Text.read(loader(texts))
     block = bind(model).blocks[1]
-    labels, draw = [], gradients._drawn
-    monkeypatch.setattr(gradients, "_drawn", lambda *a: labels.append(draw(*a)) or labels[-1])
+    labels = drawn_labels(monkeypatch)
     found = output_gradients(model, text, [block], seed=0)[1].numpy()
     slopes = output_slopes(model, block, [b["input_ids"] for b in text.batches], labels)
     expected = slopes.T @ slopes / len(slopes)

@@ -14,7 +14,7 @@ from funcnet_plugin.score.parts import SCORERS
 from funcnet_plugin.score.scorer import Evidence
 from tests.conftest import make_llama
 from tests.hosting import loader
-from tests.slopes import output_slopes
+from tests.slopes import drawn_labels, output_slopes
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,8 @@ def measured(texts) -> Measured:
     for h in seen:
         moments.add(h)
     text = Text.read(loader(texts))
-    labels, draw = [], gradients._drawn
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(gradients, "_drawn", lambda *a: labels.append(draw(*a)) or labels[-1])
+        labels = drawn_labels(patched)
         of_output = gradients.output_gradients(model, text, [block], seed=3)[1]
     statistics = {
         "moments": moments,
