@@ -14,14 +14,18 @@ from rich.console import Console
 from funcnet_plugin import __version__
 from funcnet_plugin.cli.atlas import atlas
 from funcnet_plugin.cli.bench import bench
-from funcnet_plugin.cli.commands import demo, export, inspect, prune, tasks
 from funcnet_plugin.cli.compare import compare
+from funcnet_plugin.cli.demo import demo
+from funcnet_plugin.cli.export import export
+from funcnet_plugin.cli.inspect import inspect
 from funcnet_plugin.cli.lesion import lesion
 from funcnet_plugin.cli.lineage import lineage
 from funcnet_plugin.cli.match import match
+from funcnet_plugin.cli.prune import prune
 from funcnet_plugin.cli.quiet import quieten
 from funcnet_plugin.cli.report import report
 from funcnet_plugin.cli.runtimes import runtimes
+from funcnet_plugin.cli.tasks import tasks
 from funcnet_plugin.disk import saying_full
 from funcnet_plugin.errors import FuncnetError
 

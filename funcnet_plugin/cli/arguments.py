@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,14 @@ Calibration = Annotated[
         "--data a.jsonl:0.5 --data b.jsonl:0.5"
     ),
 ]
+TextColumn = Annotated[str, typer.Option(help="Field of a record with the text.")]
+TestWindow = Annotated[int, typer.Option(min=2, help="Tokens per test window.")]
+TestWindows = Annotated[int, typer.Option(min=1, help="Test windows per text.")]
+Tasks = Annotated[
+    list[str] | None, typer.Option(help="lm-eval task to score as well; may be repeated.")
+]
+IncludePath = Annotated[Path | None, typer.Option(help="Directory of your own lm-eval tasks.")]
+Limit = Annotated[int | None, typer.Option(help="Questions per task.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 
 

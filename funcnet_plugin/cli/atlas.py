@@ -10,7 +10,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from funcnet_plugin.cli.arguments import AsJson, Calibration, recipe_fields, stdout_for_json
+from funcnet_plugin.cli.arguments import (
+    AsJson,
+    Calibration,
+    TextColumn,
+    recipe_fields,
+    stdout_for_json,
+)
 
 
 def atlas(
@@ -44,7 +50,7 @@ def atlas(
     samples: Annotated[int, typer.Option(min=1, help="Windows of text.")] = 160,
     window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Decides windows and random starts.")] = 0,
-    text_column: Annotated[str, typer.Option(help="Field of a record with the text.")] = "text",
+    text_column: TextColumn = "text",
     as_json: AsJson = False,
 ) -> None:
     """Find the functional networks of a model: which neurons, what moves them, what they raise.

@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from funcnet_plugin.cli.arguments import AsJson, pairs_of, stdout_for_json
+from funcnet_plugin.cli.arguments import (
+    AsJson,
+    TestWindow,
+    TestWindows,
+    TextColumn,
+    pairs_of,
+    stdout_for_json,
+)
 from funcnet_plugin.errors import FuncnetError
 
 
@@ -54,9 +61,9 @@ def bench(
         list[str] | None,
         typer.Option(help="NAME=FILE, perplexity to set beside the speed; may be repeated."),
     ] = None,
-    text_column: Annotated[str, typer.Option(help="Field of a record with the text.")] = "text",
-    window: Annotated[int, typer.Option(min=2, help="Tokens per test window.")] = 512,
-    windows: Annotated[int, typer.Option(min=1, help="Test windows per text.")] = 16,
+    text_column: TextColumn = "text",
+    window: TestWindow = 512,
+    windows: TestWindows = 16,
     dtype: Annotated[
         str,
         typer.Option(

@@ -12,6 +12,11 @@ from rich.console import Console
 from funcnet_plugin.cli.arguments import (
     AsJson,
     Calibration,
+    IncludePath,
+    Limit,
+    Tasks,
+    TestWindows,
+    TextColumn,
     pairs_of,
     recipe_fields,
     stdout_for_json,
@@ -56,15 +61,11 @@ def compare(
         list[int] | None, typer.Option(min=1, help="Calibration windows (160); may be repeated.")
     ] = None,
     window: Annotated[int, typer.Option(min=2, help="Tokens per window, both kinds.")] = 512,
-    windows: Annotated[int, typer.Option(min=1, help="Test windows per text.")] = 64,
-    text_column: Annotated[str, typer.Option(help="Field of a record with the text.")] = "text",
-    task: Annotated[
-        list[str] | None, typer.Option(help="lm-eval task to score as well; may be repeated.")
-    ] = None,
-    include_path: Annotated[
-        Path | None, typer.Option(help="Directory of your own lm-eval tasks.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Documents per task.")] = None,
+    windows: TestWindows = 64,
+    text_column: TextColumn = "text",
+    task: Tasks = None,
+    include_path: IncludePath = None,
+    limit: Limit = None,
     measure_once: Annotated[
         bool,
         typer.Option(help="Ratios share what is measured; only the first has seconds, peak MB."),

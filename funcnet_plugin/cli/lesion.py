@@ -12,7 +12,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from funcnet_plugin.cli.arguments import AsJson, pairs_of, stdout_for_json
+from funcnet_plugin.cli.arguments import (
+    AsJson,
+    IncludePath,
+    Limit,
+    Tasks,
+    TestWindow,
+    TestWindows,
+    TextColumn,
+    pairs_of,
+    stdout_for_json,
+)
 
 if TYPE_CHECKING:
     from funcnet_plugin.lesions.effects import Effect
@@ -59,14 +69,12 @@ def lesion(
     text: Annotated[
         list[str] | None, typer.Option(help="NAME=FILE, a text to measure on; may be repeated.")
     ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="lm-eval task; may be repeated.")] = None,
-    include_path: Annotated[
-        Path | None, typer.Option(help="Directory of your own lm-eval tasks.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Questions per task.")] = None,
-    window: Annotated[int, typer.Option(min=2, help="Tokens per window of text.")] = 512,
-    windows: Annotated[int, typer.Option(min=1, help="Windows per text.")] = 16,
-    text_column: Annotated[str, typer.Option(help="Field of a record with the text.")] = "text",
+    task: Tasks = None,
+    include_path: IncludePath = None,
+    limit: Limit = None,
+    window: TestWindow = 512,
+    windows: TestWindows = 16,
+    text_column: TextColumn = "text",
     model_args: Annotated[
         str, typer.Option(help="Of lm-eval's model: dtype=float32,add_bos_token=True.")
     ] = "",
