@@ -37,9 +37,9 @@ parameters. A method is run as published; `-own-text` after its name means that 
 and the repair of `best`, and `random-or-` before it that random numbers stand in the place of
 functional networks. Seconds with windows of 256 tokens are of one thread, beside another run on
 a machine of two cores; "-" where more ran. With windows of 512 they are of two threads with
-nothing beside; `best` ran on another machine, where FLAP took 217 s. Most parameters of Gemma 3 270M are embeddings: 20% of all are three quarters of
-the neurons of its MLPs. FLAP as published cannot be saved for it, for its down projections have
-no bias.
+nothing beside; `best` ran on another machine, where FLAP took 217 s. Most parameters of Gemma 3
+270M are embeddings: 20% of all are three quarters of the neurons of its MLPs. FLAP as published
+cannot be saved for it, for its down projections have no bias.
 """
 # What guessing gives; LAMBADA's answers are open.
 CHANCE = {

@@ -1,4 +1,5 @@
-"""How much the loss bends along the output of a unit, without any hook on a backward pass."""
+"""How much the loss bends along the output of a unit, without any hook on a backward pass, and
+which labels were drawn for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The `funcnet` command. Exit code 0: done; 2: a mistake that the message says how to mend."""
+"""The `funcnet` command. Exit code 0: done; 2: a mistake that the message says how to mend.
+
+Each command has a file of its own. It imports torch and the hosts when it runs, so that `--help` is
+quick.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from funcnet_plugin.cli.bench import bench
 from funcnet_plugin.cli.compare import compare
 from funcnet_plugin.cli.demo import demo
 from funcnet_plugin.cli.export import export
-from funcnet_plugin.cli.inspect import inspect
+from funcnet_plugin.cli.inspecting import inspect
 from funcnet_plugin.cli.lesion import lesion
 from funcnet_plugin.cli.lineage import lineage
 from funcnet_plugin.cli.match import match

@@ -23,9 +23,7 @@ Calibration = Annotated[
 TextColumn = Annotated[str, typer.Option(help="Field of a record with the text.")]
 TestWindow = Annotated[int, typer.Option(min=2, help="Tokens per test window.")]
 TestWindows = Annotated[int, typer.Option(min=1, help="Test windows per text.")]
-Tasks = Annotated[
-    list[str] | None, typer.Option(help="lm-eval task to score as well; may be repeated.")
-]
+Tasks = Annotated[list[str] | None, typer.Option(help="lm-eval task to score; may be repeated.")]
 IncludePath = Annotated[Path | None, typer.Option(help="Directory of your own lm-eval tasks.")]
 Limit = Annotated[int | None, typer.Option(help="Questions per task.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]

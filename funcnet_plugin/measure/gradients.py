@@ -27,11 +27,11 @@ from funcnet_plugin.measure.halving import Reading
 from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.measure.joining import joined
 from funcnet_plugin.measure.offloading import computed_again, device_of, is_sent
-from funcnet_plugin.measure.passes import of_no_weight, on_gpu
+from funcnet_plugin.measure.passes import NO_TARGET, of_no_weight, on_gpu
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.room import room_for
 from funcnet_plugin.measure.text import Text
-from funcnet_plugin.measure.token_loss import NO_TARGET, drawn_tokens, text_tokens, token_loss
+from funcnet_plugin.measure.token_loss import drawn_tokens, text_tokens, token_loss
 
 
 def weight_gradients(
@@ -39,7 +39,8 @@ def weight_gradients(
 ) -> dict[int, tuple[Tensor, ...]]:
     """Take the gradients of the next-token loss by the weights of some units.
 
-    It is one forward and backward pass over all samples, through the whole model.
+    The loss is the mean negative log-likelihood, whatever the model's own may add to it. One
+    forward and backward pass goes over all samples, through the whole model.
 
     Args:
         model: dense; its parameters come back as they were, with the gradients that they had. Its
@@ -173,7 +174,7 @@ def _backward_passes(
             unit = unit or here
             for gradients in watched:
                 gradients.expect(mask.bool(), unit)
-            (_loss(model, ids, mask, labels, seed) * (here / unit)).backward()
+            _loss(model, ids, mask, labels, seed, unit).backward()
         n_targets += here
         n_tokens += int(mask.sum())
 
@@ -187,15 +188,24 @@ def _backward_passes(
     return _Passed(unit, n_targets, n_tokens, processes)
 
 
-def _loss(model: nn.Module, ids: Tensor, mask: Tensor, labels: Tensor, seed: int | None) -> Tensor:
-    """Run the model forward, to the mean loss over predicted tokens.
+def _loss(
+    model: nn.Module, ids: Tensor, mask: Tensor, labels: Tensor, seed: int | None, unit: int
+) -> Tensor:
+    """Run the model forward, to the summed loss over predicted tokens, in some unit.
 
     Raises:
-        NumbersError: it is not finite.
+        CalibrationError: the model does not predict behind every token.
+        NumbersError: the loss is not finite.
     """
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    if logits.shape[:2] != ids.shape:
+        raise CalibrationError(
+            f"{type(model).__name__} gives logits of {tuple(logits.shape[:2])} for tokens of "
+            f"{tuple(ids.shape)}, so gradients of its loss cannot be taken; choose a scorer that "
+            "needs none, such as effect."
+        )
     targets = text_tokens(labels) if seed is None else drawn_tokens(logits, ids, mask, seed)
-    loss = token_loss(logits.flatten(0, 1), targets.to(logits.device).flatten())
+    loss = token_loss(logits.flatten(0, 1), targets.to(logits.device).flatten(), unit)
     if not is_finite(loss):
         raise not_finite(model, ids, mask, "the loss over the calibration data")
     return loss

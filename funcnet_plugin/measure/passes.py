@@ -15,6 +15,7 @@ from funcnet_plugin.bars import bar
 from funcnet_plugin.measure.free_memory import free_bytes
 from funcnet_plugin.measure.offloading import device_of, is_sent, sent_as_needed, waits
 
+NO_TARGET = -100  # a label that torch's and transformers' losses leave out
 _ROOM = 1.5  # of the weights' size: what else a pass through the model needs
 
 
@@ -123,13 +124,14 @@ def model_inputs(
 
     Yields:
         ids, mask, labels, each (batch, length) int64; mask is 1 where a token is no padding, and
-        labels are -100 at padding, and where a left-padded text begins: nothing real predicts it.
+        labels are NO_TARGET at padding, and where a left-padded text begins: nothing real
+        predicts it.
     """
     device = device_of(model)
     for batch in bar(calibration, title):
         ids = batch["input_ids"].to(device)
         mask = batch.get("attention_mask")
         mask = torch.ones_like(ids) if mask is None else mask.to(ids)
-        labels = ids.masked_fill(mask == 0, -100)
-        labels[:, 1:].masked_fill_(mask[:, :-1] == 0, -100)
+        labels = ids.masked_fill(mask == 0, NO_TARGET)
+        labels[:, 1:].masked_fill_(mask[:, :-1] == 0, NO_TARGET)
         yield ids, mask, labels

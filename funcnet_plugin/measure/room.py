@@ -20,9 +20,6 @@ from funcnet_plugin.measure.free_memory import free_bytes
 _FAST_ON_CPU = 64 * 2**20  # bytes inside of a layer
 _SHARE = 0.25  # of the free memory: what is measured needs some as well
 _FLOAT = 4  # bytes: softmax, losses and what is added up are float32
-# Tensors of tokens by vocabulary, in the model's dtype, that comparing the predictions of two
-# models takes; the loss of one takes half.
-_LOGITS = 6
 
 
 @dataclass(frozen=True)
@@ -81,6 +78,7 @@ def room_for(
     *,
     backward: bool = False,
     checkpointed: bool = False,
+    compared: bool = False,
 ) -> Room:
     """Look how much of what a pass computes fits into the free memory of a device.
 
@@ -90,6 +88,8 @@ def room_for(
         backward: whether a loss is taken and sent back: logits and the insides of all layers are
             kept then.
         checkpointed: whether the backward pass computes the insides of a layer again.
+        compared: whether the loss compares logits with those of another model, which takes
+            twice as many tensors of tokens by the vocabulary.
     """
     return room_within(
         free_bytes(device),
@@ -98,6 +98,7 @@ def room_for(
         device.type,
         backward=backward,
         checkpointed=checkpointed,
+        compared=compared,
     )
 
 
@@ -109,6 +110,7 @@ def room_within(
     *,
     backward: bool = False,
     checkpointed: bool = False,
+    compared: bool = False,
 ) -> Room:
     """Compute what a batch may hold.
 
@@ -116,7 +118,7 @@ def room_within(
         free: bytes of the device that are free, weights being there.
         model: may be on the meta device.
         device: its type.
-        units, backward, checkpointed: see `room_for`.
+        units, backward, checkpointed, compared: see `room_for`.
     """
     hidden, width = units[0].hidden_size, max(unit.n_columns for unit in units)
     with disable_onloading():  # only its type is asked
@@ -129,7 +131,7 @@ def room_within(
     if backward:
         layers = getattr(config, "num_hidden_layers", None) or len(units)
         vocabulary = model.get_input_embeddings().num_embeddings
-        per_token += vocabulary * _LOGITS * item
+        per_token += vocabulary * item * (6 if compared else 3)
         per_token += layers * (hidden * item if checkpointed else inside)
         if getattr(config, "_attn_implementation", None) == "eager" and not checkpointed:
             per_pair += layers * scores

@@ -18,8 +18,9 @@ from funcnet_plugin.bars import bar
 from funcnet_plugin.errors import AdapterError, CalibrationError
 from funcnet_plugin.measure.finite import not_finite
 from funcnet_plugin.measure.hooks import hooked
-from funcnet_plugin.measure.passes import model_inputs
+from funcnet_plugin.measure.passes import NO_TARGET, model_inputs
 from funcnet_plugin.measure.text import Text
+from funcnet_plugin.measure.token_loss import text_tokens, token_loss
 
 # Settings of a transformers config that list one entry per decoder layer.
 PER_LAYER_KEYS = ("layer_types", "no_rope_layers", "attention_layers", "attention_types")
@@ -77,13 +78,9 @@ def _perplexity(model: nn.Module, text: Text) -> float:
     total, n_tokens = 0.0, 0
     for ids, mask, labels in model_inputs(model, text.batches):
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        targets = labels[:, 1:].flatten()
-        total += float(
-            nn.functional.cross_entropy(
-                logits[:, :-1].flatten(0, 1).float(), targets, reduction="sum"
-            )
-        )
-        n_tokens += int((targets != -100).sum())
+        targets = text_tokens(labels).flatten()
+        total += float(token_loss(logits.flatten(0, 1), targets, 1))
+        n_tokens += int((targets != NO_TARGET).sum())
         if math.isnan(total):
             raise not_finite(model, ids, mask, "the perplexity without a layer")
     if n_tokens == 0:

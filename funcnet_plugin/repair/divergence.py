@@ -44,7 +44,9 @@ class Divergence:
         self.processes = processes
         self._model, self._layer, self._head = model, units[0].decoder_layer, head_of(model)
         self._sent = sent
-        self._room = room_for(model, units, device_of(model), backward=True, checkpointed=sent)
+        self._room = room_for(
+            model, units, device_of(model), backward=True, checkpointed=sent, compared=True
+        )
 
     def batches(self, windows: Sequence[Predicted]) -> list[Batch]:
         """Put windows of like length together, as many as there is room for."""

@@ -10,9 +10,8 @@ _FEWEST_SAMPLES = 32
 def too_little_text(tokens: int, width: int, samples: int | None = None) -> str | None:
     """Say where a repair has too little to learn from; None where it has enough.
 
-    Least squares on few tokens for each neuron fit what is particular to them, and a repair by
-    gradient steps needs many samples as well
-    (docs/experiments/small-models.md).
+    Least squares on few tokens for each neuron fit what is particular to them. A repair by gradient
+    steps needs many samples as well (docs/experiments/small-models.md).
 
     Args:
         tokens: that the repair reads.

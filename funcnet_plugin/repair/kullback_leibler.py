@@ -1,8 +1,7 @@
 """Computes the divergence of two models' predictions, and its gradient in the same pass.
 
-Tensors of tokens by vocabulary are the largest of a training step, and autograd would keep six of
-them in float32. The gradient is the difference of the two distributions, so that it is all there is
-to keep, and a few tokens at a time need float32.
+Of each token the gradient is the difference of the two distributions. So it is computed together
+with the divergence, and no tensor of all tokens by the vocabulary is kept in float32.
 """
 
 from __future__ import annotations
@@ -11,16 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-_NUMBERS = 2**22  # in float32 at a time: 16 MB
+from funcnet_plugin.measure.logits import tokens_at_once
 
 
 class _KullbackLeibler(torch.autograd.Function):
+    """Computes the gradient in the forward pass already; the backward pass hands it on."""
+
     @staticmethod
     def forward(ctx: Any, pruned: Tensor, dense: Tensor, counts: Tensor) -> Tensor:
         gradient = torch.empty_like(pruned) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), device=pruned.device)
-        rows = max(1, _NUMBERS // pruned.shape[1])
+        rows = tokens_at_once(pruned)
         for start in range(0, len(pruned), rows):
             part = slice(start, start + rows)
             log_p, log_q = (_log_softmax(logits[part]) for logits in (dense, pruned))
@@ -32,9 +34,10 @@ class _KullbackLeibler(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * above.to(gradient.dtype), None, None
+        return gradient.mul_(upstream.to(gradient.dtype)), None, None
 
 
 def kullback_leibler(pruned: Tensor, dense: Tensor, counts: Tensor) -> Tensor:

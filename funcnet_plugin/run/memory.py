@@ -50,162 +50,169 @@ def memory(
     return _stages(Terms(request, plan, model, workload, gpu, free))
 
 
-def _stages(t: Terms) -> list[Stage]:
-    request = t.request
+def _stages(terms: Terms) -> list[Stage]:
+    request = terms.request
     found = []
-    if t.surveyed.atlas:
-        found.append(_survey(t))
+    if terms.surveyed.atlas:
+        found.append(_survey(terms))
     if request.own_text or request.repair.windows_to_write:
-        found.append(_own_text(t))
+        found.append(_own_text(terms))
     if request.repair.tunes_the_model:
-        found.append(_predictions(t))
-    if t.reads_own_text:
-        found.append(_own_moments(t))
+        found.append(_predictions(terms))
+    if terms.reads_own_text:
+        found.append(_own_moments(terms))
     if request.needs & {"output_gradients", "weight_gradients"}:
-        found.append(_gradients(t))
-    if t.plan.heads is not None:
-        found.append(_heads(t))
-    found += [_calibration(t), _scoring(t), _repair(t)]
+        found.append(_gradients(terms))
+    if terms.plan.heads is not None:
+        found.append(_heads(terms))
+    found += [_calibration(terms), _scoring(terms), _repair(terms)]
     if request.repair.tunes_the_model:
-        found.append(_distillation(t))
-    return [*found, _saving(t)]
+        found.append(_distillation(terms))
+    return [*found, _saving(terms)]
 
 
-def _own_text(t: Terms) -> Stage:
-    request, work = t.request, t.work
+def _own_text(terms: Terms) -> Stage:
+    request, work = terms.request, terms.work
     most = 0
     for wanted, longest in (
         (PER_SAMPLE * (request.own_text > 0), OWN_LENGTH),
         (request.repair.windows_to_write, CONTINUED_LENGTH),
     ):
         window = min(work.length, longest)
-        at_once = windows_within(t.left, t.model, window, t.device)
+        at_once = windows_within(terms.left, terms.model, window, terms.device)
         windows = min(at_once, work.samples * wanted)
-        most = max(most, windows * bytes_per_window(t.model, window))
-    return t.whole_model(stages.OWN_TEXT, [t.here("windows that are written", most)])
+        most = max(most, windows * bytes_per_window(terms.model, window))
+    return terms.whole_model(stages.OWN_TEXT, [terms.here("windows that are written", most)])
 
 
-def _predictions(t: Terms) -> Stage:
-    return t.whole_model(
+def _predictions(terms: Terms) -> Stage:
+    return terms.whole_model(
         stages.PREDICTIONS,
-        [t.here("a batch", t.batch_bytes()), t.predicted()],
+        [terms.here("a batch", terms.batch_bytes()), terms.predicted()],
     )
 
 
-def _gradients(t: Terms) -> Stage:
+def _gradients(terms: Terms) -> Stage:
     found = [
-        t.here("gradients", t.gradient_bytes()),
-        *t.later("their means", t.gradient_bytes()),
-        t.predicted(),
+        terms.here("gradients", terms.gradient_bytes()),
+        *terms.later("their means", terms.gradient_bytes()),
+        terms.predicted(),
     ]
-    kept, again = t.backward_passes()
-    return t.whole_model(stages.GRADIENTS, [kept, *found], [again, *found])
+    kept, again = terms.backward_passes()
+    return terms.whole_model(stages.GRADIENTS, [kept, *found], [again, *found])
 
 
-def _distillation(t: Terms) -> Stage:
-    numbers = t.request.repair.tuning_bytes(t.plan.layout.blocks)
-    tuned = t.here("what is tuned", numbers)
-    kept, again = t.backward_passes()
-    others = [tuned, t.predicted(), t.cut_weights()]
-    waiting = t.later("weights", t.sizes.weights)  # as calibration left them
-    return t.whole_model(stages.DISTILLATION, [*waiting, kept, *others], [again, *others])
+def _distillation(terms: Terms) -> Stage:
+    numbers = terms.request.repair.tuning_bytes(terms.plan.layout.blocks)
+    tuned = terms.here("what is tuned", numbers)
+    kept, again = terms.backward_passes(compared=True)
+    others = [tuned, terms.predicted(), terms.cut_weights()]
+    waiting = terms.later("weights", terms.sizes.weights)  # as calibration left them
+    return terms.whole_model(stages.DISTILLATION, [*waiting, kept, *others], [again, *others])
 
 
-def _own_moments(t: Terms) -> Stage:
-    one = max((8 * unit.n_columns**2 for unit in t.units), default=0)
-    own = Workload(t.work.samples * PER_SAMPLE, min(t.work.length, OWN_LENGTH))
+def _own_moments(terms: Terms) -> Stage:
+    one = max((8 * unit.n_columns**2 for unit in terms.units), default=0)
+    own = Workload(terms.work.samples * PER_SAMPLE, min(terms.work.length, OWN_LENGTH))
     return Stage(
         stages.OWN_MOMENTS,
         (
-            Term("weights", host=t.sizes.weights),
-            *t.a_layer(),
-            t.states(own.tokens),
-            Term("moments of all layers", host=t.moments_bytes() + one),
-            t.predicted(),
-            *t.of_gpu("moments", one),
-            t.here("a batch", t.batch_bytes(own) + t.product_bytes()),
+            Term("weights", host=terms.sizes.weights),
+            *terms.a_layer(),
+            terms.states(own.tokens),
+            Term("moments of all layers", host=terms.moments_bytes() + one),
+            terms.predicted(),
+            *terms.of_gpu("moments", one),
+            terms.here("a batch", terms.batch_bytes(own) + terms.product_bytes()),
         ),
     )
 
 
-def _heads(t: Terms) -> Stage:
-    heads, blocks = t.plan.heads.units, t.plan.layout.blocks
-    measured = (*heads, *(blocks if t.plan.heads_are_open else ()))
+def _heads(terms: Terms) -> Stage:
+    heads, blocks = terms.plan.heads.units, terms.plan.layout.blocks
+    measured = (*heads, *(blocks if terms.plan.heads_are_open else ()))
     one = max(8 * unit.n_columns**2 for unit in measured)
     widest = max(unit.n_columns for unit in measured)
-    product = product_bytes(widest, t.sizes.itemsize, t.device)
+    product = product_bytes(widest, terms.sizes.itemsize, terms.device)
     return Stage(
         stages.HEADS,
         (
-            Term("weights", host=t.sizes.weights),
-            *t.a_layer(),
-            t.states(t.work.tokens),
+            Term("weights", host=terms.sizes.weights),
+            *terms.a_layer(),
+            terms.states(terms.work.tokens),
             Term("moments of all heads", host=sum(8 * u.n_columns**2 for u in heads)),
             # those of one layer, and the copies that ordering them takes
-            t.here("moments of a layer", 4 * one),
-            *t.held("gradients", t.gradient_bytes()),
-            *t.held("moments of own text", t.moments_bytes() if t.reads_own_text else 0),
-            t.predicted(),
-            t.here("a batch", t.batch_bytes() + product),
+            terms.here("moments of a layer", 4 * one),
+            *terms.held("gradients", terms.gradient_bytes()),
+            *terms.held(
+                "moments of own text", terms.moments_bytes() if terms.reads_own_text else 0
+            ),
+            terms.predicted(),
+            terms.here("a batch", terms.batch_bytes() + product),
         ),
     )
 
 
-def _survey(t: Terms) -> Stage:
-    networks, setting, work = t.surveyed.networks, t.surveyed.setting, t.work
-    most = max((networks.working_bytes(u, work, setting) for u in t.units), default=0)
-    across = networks.across_bytes(t.units, work)
-    n_blocks = 1 if networks.window is None else math.ceil(len(t.units) / networks.window)
+def _survey(terms: Terms) -> Stage:
+    networks, setting, work = terms.surveyed.networks, terms.surveyed.setting, terms.work
+    most = max((networks.working_bytes(u, work, setting) for u in terms.units), default=0)
+    across = networks.across_bytes(terms.units, work)
+    n_blocks = 1 if networks.window is None else math.ceil(len(terms.units) / networks.window)
     count = n_blocks * networks.n_components
-    signals = sum(len(networks.signals_of(unit)) * unit.width for unit in t.units)
+    signals = sum(len(networks.signals_of(unit)) * unit.width for unit in terms.units)
     # of every group one start, and all of one block are compared
     groups = max(1, work.samples // networks.samples_per_group)
     maps = 4 * networks.n_components * signals * groups
     return Stage(
         stages.SURVEY,
         (
-            Term("weights", host=t.sizes.weights),
-            *t.a_layer(),
-            t.states(work.tokens),
+            Term("weights", host=terms.sizes.weights),
+            *terms.a_layer(),
+            terms.states(work.tokens),
             Term("time courses", host=4 * work.tokens * count),
             Term("maps", host=maps),
-            t.here("a batch", t.batch_bytes()),
-            t.here("finding networks", most + across),
+            terms.here("a batch", terms.batch_bytes()),
+            terms.here("finding networks", most + across),
             Term("how networks act together", host=structure_bytes(count)),
         ),
     )
 
 
-def _calibration(t: Terms) -> Stage:
-    working = max((t.signal_bytes(unit) for unit in t.units), default=0)
+def _calibration(terms: Terms) -> Stage:
+    working = max((terms.signal_bytes(unit) for unit in terms.units), default=0)
     return Stage(
         stages.CALIBRATION,
-        (*t.pipeline(), *t.statistics(), t.here("signals of a group", working)),
+        (*terms.pipeline(), *terms.statistics(), terms.here("signals of a group", working)),
     )
 
 
-def _scoring(t: Terms) -> Stage:
-    setting = t.request.setting
+def _scoring(terms: Terms) -> Stage:
+    setting = terms.request.setting
     found = [
-        (scorer.working_bytes(unit, t.work, setting), scorer.name)
-        for scorer in t.request.scorers
-        for unit in t.units
+        (scorer.working_bytes(unit, terms.work, setting), scorer.name)
+        for scorer in terms.request.scorers
+        for unit in terms.units
     ]
     most, name = max(found, default=(0, "scores"))
     return Stage(
         stages.SCORING,
-        (*t.pipeline(), *t.statistics(), t.here(f"scoring by {name}", most)),
+        (*terms.pipeline(), *terms.statistics(), terms.here(f"scoring by {name}", most)),
     )
 
 
-def _repair(t: Terms) -> Stage:
-    repair = t.request.repair
-    terms = [*t.pipeline(running=False), *t.statistics(running=False)]
-    working = [repair.working_bytes(u, t.plan.expected_columns(u)) for u in t.units]
-    terms.append(t.here(f"repair by {repair.name}", max(working, default=0)))
-    return Stage(stages.REPAIR, tuple(terms))
+def _repair(terms: Terms) -> Stage:
+    repair = terms.request.repair
+    working = [repair.working_bytes(u, terms.plan.expected_columns(u)) for u in terms.units]
+    return Stage(
+        stages.REPAIR,
+        (
+            *terms.pipeline(running=False),
+            *terms.statistics(running=False),
+            terms.here(f"repair by {repair.name}", max(working, default=0)),
+        ),
+    )
 
 
-def _saving(t: Terms) -> Stage:
-    weights = Term("weights", host=t.sizes.weights)
-    return Stage(stages.SAVING, (weights, t.cut_weights()))
+def _saving(terms: Terms) -> Stage:
+    weights = Term("weights", host=terms.sizes.weights)
+    return Stage(stages.SAVING, (weights, terms.cut_weights()))

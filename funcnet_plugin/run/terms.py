@@ -66,17 +66,19 @@ class Terms:
         return Term(what, gpu=count) if self.gpu else Term(what, host=count)
 
     def of_gpu(self, what: str, count: int) -> list[Term]:
+        """Count what a GPU holds of its own: nothing without one."""
         return [Term(what, gpu=count)] if self.gpu else []
 
-    def held(self, what: str, count: int) -> Sequence[Term]:
+    def held(self, what: str, count: int) -> list[Term]:
         """Count what waits in the host's memory."""
         return [Term(what, host=count)] if count else []
 
-    def later(self, what: str, count: int) -> Sequence[Term]:
+    def later(self, what: str, count: int) -> list[Term]:
         """Count what goes from the GPU to the host's memory when a pass is done."""
         return self.held(what, count) if self.gpu else []
 
     def a_layer(self) -> list[Term]:
+        """Count the weights of a layer that a GPU has while it runs."""
         return self.of_gpu("weights of a layer", self.sizes.largest)
 
     def predicted(self) -> Term:
@@ -117,7 +119,7 @@ class Terms:
     def statistics(self, running: bool = True) -> list[Term]:
         """Count what is known of layers: of the one that runs, and of those that wait."""
         request = self.request
-        terms = list(self.held("gradients", self.gradient_bytes()))
+        terms = self.held("gradients", self.gradient_bytes())
         if "moments" in request.needs:
             one = max((8 * unit.n_columns**2 for unit in self.units), default=0)
             if request.waits_for_all_layers:
@@ -143,13 +145,17 @@ class Terms:
         some = (Term("weights", host=self.sizes.weights), *self.a_layer())
         return Stage(name, whole, (*some, *(others if sent is None else sent)))
 
-    def backward_passes(self) -> tuple[Term, Term]:
-        """Count one that keeps the insides of all layers, and one that computes them again."""
+    def backward_passes(self, *, compared: bool = False) -> tuple[Term, Term]:
+        """Count one that keeps the insides of all layers, and one that computes them again.
+
+        Args:
+            compared: see `room_for`.
+        """
         kept, again = (
-            self.here("a backward pass", self.batch_bytes(backward=True, checkpointed=checkpointed))
+            self.batch_bytes(backward=True, checkpointed=checkpointed, compared=compared)
             for checkpointed in (False, True)
         )
-        return kept, again
+        return self.here("a backward pass", kept), self.here("a backward pass", again)
 
     def batch_bytes(
         self,
@@ -157,13 +163,14 @@ class Terms:
         *,
         backward: bool = False,
         checkpointed: bool = False,
+        compared: bool = False,
     ) -> int:
         """Count what is computed of the largest batch, of the calibration text if not said."""
         work = self.work if work is None else work
         if not self.units:
             return 0
         place = (self.left, self.model, self.units, self.device)
-        room = room_within(*place, backward=backward, checkpointed=checkpointed)
+        room = room_within(*place, backward=backward, checkpointed=checkpointed, compared=compared)
         samples = min(work.samples, room.most(work.length)) if work.joined else work.batch
         return room.limits[0].taken(samples, work.length)
 
@@ -180,9 +187,11 @@ class Terms:
         )
 
     def moments_bytes(self) -> int:
+        """Count the second moments of all layers."""
         return sum(8 * unit.n_columns**2 for unit in self.units)
 
     def gradient_bytes(self) -> int:
+        """Count the sums of gradients that scorers ask for."""
         needs, found = self.request.needs, 0
         if "output_gradients" in needs:
             found += sum(8 * unit.hidden_size**2 for unit in self.units)

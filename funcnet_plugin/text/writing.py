@@ -98,9 +98,8 @@ def _go_on(
 
     before, to_write = progress.n, window - ids.shape[1]
     try:
-        # No static cache: it attends to places that are still empty, and with a mask, for which
-        # shared keys and values are copied for every head
-        # (docs/experiments/real-models.md).
+        # No static cache: it attends to places that are still empty, and with a mask. Shared keys
+        # and values are copied for every head then (docs/experiments/real-models.md).
         return network.generate(
             ids,
             attention_mask=torch.ones_like(ids),

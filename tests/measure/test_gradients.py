@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from funcnet_plugin.adapters import bind
+from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.measure.gradients import output_gradients, weight_gradients
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.repair.parts import REPAIRS
@@ -46,6 +47,31 @@ def test_gradients_of_the_output_are_per_token_of_the_summed_loss(texts, monkeyp
     slopes = output_slopes(model, block, [b["input_ids"] for b in text.batches], labels)
     expected = slopes.T @ slopes / len(slopes)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6 * expected.max())
+
+
+def test_gradients_of_weights_are_those_of_the_mean_loss_over_all_tokens(texts):
+    model = make_llama()
+    text = Text.read(loader(texts, samples=5, batch_size=2))  # the last batch is a single sample
+    unit = bind(model).blocks[1]
+    total, n_targets = 0.0, 0
+    for batch in text.batches:
+        ids, count = batch["input_ids"], batch["input_ids"][:, 1:].numel()
+        total, n_targets = total + count * model(input_ids=ids, labels=ids).loss, n_targets + count
+    expected = torch.autograd.grad(total / n_targets, [m.weight for m in unit.projections])
+
+    found = weight_gradients(model, text, [unit])[1]
+
+    assert len({len(batch["input_ids"]) for batch in text.batches}) == 2
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
+
+
+def test_a_model_that_does_not_predict_behind_every_token_is_refused(texts, monkeypatch):
+    model = make_llama()
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda **given: forward(**given, logits_to_keep=3))
+    with pytest.raises(CalibrationError, match=r"LlamaForCausalLM gives logits of \(1, 3\)"):
+        output_gradients(model, Text.read(loader(texts)), bind(model).blocks, seed=0)
 
 
 def test_gradients_ignore_padding(texts):

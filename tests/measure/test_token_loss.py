@@ -4,39 +4,74 @@ import pytest
 import torch
 
 from funcnet_plugin.measure import token_loss as module
-from funcnet_plugin.measure.token_loss import NO_TARGET, drawn_tokens, text_tokens, token_loss
+from funcnet_plugin.measure.passes import NO_TARGET
+from funcnet_plugin.measure.token_loss import drawn_tokens, text_tokens, token_loss
 
-IN_PARTS = pytest.mark.parametrize("numbers", [2**22, 3 * 40, 1], ids=["once", "parts", "ones"])
+IN_PARTS = pytest.mark.parametrize("tokens", [20, 3, 1])
 
 
 @pytest.fixture
 def case():
     generator = torch.Generator().manual_seed(0)
-    logits = 4 * torch.randn(13, 40, generator=generator)
-    targets = torch.randint(40, (13,), generator=generator)
+    logits = 4 * torch.randn(13, 400, generator=generator)
+    targets = torch.randint(400, (13,), generator=generator)
     targets[[3, 12]] = NO_TARGET
     return logits, targets
 
 
-def by_autograd(logits, targets):
-    return torch.nn.functional.cross_entropy(logits.float(), targets)
+def by_autograd(logits, targets, divisor):
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum") / divisor
+
+
+def value_and_gradient(compute, logits, targets, divisor):
+    leaf = logits.clone().requires_grad_()
+    value = compute(leaf, targets, divisor)
+    value.backward()
+    return value.detach(), leaf.grad
 
 
 @IN_PARTS
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_value_and_gradient_are_those_of_autograd(case, numbers, dtype, monkeypatch):
-    monkeypatch.setattr(module, "_NUMBERS", numbers)
+def test_value_and_gradient_are_those_of_autograd(case, tokens, monkeypatch):
+    monkeypatch.setattr(module, "tokens_at_once", lambda logits: tokens)
     logits, targets = case
-    found = []
-    for compute in (token_loss, by_autograd):
-        leaf = logits.to(dtype).requires_grad_()
-        value = compute(leaf, targets)
-        (2.0 * value).backward()
-        found.append((value.detach(), leaf.grad))
+    value, gradient = value_and_gradient(token_loss, logits, targets, 7)
+    expected, slope = value_and_gradient(by_autograd, logits, targets, 7)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient, slope)
+    assert not gradient[[3, 12]].any()
 
-    torch.testing.assert_close(*(value for value, _ in found))
-    torch.testing.assert_close(*(gradient for _, gradient in found))
-    assert not found[0][1][[3, 12]].any()
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("divisor", [11, 2003], ids=["few", "many"])
+def test_half_precision_rounds_the_gradient_once(case, dtype, divisor):
+    logits, targets = case
+    given = logits.to(dtype)
+    _, gradient = value_and_gradient(token_loss, given, targets, divisor)
+    _, exact = value_and_gradient(by_autograd, given.double(), targets, divisor)
+    torch.testing.assert_close(gradient, exact.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-7)
+
+
+def test_no_gradient_is_made_where_none_is_asked_for(case):
+    logits, targets = case
+    with torch.no_grad():
+        value = token_loss(logits, targets, 1)
+    assert not value.requires_grad
+    torch.testing.assert_close(value, by_autograd(logits, targets, 1))
+
+
+def test_a_second_backward_pass_is_no_silent_mistake(case):
+    logits, targets = case
+    leaf = logits.clone().requires_grad_()
+    value = token_loss(leaf, targets, 1)
+    value.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
+
+
+def test_as_many_targets_as_tokens_are_asked_for(case):
+    logits, targets = case
+    with pytest.raises(ValueError, match="13 tokens have logits, and 11 have targets"):
+        token_loss(logits, targets[:-2], 1)
 
 
 def test_tokens_of_the_text_are_those_that_come_next():
@@ -45,19 +80,21 @@ def test_tokens_of_the_text_are_those_that_come_next():
 
 
 @IN_PARTS
-def test_drawn_tokens_are_the_same_in_parts(numbers, monkeypatch):
+@pytest.mark.parametrize("left", [False, True], ids=["padded right", "padded left"])
+def test_drawn_tokens_are_the_same_in_parts(tokens, left, monkeypatch):
     ids = torch.randint(40, (2, 9), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
-    mask[1, 6:] = 0
+    mask[1, : 3 if left else None][-3:] = 0
     logits = torch.randn(2, 9, 40, generator=torch.Generator().manual_seed(2))
     at_once = drawn_tokens(logits, ids, mask, seed=0)
-    monkeypatch.setattr(module, "_NUMBERS", numbers)
+    monkeypatch.setattr(module, "tokens_at_once", lambda logits: tokens)
 
     found = drawn_tokens(logits, ids, mask, seed=0)
 
     assert torch.equal(found, at_once)
-    assert (found[0, :-1] >= 0).all() and found[0, -1] == NO_TARGET
-    assert (found[1, :5] >= 0).all() and (found[1, 5:] == NO_TARGET).all()
+    labels = ids.masked_fill(mask == 0, NO_TARGET)
+    labels[:, 1:].masked_fill_(mask[:, :-1] == 0, NO_TARGET)  # as `model_inputs` makes them
+    assert torch.equal(found == NO_TARGET, text_tokens(labels) == NO_TARGET)
     assert not torch.equal(found, drawn_tokens(logits, ids, mask, seed=1))
 
 

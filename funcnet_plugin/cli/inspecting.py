@@ -1,4 +1,8 @@
-"""`funcnet inspect`."""
+"""`funcnet inspect`.
+
+The file is not called inspect: Python's own module of that name would be hidden from whoever runs a
+file of this directory.
+"""
 
 from __future__ import annotations
 
