@@ -12,6 +12,7 @@ import os
 import resource
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 import psutil
@@ -44,9 +45,16 @@ RECIPES = {
     "heads": recipe(
         "WidthPruningModifier", scorer="effect", repair="none", align=128, heads_ratio="auto"
     ),
+    "gradients": recipe(
+        "WidthPruningModifier", scorer="loss_effect", repair="none", align=128, ratio_scope="mlp"
+    ),
     "networks": recipe(scorer=NETWORKS, repair="none", align=128),
     "atlas": recipe(scorer=NETWORKS, repair="none", align=128, atlas="ATLAS"),
 }
+
+
+# Logits are what a loss takes most of, where the vocabulary is as large as those of real models.
+SHAPES = {"gradients": SHAPE | {"vocab_size": 32768}}
 
 
 def prune(text: str, model: Path, work: Workload) -> None:
@@ -60,7 +68,7 @@ def prune(text: str, model: Path, work: Workload) -> None:
     )
 
 
-def saved(folder: str, **shape: int) -> Path:
+def saved(folder: str, **shape: float) -> Path:
     make_llama(**shape).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     gc.collect()
@@ -80,9 +88,9 @@ def warm_up() -> None:
     _ = square @ square
 
 
-def measure(text: str) -> None:
+def measure(text: str, shape: dict[str, float]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        model = saved(folder, **SHAPE)
+        model = saved(folder, **shape)
         free = free_memory()
         stages, _ = needed_memory(model, load_recipe(text), WORK, gpu=False, free=free)
         before = psutil.Process().memory_info().rss
@@ -99,7 +107,9 @@ if __name__ == "__main__":
         child = os.fork()
         if child == 0:
             try:
-                measure(RECIPES[name])
+                measure(RECIPES[name], SHAPES.get(name, SHAPE))
+            except Exception:
+                traceback.print_exc()
             finally:
                 sys.stdout.flush()
                 os._exit(0)
