@@ -12,6 +12,7 @@ import yaml
 
 from funcnet_plugin.errors import FuncnetError
 
+Model = Annotated[str, typer.Argument(help="Checkpoint directory or hub name.")]
 Calibration = Annotated[
     list[str],
     typer.Option(
@@ -20,6 +21,8 @@ Calibration = Annotated[
         "--data a.jsonl:0.5 --data b.jsonl:0.5"
     ),
 ]
+Samples = Annotated[int, typer.Option(min=1, help="Windows of the calibration text.")]
+Window = Annotated[int, typer.Option(min=2, help="Tokens per window.")]
 TextColumn = Annotated[str, typer.Option(help="Field of a record with the text.")]
 TestWindow = Annotated[int, typer.Option(min=2, help="Tokens per test window.")]
 TestWindows = Annotated[int, typer.Option(min=1, help="Test windows per text.")]

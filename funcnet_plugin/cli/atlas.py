@@ -13,14 +13,17 @@ from rich.console import Console
 from funcnet_plugin.cli.arguments import (
     AsJson,
     Calibration,
+    Model,
+    Samples,
     TextColumn,
+    Window,
     recipe_fields,
     stdout_for_json,
 )
 
 
 def atlas(
-    model: Annotated[str, typer.Argument(help="Checkpoint directory or hub name.")],
+    model: Model,
     data: Calibration,
     out: Annotated[Path, typer.Option(help="New directory for the atlas.")],
     components: Annotated[int, typer.Option(min=2, help="Networks of each layer.")] = 64,
@@ -47,8 +50,8 @@ def atlas(
             "be repeated.",
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Windows of text.")] = 160,
-    window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
+    samples: Samples = 160,
+    window: Window = 512,
     seed: Annotated[int, typer.Option(min=0, help="Decides windows and random starts.")] = 0,
     text_column: TextColumn = "text",
     as_json: AsJson = False,

@@ -14,6 +14,7 @@ from funcnet_plugin.cli.arguments import (
     Calibration,
     IncludePath,
     Limit,
+    Model,
     Tasks,
     TestWindows,
     TextColumn,
@@ -26,7 +27,7 @@ from funcnet_plugin.errors import FuncnetError
 
 
 def compare(
-    model: Annotated[str, typer.Argument(help="Checkpoint directory or hub name.")],
+    model: Model,
     data: Calibration,
     text: Annotated[
         list[str], typer.Option(help="NAME=FILE, a text to measure on; may be repeated.")

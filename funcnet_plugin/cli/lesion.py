@@ -16,6 +16,7 @@ from funcnet_plugin.cli.arguments import (
     AsJson,
     IncludePath,
     Limit,
+    Model,
     Tasks,
     TestWindow,
     TestWindows,
@@ -32,7 +33,7 @@ _HURTS, _SPARES = 0.1, 0.05  # points of a task, for a double dissociation
 
 
 def lesion(
-    model: Annotated[str, typer.Argument(help="Checkpoint directory or hub name.")],
+    model: Model,
     atlas: Annotated[Path, typer.Option(help="Atlas of the model, see funcnet atlas.")],
     out: Annotated[Path, typer.Option(help="Directory for the results; an old one goes on.")],
     lesion_: Annotated[

@@ -12,7 +12,10 @@ from rich.console import Console
 from funcnet_plugin.cli.arguments import (
     AsJson,
     Calibration,
+    Model,
+    Samples,
     TextColumn,
+    Window,
     recipe_fields,
     stdout_for_json,
 )
@@ -21,7 +24,7 @@ from funcnet_plugin.screen import span
 
 
 def prune(
-    model: Annotated[str, typer.Argument(help="Checkpoint directory or hub name.")],
+    model: Model,
     data: Calibration,
     out: Annotated[Path, typer.Option(help="New directory for the pruned model.")],
     ratio: Annotated[float | None, typer.Option(help="Share of all parameters to remove.")] = None,
@@ -39,8 +42,8 @@ def prune(
             "scorer.networks.n_components=64; may be repeated.",
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 160,
-    window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
+    samples: Samples = 160,
+    window: Window = 512,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows per forward pass; chosen if not given.")
     ] = None,
