@@ -168,7 +168,7 @@ def _backward_passes(
     def step(ids: Tensor, mask: Tensor, labels: Tensor) -> None:
         nonlocal n_targets, n_tokens, unit
         here = int((labels[:, 1:] != NO_TARGET).sum())
-        if here:  # one token predicts nothing, and the mean of no losses is NaN
+        if here:  # one token predicts nothing
             # The sum over tokens, in units of the first batch: as large as a mean loss in half
             # precision, and the same to the last bit where all batches have as many tokens.
             unit = unit or here
