@@ -110,6 +110,8 @@ def read_model_config(source: str | Path, trust_remote_code: bool = False) -> Pr
     refuse_adapter_files(source)
     if path.is_dir() and not (path / "config.json").exists():
         raise CheckpointError(f"{source} is not a checkpoint: it has no config.json.")
+    if not path.exists() and _is_a_path(str(source)):
+        raise CheckpointError(f"there is no {source}; give a checkpoint directory or a hub name.")
     try:
         return AutoConfig.from_pretrained(str(source), trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever a file that is no config makes of it
@@ -118,6 +120,11 @@ def read_model_config(source: str | Path, trust_remote_code: bool = False) -> Pr
         raise CheckpointError(
             f"no model can be loaded from {source} ({_first_line(error)})."
         ) from error
+
+
+def _is_a_path(source: str) -> bool:
+    """Tell what cannot be a hub name, which is NAME or OWNER/NAME."""
+    return source.startswith(("/", ".", "~")) or source.count("/") > 1
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from funcnet_plugin import cli
 from funcnet_plugin import pruning as prune_module
+from funcnet_plugin.checkpoints.loading import read_model_config
 from funcnet_plugin.errors import (
     BudgetError,
     CalibrationError,
@@ -93,6 +94,12 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(tmp_path):
     )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == f"error: {tmp_path} is not a checkpoint: it has no config.json.\n"
+
+
+@pytest.mark.parametrize("name", ["./nothing", "/no/where", "~/llama", "models/of/mine"])
+def test_a_directory_that_is_not_there_is_called_that(name):
+    with pytest.raises(CheckpointError, match=f"there is no {name}; give a checkpoint directory"):
+        read_model_config(name)
 
 
 @pytest.mark.parametrize(
