@@ -191,7 +191,7 @@ def _backward_passes(
 def _loss(
     model: nn.Module, ids: Tensor, mask: Tensor, labels: Tensor, seed: int | None, unit: int
 ) -> Tensor:
-    """Run the model forward, to the summed loss over predicted tokens, in some unit.
+    """Run the model forward, to the loss summed over predicted tokens, divided by `unit`.
 
     Raises:
         CalibrationError: the model does not predict behind every token.
