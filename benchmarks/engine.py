@@ -28,7 +28,6 @@ import datetime
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -330,13 +329,12 @@ def peak(T: int, V: int, k: int, limit: str) -> str:
 
     limits = {"": None, "256MB": 2**28}
     stream = SignalStream(V, 4 * k, limits[limit])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = _resident("VmRSS", reset=True)
     generator = torch.Generator().manual_seed(0)
     for _ in range(T // 256):
         stream.add(torch.randn(256, V, generator=generator, dtype=torch.float32).bfloat16())
     canica(stream.finish(), k, n_init=4)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return f"{2 * T * V} {after - before}"
+    return f"{2 * T * V} {_resident('VmHWM') - before}"
 
 
 def scaling(inputs: Inputs) -> dict:

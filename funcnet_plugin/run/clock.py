@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -77,8 +78,19 @@ class Clock:
 
 def peak_bytes() -> tuple[int, int]:
     """Give the most memory that this process had: of the host, and of the current GPU."""
+    return _host_peak(), torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
+
+
+def _host_peak() -> int:
+    """Give the most resident bytes that this process had.
+
+    Linux counts what the parent had into `ru_maxrss`, so its own figure is read where there is one.
+    """
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
     import resource  # not everywhere, and needed for this only
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    host = peak if sys.platform == "darwin" else 1024 * peak
-    return host, torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
+    return peak if sys.platform == "darwin" else 1024 * peak
