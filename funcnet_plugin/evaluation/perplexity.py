@@ -18,12 +18,14 @@ from torch import Tensor
 
 from funcnet_plugin.bars import bar
 from funcnet_plugin.errors import CalibrationError, NumbersError
+from funcnet_plugin.measure.token_loss import token_loss
 from funcnet_plugin.text.sources import load_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_BATCH_TOKENS = 4096
+# Tokens of a batch, and what it may have in logits: large vocabularies would take gigabytes.
+_BATCH_TOKENS, _BATCH_LOGITS = 4096, 2**28
 
 
 @dataclass(frozen=True)
@@ -111,15 +113,13 @@ def perplexity(model: PreTrainedModel, windows: Tensor, name: str) -> float:
         NaN where a prediction is.
     """
     total = 0.0
-    batches = windows.split(max(1, _BATCH_TOKENS // windows.shape[1]))
+    vocabulary = model.config.get_text_config().vocab_size
+    tokens = min(_BATCH_TOKENS, _BATCH_LOGITS // vocabulary)
+    batches = windows.split(max(1, tokens // windows.shape[1]))
     for batch in bar(batches, f"perplexity of {name}", within=True):
         batch = batch.to(model.device)
-        logits = model(batch[:, :-1]).logits.float()
-        total += float(
-            torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"
-            )
-        )
+        logits = model(batch[:, :-1]).logits.flatten(0, 1)
+        total += float(token_loss(logits, batch[:, 1:].flatten(), 1))
     if math.isnan(total):
         return math.nan
     return math.exp(min(total / windows[:, 1:].numel(), 700.0))  # the largest that is a number
