@@ -83,11 +83,22 @@ def prune(
     if as_json:
         print(json.dumps(block, indent=2))
         return
-    Console(soft_wrap=True).print(
-        f"[bold]{out}[/]: {block['parameters_before']:,} -> {block['parameters_after']:,} "
-        f"parameters, {block['pruning_ratio_reached']:.4f} removed "
-        f"(asked: {block['pruning_ratio_requested']:g}), {_left(block)}"
+    Console(soft_wrap=True).print(f"[bold]{out}[/]: {_removed(block)}")
+
+
+def _removed(block: dict[str, Any]) -> str:
+    """Say what this run removed, and what all runs did where there were others before."""
+    own = block.get("runs", [block])[-1]
+    said = (
+        f"{own['parameters_before']:,} -> {own['parameters_after']:,} parameters, "
+        f"{own['pruning_ratio_reached']:.4f} removed (asked: {own['pruning_ratio_requested']:g})"
     )
+    if "runs" in block:
+        said += (
+            f"; with the runs before, {block['pruning_ratio_overall']:.4f} of the "
+            f"{block['parameters_before']:,} in {block['source_model'] or 'the first model'}"
+        )
+    return f"{said}; {_left(block)}"
 
 
 def _left(block: dict[str, Any]) -> str:

@@ -86,6 +86,20 @@ def test_prune_says_what_every_modifier_left(checkpoint, text, tmp_path, modifie
     assert (tmp_path / "pruned" / "config.json").exists()
 
 
+def test_a_second_run_says_what_it_removed_and_what_both_did(checkpoint, text, tmp_path):
+    begun, counts, said = checkpoint, [], ""
+    for out in (tmp_path / "once", tmp_path / "twice"):
+        counts.append(AutoModelForCausalLM.from_pretrained(begun).num_parameters())
+        result = call("prune", begun, "--data", text, "--out", out, "--ratio", 0.1, *FAST)
+        assert result.exit_code == 0, result.output
+        begun, said = out, result.output
+    counts.append(AutoModelForCausalLM.from_pretrained(begun).num_parameters())
+    first, found, left = counts
+    assert f"{found:,} -> {left:,} parameters, {1 - left / found:.4f} removed (asked: 0.1)" in said
+    both = f"with the runs before, {1 - left / first:.4f} of the {first:,} in {checkpoint}"
+    assert both in said.replace("\n", "")
+
+
 def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "funcnet_plugin.cli", "inspect", str(tmp_path)],
