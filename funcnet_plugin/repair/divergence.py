@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TypeAlias
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
+from funcnet_plugin.errors import NumbersError
+from funcnet_plugin.measure.finite import not_finite
 from funcnet_plugin.measure.halving import Reading
 from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.measure.joining import joined
@@ -110,6 +113,19 @@ class Divergence:
         self.read(self.batches(windows), "comparing with the dense model", step)
         total, weight = sums if self.processes is None else self.processes.sum(sums)
         return float(total / weight)
+
+    @torch.no_grad()
+    def not_finite(self, windows: Sequence[Predicted]) -> NumbersError:
+        """Make the error for windows whose mean is not finite, in this process or another."""
+        what = "the distance from the dense model's predictions"
+        found: list[NumbersError] = []
+
+        def step(windows: Sequence[Predicted], ids: Tensor, mask: Tensor) -> None:
+            if not found and not math.isfinite(float(self.of(windows, ids, mask))):
+                found.append(not_finite(self._model, ids, mask, what))
+
+        self.read(self.batches(windows), "looking for what is not finite", step)
+        return found[0] if found else NumbersError(f"{what} is NaN or infinite in another process.")
 
 
 def weight_of(windows: Sequence[Predicted]) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from loguru import logger
 from torch import Tensor, nn
 
 from funcnet_plugin.adapters import Unit
@@ -65,6 +66,9 @@ def tune(
         epochs: passes over them.
         seed: of the order of windows, and of the changes' start.
         processes: others that hold other windows; all come to the same weights.
+
+    Raises:
+        NumbersError: the pruned model's predictions are not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     learned, judging = _divided(predicted, processes)
@@ -78,10 +82,17 @@ def tune(
                 for module in projections_of(unit.decoder_layer)
             ]
             before = divergence.mean(judging)
+            if not math.isfinite(before):
+                raise divergence.not_finite(judging)
             with hooked(change.watch() for change in changes):
                 _learn(divergence, changes, learned, epochs, generator)
                 after = divergence.mean(judging)
-        if not after < before:  # also where it ran away to NaN
+        if not after < before:
+            if not math.isfinite(after):
+                logger.warning(
+                    "the tuning ran away to numbers that are not finite, so the model is left as "
+                    "the linear repair made it."
+                )
             return Tuned(before, before)
         _fold(changes, processes)
     return Tuned(after, before)
@@ -125,7 +136,8 @@ def _learn(
     """Go over windows in steps of an optimizer; all processes take as many."""
     tokens, count = sum(len(window.ids) for window in windows), len(windows)
     if divergence.processes is not None:
-        tokens, count = (divergence.processes.total(n) for n in (tokens, count))
+        tokens = divergence.processes.total(tokens)
+        count = max(divergence.processes.gather(count))  # so that no step is empty everywhere
     per_epoch = min(count, max(_STEPS, math.ceil(tokens / _TOKENS)))
     parts = [
         divergence.batches([windows[i] for i in part.tolist()])

@@ -1,20 +1,23 @@
 """Distillation: predictions of the dense model, and the whole pruned model tuned to them."""
 
+import math
+
 import pytest
 import torch
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.cut.surgery import cut
-from funcnet_plugin.errors import RecipeError
+from funcnet_plugin.errors import NumbersError, RecipeError
 from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.measure.predictions import predictions_of
 from funcnet_plugin.measure.text import Text
+from funcnet_plugin.repair import tuning
 from funcnet_plugin.repair.divergence import Divergence
 from funcnet_plugin.repair.low_rank import LowRank, projections_of
 from funcnet_plugin.repair.tuning import tune
 from tests.conftest import make_llama
 from tests.families import FAMILIES
-from tests.hosting import loader, recipe, run
+from tests.hosting import loader, logged, recipe, run
 from tests.repair.data import padded_batches
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
@@ -158,6 +161,49 @@ def test_where_nothing_is_missing_the_model_stays():
     before = {name: p.clone() for name, p in model.named_parameters()}
     tuned = tune(model, bind(model).blocks, predicted(model, windows(32)), epochs=1, seed=0)
     assert tuned.divergence == tuned.divergence_before == pytest.approx(0, abs=1e-6)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+class Twin:
+    """Stands for the processes of a run of two that hold the same windows."""
+
+    def gather(self, value):
+        return [value, value]
+
+    def total(self, count):
+        return 2 * count
+
+    def sum(self, tensor):
+        return 2 * tensor
+
+
+def test_no_step_is_empty_where_processes_have_fewer_windows_than_there_are_steps():
+    """One epoch of 19 windows in each of two processes, which have 32 steps by their tokens."""
+    model = pruned(make_llama())
+    found = predicted(make_llama(), windows(20))
+    tuned = tune(model, bind(model).blocks, found, epochs=3, seed=0, processes=Twin())
+    assert tuned.divergence < 0.97 * tuned.divergence_before
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_pruned_model_that_predicts_nan_is_refused_by_layer():
+    model = pruned(make_llama())
+    found = predicted(make_llama(), windows(20))
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 0] = math.inf
+    with pytest.raises(NumbersError, match="^layer 1: the output of model.layers.1.mlp.down_proj"):
+        tune(model, bind(model).blocks, found, epochs=1, seed=0)
+
+
+def test_tuning_that_runs_away_leaves_the_model_and_says_so(monkeypatch):
+    model = pruned(make_llama())
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    monkeypatch.setattr(tuning, "_RATE_UP", math.inf)
+    found = predicted(make_llama(), windows(20))
+    with logged() as lines:
+        tuned = tune(model, bind(model).blocks, found, epochs=1, seed=0)
+    assert "the tuning ran away" in "".join(lines)
+    assert tuned.divergence == tuned.divergence_before
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
