@@ -61,7 +61,7 @@ def layer_calls(
 
     Args:
         units: of all layers, in order.
-        ids, mask: (batch, length), int64.
+        ids, mask: (batch, length), int64, on any device.
 
     Returns:
         one call per layer; (batch, length, hidden), where the model has it.
@@ -85,8 +85,10 @@ def layer_calls(
             return output
         return hidden if rest[0] is None else (hidden, *rest[0])
 
+    device = device_of(model)
+    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
     with _through(see, units), suppress(_AllSeenError):
-        model(input_ids=ids, attention_mask=mask, use_cache=False)
+        model(**inputs, use_cache=False)
     return calls, first[0]
 
 

@@ -51,7 +51,7 @@ def layer_seconds(model: nn.Module, units: Sequence[Unit], ids: Tensor) -> float
     Returns:
         seconds of one call.
     """
-    calls, hidden = layer_calls(model, units, ids.to(model.device), torch.ones_like(ids))
+    calls, hidden = layer_calls(model, units, ids, torch.ones_like(ids))
     unit, call = units[0], calls[0]
     with _where_it_will_run(unit.decoder_layer):
         call = replace(call, args=_moved(call.args, unit), kwargs=_moved(call.kwargs, unit))

@@ -49,6 +49,22 @@ def test_the_arguments_are_those_of_a_whole_pass(name):
         assert equal(tuple(call.kwargs.items()), tuple(kwargs.items()))
 
 
+def test_tokens_are_brought_to_where_the_model_is():
+    """They come from the calibration text, which lies on the CPU."""
+    with torch.device("meta"):
+        model = FAMILIES["llama"].build()
+    devices = []
+
+    def see(module, args, kwargs):
+        devices.extend(kwargs[name].device.type for name in ("input_ids", "attention_mask"))
+        raise KeyboardInterrupt  # meta tensors hold nothing to go on with
+
+    model.register_forward_pre_hook(see, with_kwargs=True)
+    with pytest.raises(KeyboardInterrupt):
+        layer_calls(model, bind(model).blocks, IDS, MASK)
+    assert devices == ["meta", "meta"]
+
+
 @torch.no_grad()
 def test_only_the_first_layer_is_run_and_all_are_as_they_were():
     model = FAMILIES["llama"].build()
