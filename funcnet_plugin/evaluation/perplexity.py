@@ -119,7 +119,7 @@ def perplexity(model: PreTrainedModel, windows: Tensor, name: str) -> float:
     for batch in bar(batches, f"perplexity of {name}", within=True):
         batch = batch.to(model.device)
         logits = model(batch[:, :-1]).logits.flatten(0, 1)
-        total += float(token_loss(logits, batch[:, 1:].flatten(), 1))
+        total += float(token_loss(logits, batch[:, 1:].flatten()))
     if math.isnan(total):
         return math.nan
     return math.exp(min(total / windows[:, 1:].numel(), 700.0))  # the largest that is a number

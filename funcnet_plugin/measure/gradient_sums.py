@@ -28,20 +28,25 @@ class GradientSums:
 
     Attributes:
         reads_inputs: whether it needs what the module is given.
-        total: the sum over tokens; zero in a process that saw nothing to predict.
     """
 
     reads_inputs: ClassVar[bool] = False
-    total: Tensor
+    _total: Tensor
 
     def __init__(self, module: nn.Module, unit: Unit) -> None:
         self.unit, self._module = unit, module
         # a device without room for the weights has none for sums of all layers
         self._place = torch.device("cpu") if is_sent(unit.decoder_layer) else unit.device
 
-    def expect(self, real: Tensor, divisor: int) -> None:
-        """Say of the next batch which tokens are text, and by what its summed loss is divided."""
-        self._real, self._divisor = real, divisor
+    def expect(self, real: Tensor) -> None:
+        """Say which tokens of the next batch are text."""
+        self._real = real
+
+    def take(self) -> Tensor:
+        """Give the sum over tokens away; it is zero where nothing was predicted."""
+        total = self._total
+        del self._total  # sums of all layers are large, and each is needed once
+        return total
 
     def watch(self, reading: Reading) -> RemovableHandle:
         """Look at the module while a text is read."""
@@ -57,7 +62,7 @@ class GradientSums:
     def _backward(self, gradient: Tensor, *inputs: Tensor) -> None:
         if self._reading.is_new_to(self):
             flat = (tensor.flatten(0, -2) for tensor in (gradient, *inputs))
-            self.total += self._of_batch(*flat).to(self.total)
+            self._total += self._of_batch(*flat).to(self._total)
             self._reading.taken_by(self)
 
     def _of_batch(self, gradient: Tensor, *inputs: Tensor) -> Tensor:
@@ -66,16 +71,23 @@ class GradientSums:
 
 
 class WeightSums(GradientSums):
-    """Adds up the gradients by the weight of a projection, (out, in), in the weight's dtype."""
+    """Adds up the gradients by the weight of a projection.
+
+    The sum is (out, in), float32 of weights in half precision: that would lose what a batch adds to
+    the sum of hundreds.
+    """
 
     reads_inputs = True
 
     def __init__(self, module: nn.Module, unit: Unit) -> None:
         super().__init__(module, unit)
         shape = (out_size(module), in_size(module))
-        self.total = torch.zeros(shape, dtype=unit.dtype, device=self._place)
+        dtype = torch.promote_types(unit.dtype, torch.float32)
+        self._total = torch.zeros(shape, dtype=dtype, device=self._place)
 
     def _of_batch(self, gradient: Tensor, *inputs: Tensor) -> Tensor:
+        if gradient.dtype == torch.float16:  # a sum over tokens may be beyond its range
+            return gradient.float().T @ inputs[0].float()
         return gradient.T @ inputs[0]
 
 
@@ -88,10 +100,10 @@ class OutputSums(GradientSums):
     def __init__(self, unit: Unit) -> None:
         super().__init__(unit.output, unit)
         size = unit.hidden_size
-        self.total = torch.zeros(size, size, dtype=torch.float64, device=self._place)
+        self._total = torch.zeros(size, size, dtype=torch.float64, device=self._place)
 
     def _of_batch(self, gradient: Tensor, *inputs: Tensor) -> Tensor:
-        g = gradient[self._real.flatten().to(gradient.device)].float() * self._divisor
+        g = gradient[self._real.flatten().to(gradient.device)].float()
         return (g.T @ g).double()
 
 

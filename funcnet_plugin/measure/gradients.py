@@ -50,8 +50,8 @@ def weight_gradients(
         processes: others that read other samples.
 
     Returns:
-        layer -> for each of the unit's projections (out, in), the mean over predicted tokens, on
-        the device that the weights had before.
+        layer -> for each of the unit's projections (out, in), the mean over predicted tokens, at
+        least float32, on the device that the weights had before.
 
     Raises:
         CalibrationError: no sample has two tokens.
@@ -59,18 +59,14 @@ def weight_gradients(
     """
     home = _home(model)
     with disable_onloading():
-        needed = sum(w.numel() * w.element_size() for unit in units for w in unit.weights)
+        needed = sum(max(4, w.element_size()) * w.numel() for unit in units for w in unit.weights)
     with on_gpu(model, besides=needed), of_no_weight(model):
         watched = [WeightSums(module, unit) for unit in units for module in unit.projections]
         passed = _backward_passes(model, text, units, processes, None, watched)
         found = {}
         for unit in units:
-            sums = [
-                passed.over_processes(w.total * (passed.unit / passed.common))
-                for w in watched
-                if w.unit is unit
-            ]
-            means = [(total / (passed.n_targets / passed.common)).to(home) for total in sums]
+            sums = [passed.over_processes(w.take()) for w in watched if w.unit is unit]
+            means = [total.div_(passed.n_targets).to(home) for total in sums]
             _check(unit, means)
             found[unit.index] = tuple(means)
         return found
@@ -107,7 +103,7 @@ def output_gradients(
         passed = _backward_passes(model, text, units, processes, seed, watched)
         found = {}
         for unit, output in zip(units, watched, strict=True):
-            second = passed.over_processes(output.total) / passed.n_tokens
+            second = passed.over_processes(output.take()).div_(passed.n_tokens)
             _check(unit, [second])
             found[unit.index] = second.to(home)
         return found
@@ -129,19 +125,14 @@ class _Passed:
     """Counts what the backward passes saw, in all processes.
 
     Attributes:
-        unit: by what this process divided its summed losses; `common`: the largest of all.
         n_targets, n_tokens: predicted tokens, and tokens that are no padding.
     """
 
-    def __init__(
-        self, unit: int, n_targets: int, n_tokens: int, processes: Processes | None
-    ) -> None:
-        self.unit, self.common = unit, unit
+    def __init__(self, n_targets: int, n_tokens: int, processes: Processes | None) -> None:
         self.n_targets, self.n_tokens = n_targets, n_tokens
         self.over_processes: Callable[[Tensor], Tensor] = lambda tensor: tensor
         if processes is not None:
             self.over_processes = processes.sum
-            self.common = max(processes.gather(unit))
             self.n_targets, self.n_tokens = (processes.total(n) for n in (n_targets, n_tokens))
         if self.n_targets == 0:
             raise CalibrationError(
@@ -163,18 +154,16 @@ def _backward_passes(
     sent = is_sent(model)
     room = room_for(model, units, device_of(model), backward=True, checkpointed=sent)
     reading = Reading(model, joined(text, room), "gradients")
-    n_targets = n_tokens = unit = 0
+    n_targets = n_tokens = 0
 
     def step(ids: Tensor, mask: Tensor, labels: Tensor) -> None:
-        nonlocal n_targets, n_tokens, unit
+        nonlocal n_targets, n_tokens
         here = int((labels[:, 1:] != NO_TARGET).sum())
         if here:  # one token predicts nothing
-            # The sum over tokens, in units of the first batch: as large as a mean loss in half
-            # precision, and the same to the last bit where all batches have as many tokens.
-            unit = unit or here
             for gradients in watched:
-                gradients.expect(mask.bool(), unit)
-            _loss(model, ids, mask, labels, seed, unit).backward()
+                gradients.expect(mask.bool())
+            # of the sum: float16 has no digits left for a mean over thousands of tokens
+            _loss(model, ids, mask, labels, seed).backward()
         n_targets += here
         n_tokens += int(mask.sum())
 
@@ -185,13 +174,11 @@ def _backward_passes(
         )
         stack.enter_context(hooked(gradients.watch(reading) for gradients in watched))
         reading.each(step)
-    return _Passed(unit, n_targets, n_tokens, processes)
+    return _Passed(n_targets, n_tokens, processes)
 
 
-def _loss(
-    model: nn.Module, ids: Tensor, mask: Tensor, labels: Tensor, seed: int | None, unit: int
-) -> Tensor:
-    """Run the model forward, to the loss summed over predicted tokens, divided by `unit`.
+def _loss(model: nn.Module, ids: Tensor, mask: Tensor, labels: Tensor, seed: int | None) -> Tensor:
+    """Run the model forward, to the loss summed over predicted tokens.
 
     Raises:
         CalibrationError: the model does not predict behind every token.
@@ -205,7 +192,7 @@ def _loss(
             "needs none, such as effect."
         )
     targets = text_tokens(labels) if seed is None else drawn_tokens(logits, ids, mask, seed)
-    loss = token_loss(logits.flatten(0, 1), targets.to(logits.device).flatten(), unit)
+    loss = token_loss(logits.flatten(0, 1), targets.to(logits.device).flatten())
     if not is_finite(loss):
         raise not_finite(model, ids, mask, "the loss over the calibration data")
     return loss

@@ -21,7 +21,7 @@ class _TokenLoss(torch.autograd.Function):
     """Computes the gradient in the forward pass already; the backward pass hands it on."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, divisor: int) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         gradient = torch.zeros_like(logits) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), device=logits.device)
         where = (targets != NO_TARGET).nonzero().flatten()
@@ -32,26 +32,24 @@ class _TokenLoss(torch.autograd.Function):
             if gradient is not None:
                 slope = log_chances.exp_()
                 slope[row, came] -= 1.0
-                # rounded once, after the division: half precision has no digits to lose
-                gradient[part] = slope.div_(divisor).to(gradient.dtype)
+                gradient[part] = slope.to(gradient.dtype)
         ctx.save_for_backward(gradient)
-        return total / divisor
+        return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient.mul_(upstream.to(gradient.dtype)), None, None
+        return gradient.mul_(upstream.to(gradient.dtype)), None
 
 
-def token_loss(logits: Tensor, targets: Tensor, divisor: int) -> Tensor:
-    """Sum the negative log-likelihoods of tokens, in nats, and divide them.
+def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Sum the negative log-likelihoods of tokens, in nats.
 
     Args:
         logits: (tokens, vocabulary); they get a gradient.
         targets: which token came, (tokens,), int64, on the same device; NO_TARGET where none is
             asked for.
-        divisor: of the sum. The number of targets makes it a mean.
 
     Returns:
         a number, float32.
@@ -61,7 +59,7 @@ def token_loss(logits: Tensor, targets: Tensor, divisor: int) -> Tensor:
     """
     if logits.shape[:1] != targets.shape:
         raise ValueError(f"{len(logits)} tokens have logits, and {len(targets)} have targets.")
-    return _TokenLoss.apply(logits, targets, divisor)
+    return _TokenLoss.apply(logits, targets)
 
 
 def text_tokens(labels: Tensor) -> Tensor:

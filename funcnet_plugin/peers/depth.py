@@ -79,7 +79,7 @@ def _perplexity(model: nn.Module, text: Text) -> float:
     for ids, mask, labels in model_inputs(model, text.batches):
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         targets = text_tokens(labels).flatten()
-        total += float(token_loss(logits.flatten(0, 1), targets, 1))
+        total += float(token_loss(logits.flatten(0, 1), targets))
         n_tokens += int((targets != NO_TARGET).sum())
         if math.isnan(total):
             raise not_finite(model, ids, mask, "the perplexity without a layer")

@@ -196,7 +196,7 @@ class Terms:
         if "output_gradients" in needs:
             found += sum(8 * unit.hidden_size**2 for unit in self.units)
         if "weight_gradients" in needs:
-            found += sum(self.sizes.itemsize * unit.parameters for unit in self.units)
+            found += sum(max(4, self.sizes.itemsize) * unit.parameters for unit in self.units)
         return found
 
     def repair_tokens(self) -> int:

@@ -74,7 +74,7 @@ class Taylor(Scorer):
     def score(self, evidence: Evidence) -> Tensor:
         unit = evidence.unit
         *rows, columns = (
-            (weight.detach().double() * gradient.to(weight).double()).abs()
+            (weight.detach().double() * gradient.to(weight.device).double()).abs()
             for weight, gradient in zip(unit.weights, evidence.weight_gradients, strict=True)
         )
         return unit.by_piece(columns.sum(0), [product.sum(1) for product in rows])

@@ -8,8 +8,10 @@ import torch
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.errors import CalibrationError
+from funcnet_plugin.measure import gradients
 from funcnet_plugin.measure.gradients import output_gradients, weight_gradients
 from funcnet_plugin.measure.text import Text
+from funcnet_plugin.measure.token_loss import text_tokens
 from funcnet_plugin.repair.parts import REPAIRS
 from funcnet_plugin.run import Request
 from funcnet_plugin.run.ahead import measure_ahead
@@ -64,6 +66,35 @@ def test_gradients_of_weights_are_those_of_the_mean_loss_over_all_tokens(texts):
     assert len({len(batch["input_ids"]) for batch in text.batches}) == 2
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
+
+
+def far(found, expected):
+    """By how much two tensors differ, as a share of the second."""
+    return float((found - expected).norm() / expected.norm())
+
+
+def test_float16_has_digits_left_for_a_batch_of_many_tokens(texts, monkeypatch):
+    """Gradients of a mean over 2400 would be below what float16 can tell apart."""
+    text = Text.read(loader(texts, samples=60, batch_size=60))
+    # drawn ones would differ where rounding decides
+    monkeypatch.setattr(gradients, "drawn_tokens", lambda logits, ids, *others: text_tokens(ids))
+    models = make_llama(), make_llama().half()
+    models[1].lm_head.weight.data.mul_(0.01)  # as small as those of larger models
+    models[0].load_state_dict(models[1].state_dict())
+    exact, found = (weight_gradients(model, text, bind(model).blocks) for model in models)
+    assert max(far(a, b) for i in range(3) for a, b in zip(found[i], exact[i], strict=True)) < 0.01
+    exact, found = (output_gradients(model, text, bind(model).blocks, seed=0) for model in models)
+    assert max(far(found[i], exact[i]) for i in range(3)) < 0.01
+
+
+def test_many_batches_add_up_in_half_precision():
+    """A sum in bfloat16 would stand still after 256 equal ones."""
+    model = make_llama().bfloat16()
+    units = bind(model).blocks[:1]
+    sample = {"input_ids": torch.tensor([[3, 7, 5, 11]])}
+    once, often = (weight_gradients(model, Text.read([sample] * n), units)[0] for n in (1, 400))
+    for one, other in zip(often, once, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
 def test_a_model_that_does_not_predict_behind_every_token_is_refused(texts, monkeypatch):
