@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from funcnet_plugin.bars import bar
 from funcnet_plugin.errors import CalibrationError, NumbersError
 from funcnet_plugin.measure.token_loss import token_loss
+from funcnet_plugin.text.ids import token_ids
 from funcnet_plugin.text.sources import load_texts
 
 if TYPE_CHECKING:
@@ -54,8 +56,9 @@ def text_windows(
             f"a window of {length} tokens has nothing to predict; give windows of 2 and more."
         )
     texts = load_texts(source, column, tokenizer)
-    tokens = [t for ids in tokenizer(texts, verbose=False)["input_ids"] for t in ids]
-    count = min(count, len(tokens) // length)
+    wanted = chain.from_iterable(token_ids(texts, tokenizer))
+    tokens = list(islice(wanted, count * length))
+    count = len(tokens) // length
     if count == 0:
         raise CalibrationError(
             f"{source} has {len(tokens)} tokens and one window needs {length}; give more text or a "

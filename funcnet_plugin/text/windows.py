@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import random
+from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 from loguru import logger
 
 from funcnet_plugin.errors import CalibrationError
 from funcnet_plugin.text.documents import Document
+from funcnet_plugin.text.ids import token_ids
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -64,8 +66,8 @@ def mixed_windows(
     if len(sources) == 1:
         return draw(sources[0][0], samples)
     windows = []
-    for documents, share in sources:
-        count = round(samples * share)
+    counts = _counts(samples, [share for _, share in sources])
+    for (documents, share), count in zip(sources, counts, strict=True):
         if count == 0:
             raise CalibrationError(
                 f"a share of {share:.3g} of {samples} samples is none; give more samples."
@@ -73,6 +75,16 @@ def mixed_windows(
         windows += draw(documents, count)
     random.Random(seed).shuffle(windows)
     return windows
+
+
+def _counts(samples: int, shares: Sequence[float]) -> list[int]:
+    """Divide samples by shares that sum to 1; what is left goes to the largest remainders."""
+    exact = [samples * share for share in shares]
+    counts = [math.floor(count) for count in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])
+    for i in by_remainder[: samples - sum(counts)]:
+        counts[i] += 1
+    return counts
 
 
 def document_windows(
@@ -97,12 +109,14 @@ def document_windows(
     Raises:
         CalibrationError: the text does not fill one window.
     """
-    texts = [document.text for document in documents]
-    found = tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]
-    # documents without a token stand nowhere
-    held = [(document, ids) for document, ids in zip(documents, found, strict=True) if ids]
-    tokens = list(chain.from_iterable(ids for _, ids in held))
-    firsts = list(accumulate((len(ids) for _, ids in held), initial=0))
+    tokens = array("q")  # a list would take ten times the memory
+    held, firsts = [], []
+    found = token_ids([document.text for document in documents], tokenizer)
+    for document, ids in zip(documents, found, strict=True):
+        if ids:  # documents without a token stand nowhere
+            held.append(document)
+            firsts.append(len(tokens))
+            tokens.extend(ids)
     available = len(tokens) // window
     if available == 0:
         raise CalibrationError(
@@ -114,7 +128,7 @@ def document_windows(
         begin, end = number * window, (number + 1) * window
         inside = range(bisect_right(firsts, begin) - 1, bisect_right(firsts, end - 1))
         starts = [max(firsts[i] - begin, 0) for i in inside]
-        return Window(tokens[begin:end], starts, [held[i][0] for i in inside])
+        return Window(tokens[begin:end].tolist(), starts, [held[i] for i in inside])
 
     return list(map(cut, random.Random(seed).sample(range(available), min(samples, available))))
 

@@ -3,6 +3,7 @@
 import pytest
 
 from funcnet_plugin.errors import CalibrationError
+from funcnet_plugin.text import ids
 from funcnet_plugin.text.documents import Document
 from funcnet_plugin.text.windows import (
     document_windows,
@@ -45,6 +46,35 @@ def test_mixed_sources_get_their_shares_in_one_order():
     assert len(set(kinds[:10])) == 2  # not one after the other
     with pytest.raises(CalibrationError, match=r"share of 0.001 of 40 samples is none"):
         mixed_windows([(first, 0.999), (second, 0.001)], make_tokenizer(), **options)
+
+
+@pytest.mark.parametrize(("samples", "sources"), [(40, 3), (160, 3), (160, 6), (41, 2), (7, 5)])
+def test_shares_that_do_not_divide_the_samples_still_give_all_of_them(samples, sources):
+    documents = [Document(letter * 800) for letter in "abcdef"[:sources]]
+    options = {"window": 10, "samples": samples, "seed": 0}
+    shares = [(documents[i : i + 1], 1 / sources) for i in range(sources)]
+    windows = mixed_windows(shares, make_tokenizer(), **options)
+    assert len(windows) == samples
+    found = [window.document_at(0) for window in windows]
+    assert {found.count(document) for document in documents} <= {
+        samples // sources,
+        samples // sources + 1,
+    }
+
+
+def test_a_long_text_is_tokenized_in_parts(monkeypatch):
+    documents = [Document(letter * n) for letter, n in (("a", 9), ("b", 30), ("c", 2), ("d", 7))]
+    options = {"window": 8, "samples": 6, "seed": 0}
+    whole = document_windows(documents, make_tokenizer(), **options)
+    monkeypatch.setattr(ids, "_CHARACTERS", 12)
+    tokenizer, calls = make_tokenizer(), []
+
+    def counted(texts, **how):
+        calls.append([len(text) for text in texts])
+        return tokenizer(texts, **how)
+
+    assert document_windows(documents, counted, **options) == whole
+    assert calls == [[9], [30], [2, 7]]
 
 
 def test_every_token_knows_its_document():
