@@ -22,11 +22,17 @@ def change_activity(unit: Unit, gain: Tensor, shift: Tensor | None = None) -> Re
         shift: (n_columns,), what is added then; nothing if not given.
     """
 
+    # a copy to a GPU in every pass would wait for all that was sent there
+    at_hand: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor | None]] = {}
+
     def change(module: torch.nn.Module, args: tuple) -> tuple:
-        activity = args[0] * gain.to(args[0])
-        if shift is not None:
-            activity = activity + shift.to(activity)
-        return (activity, *args[1:])
+        given = args[0]
+        place = (given.device, given.dtype)
+        if place not in at_hand:
+            at_hand[place] = (gain.to(given), None if shift is None else shift.to(given))
+        factor, more = at_hand[place]
+        activity = given * factor
+        return (activity if more is None else activity + more, *args[1:])
 
     return unit.output.register_forward_pre_hook(change)
 

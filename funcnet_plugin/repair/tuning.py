@@ -162,11 +162,13 @@ class _Steps:
     ) -> None:
         self._divergence, self._sizes = divergence, list(sizes)
         self._numbers = [number for c in changes for number in (c.up, c.down)]
-        rates = [
-            rate for c in changes for rate in (_RATE_UP, _RATE_DOWN / math.sqrt(c.down.shape[1]))
-        ]
+        # all numbers of one rate together: a GPU takes a step of them at once
+        by_rate: dict[float, list[Tensor]] = {}
+        for c in changes:
+            by_rate.setdefault(_RATE_UP, []).append(c.up)
+            by_rate.setdefault(_RATE_DOWN / math.sqrt(c.down.shape[1]), []).append(c.down)
         self._optimizer = torch.optim.Adam(
-            [{"params": [n], "lr": rate} for n, rate in zip(self._numbers, rates, strict=True)],
+            [{"params": numbers, "lr": rate} for rate, numbers in by_rate.items()],
             betas=(0.9, 0.99),
             eps=1e-15,
         )

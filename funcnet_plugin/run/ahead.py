@@ -78,12 +78,8 @@ def measure_ahead(
     """
     warn_of_busy_cores()
     ahead, seed = Ahead(), request.seed
-    if request.measures_ahead and not text.batches:
-        raise CalibrationError(
-            "the calibration data has embeddings and no input_ids, and this recipe runs the whole "
-            "model on tokens; give tokens, or a recipe without own_text and gradients, and with "
-            "repair: least_squares."
-        )
+    if request.measures_ahead:
+        _check_readable(text)
     own = None
     with clock.stage(stages.OWN_TEXT):
         if request.own_text and (todo or request.repair.tunes_the_model):
@@ -109,6 +105,22 @@ def measure_ahead(
         if "weight_gradients" in request.needs:
             ahead.gradients["weight_gradients"] = weight_gradients(model, text, todo, processes)
     return ahead
+
+
+def _check_readable(text: Text) -> None:
+    without = "a recipe without own_text, gradients, heads_ratio and atlas, with least_squares"
+    if not text.batches:
+        raise CalibrationError(
+            "the calibration data has embeddings and no input_ids, and this recipe runs the whole "
+            f"model on tokens; give tokens, or {without}."
+        )
+    masks = [b["attention_mask"] for b in text.batches if "attention_mask" in b]
+    if any(mask.ndim != 2 for mask in masks):
+        raise CalibrationError(
+            "the calibration data has an attention_mask of pairs of tokens, and this recipe runs "
+            "the whole model on text, whose padding it must know; give masks of shape (samples, "
+            f"tokens), or {without}."
+        )
 
 
 def _repair_texts(
