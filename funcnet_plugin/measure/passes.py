@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -24,16 +24,21 @@ def on_gpu(model: nn.Module, besides: int = 0, *, whole: bool = False) -> Iterat
     """Run a model that waits on the CPU on the GPU meanwhile.
 
     llm-compressor leaves a model on the CPU, or on disk, until it calibrates layer by layer. Where
-    the GPU has no room for all of it, each weight is sent there whenever it is needed. Nothing
-    happens without CUDA, or to a model that is run there already.
+    the GPU has no room for all of it, each weight is sent there whenever it is needed; where it
+    has, offloaded weights stay there once they were needed. Nothing happens without CUDA, or to a
+    model that lies there already.
 
     Args:
         besides: bytes that the pass needs there for what it measures.
         whole: whether it must be there as a whole, because its modules are exchanged; where it does
-            not fit, it is run on the CPU then.
+            not fit, or is offloaded, it is run on the CPU then.
     """
-    if not torch.cuda.is_available() or not waits(model):
+    if not torch.cuda.is_available():
         yield
+        return
+    if not waits(model):  # its weights may do so all the same, as an earlier run left them
+        with kept_where_it_runs(model, besides):
+            yield
         return
     needed = _ROOM * _bytes(model) + besides
     free = free_bytes(torch.device("cuda"))
@@ -49,7 +54,15 @@ def on_gpu(model: nn.Module, besides: int = 0, *, whole: bool = False) -> Iterat
                 f"the GPU has {free / 2**30:.1f} GB free and this pass through the whole model "
                 f"needs about {needed / 2**30:.1f} GB; {how}."
             )
-        with nullcontext() if whole else sent_as_needed(model, torch.device("cuda")):
+        elif whole:
+            logger.warning(
+                "the model's weights are offloaded, and this pass exchanges its modules, so it "
+                "runs on the CPU, which may take long; load the model without offloading."
+            )
+        with ExitStack() as stack:
+            if not whole:
+                stack.enter_context(sent_as_needed(model, torch.device("cuda")))
+                stack.enter_context(kept_where_it_runs(model, besides))
             yield
         torch.cuda.empty_cache()
         return

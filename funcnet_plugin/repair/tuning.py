@@ -72,8 +72,8 @@ def tune(
     """
     generator = torch.Generator().manual_seed(seed)
     learned, judging = _divided(predicted, processes)
-    with on_gpu(model):
-        needed = tuning_bytes(units)
+    needed = tuning_bytes(units)
+    with on_gpu(model, besides=needed):
         with of_no_weight(model), kept_where_it_runs(model, needed) as sent:
             divergence = Divergence(model, units, processes, sent=sent)
             changes = [

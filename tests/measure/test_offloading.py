@@ -3,7 +3,7 @@
 import pytest
 import torch
 from compressed_tensors.offload import offload_module
-from compressed_tensors.offload.cache import CPUCache
+from compressed_tensors.offload.cache import CPUCache, DiskCache
 
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.cut.surgery import cut
@@ -17,7 +17,7 @@ from funcnet_plugin.measure.text import Text
 from funcnet_plugin.repair.tuning import tune
 from tests.conftest import make_llama
 from tests.families import FAMILIES
-from tests.hosting import loader
+from tests.hosting import loader, logged
 
 CPU = torch.device("cpu")
 IDS = torch.randint(3, 30, (2, 9), generator=torch.Generator().manual_seed(1))
@@ -145,6 +145,35 @@ def test_a_gpu_without_room_is_sent_one_layer_after_the_other(monkeypatch):
     with on_gpu(model):
         assert isinstance(model.lm_head._parameters, CPUCache)
     assert seen == ["cuda"] and type(model.lm_head._parameters) is dict
+
+
+@pytest.mark.parametrize(("free", "reads"), [(10**9, 1), (1000, 3)], ids=["room", "none"])
+def test_offloaded_weights_stay_on_a_gpu_that_has_room(tmp_path, monkeypatch, free, reads):
+    """With the CPU in the GPU's place. Text is written a token at a time: a pass for each."""
+    model, read = on_disk(make_llama(), tmp_path), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(passes, "free_bytes", lambda device: free)
+    dispatch = passes.sent_as_needed
+    monkeypatch.setattr(passes, "sent_as_needed", lambda m, device: dispatch(m, CPU))
+    onload = DiskCache.onload
+    monkeypatch.setattr(
+        DiskCache, "onload", lambda self, weight: read.append(weight) or onload(self, weight)
+    )
+    with on_gpu(model):
+        for _ in range(3):
+            model(IDS)
+    assert len(read) == reads * len(set(map(id, read)))
+
+
+def test_an_offloaded_model_whose_modules_are_exchanged_is_run_on_the_cpu(tmp_path, monkeypatch):
+    model = on_disk(make_llama(), tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(passes, "free_bytes", lambda device: 10**9)
+    with logged() as lines, on_gpu(model, whole=True):
+        assert offloading.device_of(model) == CPU
+    assert "load the model without offloading" in "".join(lines)
 
 
 def test_moments_are_sent_each_weight_of_a_layer_once(texts, sent, monkeypatch):
