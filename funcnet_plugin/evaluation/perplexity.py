@@ -19,6 +19,8 @@ from torch import Tensor
 
 from funcnet_plugin.bars import bar
 from funcnet_plugin.errors import CalibrationError, NumbersError
+from funcnet_plugin.measure.offloading import device_of
+from funcnet_plugin.measure.passes import on_gpu
 from funcnet_plugin.measure.token_loss import token_loss
 from funcnet_plugin.text.ids import token_ids
 from funcnet_plugin.text.sources import load_texts
@@ -90,18 +92,21 @@ def perplexities(checkpoint: str | Path, texts: dict[str, Tensor]) -> Perplexiti
     ).eval()
     for windows in texts.values():
         check_ids(windows.tolist(), model)
-    if torch.cuda.is_available():
-        model.cuda()
-    found, start = {}, time.perf_counter()
-    for name, windows in texts.items():
-        found[name] = perplexity(model, windows, name)
-        if math.isnan(found[name]):
-            raise NumbersError(
-                f"{checkpoint} predicts NaN on the text {name}, in float32; it has no perplexity, "
-                "so take a sound checkpoint."
-            )
+    found = {}
+    with on_gpu(model):
+        for windows in list(texts.values())[:1]:
+            perplexity(model, windows[:1], "")  # the first pass loads what the others need
+        start = time.perf_counter()
+        for name, windows in texts.items():
+            found[name] = perplexity(model, windows, name)
+            if math.isnan(found[name]):
+                raise NumbersError(
+                    f"{checkpoint} predicts NaN on the text {name}, in float32; it has no "
+                    "perplexity, so take a sound checkpoint."
+                )
+        seconds = time.perf_counter() - start
     n_tokens = sum(windows[:, 1:].numel() for windows in texts.values())
-    return Perplexities(found, n_tokens / (time.perf_counter() - start))
+    return Perplexities(found, n_tokens / seconds)
 
 
 @torch.no_grad()
@@ -110,7 +115,7 @@ def perplexity(model: PreTrainedModel, windows: Tensor, name: str) -> float:
 
     Args:
         windows: see `text_windows`.
-        name: of the text, for the bar.
+        name: of the text, for the bar; none without.
 
     Returns:
         NaN where a prediction is.
@@ -119,10 +124,10 @@ def perplexity(model: PreTrainedModel, windows: Tensor, name: str) -> float:
     vocabulary = model.config.get_text_config().vocab_size
     tokens = min(_BATCH_TOKENS, _BATCH_LOGITS // vocabulary)
     batches = windows.split(max(1, tokens // windows.shape[1]))
-    for batch in bar(batches, f"perplexity of {name}", within=True):
-        batch = batch.to(model.device)
+    for batch in bar(batches, name and f"perplexity of {name}", within=True):
+        batch = batch.to(device_of(model))
         logits = model(batch[:, :-1]).logits.flatten(0, 1)
-        total += float(token_loss(logits, batch[:, 1:].flatten()))
+        total += float(token_loss(logits, batch[:, 1:].flatten().to(logits.device)))
     if math.isnan(total):
         return math.nan
     return math.exp(min(total / windows[:, 1:].numel(), 700.0))  # the largest that is a number
