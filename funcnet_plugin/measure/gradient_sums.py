@@ -16,7 +16,6 @@ from torch.utils.hooks import RemovableHandle
 from funcnet_plugin.adapters import Unit
 from funcnet_plugin.adapters.projection import in_size, out_size
 from funcnet_plugin.measure.halving import Reading
-from funcnet_plugin.measure.offloading import is_sent
 
 
 class GradientSums:
@@ -25,6 +24,7 @@ class GradientSums:
     Args:
         module: whose output it is.
         unit: that the module is of.
+        place: where sums are.
 
     Attributes:
         reads_inputs: whether it needs what the module is given.
@@ -33,10 +33,8 @@ class GradientSums:
     reads_inputs: ClassVar[bool] = False
     _total: Tensor
 
-    def __init__(self, module: nn.Module, unit: Unit) -> None:
-        self.unit, self._module = unit, module
-        # a device without room for the weights has none for sums of all layers
-        self._place = torch.device("cpu") if is_sent(unit.decoder_layer) else unit.device
+    def __init__(self, module: nn.Module, unit: Unit, place: torch.device) -> None:
+        self.unit, self._module, self._place = unit, module, place
 
     def expect(self, real: Tensor) -> None:
         """Say which tokens of the next batch are text."""
@@ -79,8 +77,8 @@ class WeightSums(GradientSums):
 
     reads_inputs = True
 
-    def __init__(self, module: nn.Module, unit: Unit) -> None:
-        super().__init__(module, unit)
+    def __init__(self, module: nn.Module, unit: Unit, place: torch.device) -> None:
+        super().__init__(module, unit, place)
         shape = (out_size(module), in_size(module))
         dtype = torch.promote_types(unit.dtype, torch.float32)
         self._total = torch.zeros(shape, dtype=dtype, device=self._place)
@@ -97,8 +95,8 @@ class OutputSums(GradientSums):
     The sum is (hidden, hidden), float64.
     """
 
-    def __init__(self, unit: Unit) -> None:
-        super().__init__(unit.output, unit)
+    def __init__(self, unit: Unit, place: torch.device) -> None:
+        super().__init__(unit.output, unit, place)
         size = unit.hidden_size
         self._total = torch.zeros(size, size, dtype=torch.float64, device=self._place)
 

@@ -61,7 +61,11 @@ def weight_gradients(
     with disable_onloading():
         needed = sum(max(4, w.element_size()) * w.numel() for unit in units for w in unit.weights)
     with on_gpu(model, besides=needed), of_no_weight(model):
-        watched = [WeightSums(module, unit) for unit in units for module in unit.projections]
+        watched = [
+            WeightSums(module, unit, _place(model, unit))
+            for unit in units
+            for module in unit.projections
+        ]
         passed = _backward_passes(model, text, units, processes, None, watched)
         found = {}
         for unit in units:
@@ -99,7 +103,7 @@ def output_gradients(
     home = _home(model)
     needed = sum(8 * unit.hidden_size**2 for unit in units)
     with on_gpu(model, besides=needed), of_no_weight(model):
-        watched = [OutputSums(unit) for unit in units]
+        watched = [OutputSums(unit, _place(model, unit)) for unit in units]
         passed = _backward_passes(model, text, units, processes, seed, watched)
         found = {}
         for unit, output in zip(units, watched, strict=True):
@@ -110,10 +114,15 @@ def output_gradients(
 
 
 def _home(model: nn.Module) -> torch.device:
-    """Say where weights are between passes; on the CPU those that are on disk."""
+    """Say where gradients wait: where the weights are between passes, if all of them are there."""
     with disable_onloading():
         device = next(model.parameters()).device
-    return torch.device("cpu") if device.type == "meta" else device
+    return torch.device("cpu") if device.type == "meta" or is_sent(model) else device
+
+
+def _place(model: nn.Module, unit: Unit) -> torch.device:
+    """Say where sums are: a device without room for all weights has none for those of all layers."""
+    return torch.device("cpu") if is_sent(model) else unit.device
 
 
 def _check(unit: Unit, gradients: Sequence[Tensor]) -> None:

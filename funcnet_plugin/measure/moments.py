@@ -43,7 +43,12 @@ class Moments:
             h: (n_tokens, width), any floating dtype.
         """
         if self._sum.device != h.device:
-            self._sum, self._total = self._sum.to(h.device), self._gram.to(h.device)
+            if self.count:
+                self._sum, self._total = self._sum.to(h.device), self._gram.to(h.device)
+            else:  # a gigabyte of zeros need not be sent
+                self._sum, self._total = (
+                    torch.zeros_like(zeros, device=h.device) for zeros in (self._sum, self._total)
+                )
         self.count += h.shape[0]
         self._sum += h.sum(0, dtype=torch.float64)
         self._waiting.append(h)
