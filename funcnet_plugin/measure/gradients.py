@@ -121,7 +121,7 @@ def _home(model: nn.Module) -> torch.device:
 
 
 def _place(model: nn.Module, unit: Unit) -> torch.device:
-    """Say where sums are: a device without room for all weights has none for those of all layers."""
+    """Say where sums are: a device without room for all weights has none for all sums."""
     return torch.device("cpu") if is_sent(model) else unit.device
 
 
