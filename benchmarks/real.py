@@ -4,9 +4,9 @@
 
 DIR holds `text/c4.jsonl`, `wikitext-2/{valid,test_a}.jsonl`,
 `domains/{shakespeare,speeches}.jsonl`, records with the text in "page", and `tasks/*.jsonl`, see
-real_tasks.py. The first documents of C4 are measured on and the others calibrate. Every method is
-run as published, and four peers with the text and the repair of `best` too. Runs
-`funcnet compare`, so an interrupted run goes on. Rows go to benchmarks/results/real.jsonl, from
+real_tasks.py. The first documents of C4 are measured on and the others calibrate. FLAP, ShortGPT
+and SliceGPT are run as published, other peers with the linear repair, and four with the text and
+the repair of `best` too. Runs `funcnet compare`, so an interrupted run goes on. Rows go to benchmarks/results/real.jsonl, from
 which real_tables.py makes a page.
 
 Tasks are scored on the first `--limit` questions of each. The seconds of a row are of value only
@@ -48,7 +48,7 @@ def split_c4(data: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def keep(measured: Path, rows: list[dict], **about: str | int) -> None:
-    """Put the rows of a comparison into the results, in place of those that were there.
+    """Put the rows of a comparison into the results, each in place of the one that was there.
 
     Args:
         measured: rows.jsonl, which also knows the versions.
@@ -61,7 +61,9 @@ def keep(measured: Path, rows: list[dict], **about: str | int) -> None:
         for entry in entries.values()
         if entry["row"] in rows
     ]
-    replace_rows(RESULTS / "real.jsonl", mine, **about)
+    for row in mine:
+        which = {key: row[key] for key in ("method", "ratio", "seed") if key in row}
+        replace_rows(RESULTS / "real.jsonl", [row], **about, **which)
 
 
 def main() -> None:

@@ -33,8 +33,8 @@ zero-shot, in lm-eval's wording: accuracy, and accuracy by likelihood per charac
 HellaSwag, ARC challenge and OpenBookQA. "lost" is the mean of the tasks below the dense
 model's, in points, ± the standard error of one model's mean; "above chance" counts only what
 stands above guessing, for the dense model is below it in some tasks. Percent are of all
-parameters. A method is run as published; `-own-text` after its name means that it has the text
-and the repair of `best`, and `random-or-` before it that random numbers stand in the place of
+parameters. `flap`, `shortgpt` and `slicegpt` are run as published, other peers with the linear
+repair of `fast`; `-own-text` after a name means that it has the text and the repair of `best`, and `random-or-` before it that random numbers stand in the place of
 functional networks. Seconds with windows of 256 tokens are of one thread, beside another run on
 a machine of two cores; "-" where more ran. With windows of 512 they are of two threads with
 nothing beside; `best` ran on another machine, where FLAP took 217 s. Most parameters of Gemma 3

@@ -22,7 +22,7 @@ def replace_rows(path: Path, rows: Iterable[Mapping[str, Any]], **about: str | i
     others = [
         row
         for row in map(json.loads, held)
-        if any(row[key] != value for key, value in about.items())
+        if any(row.get(key) != value for key, value in about.items())
     ]
     mine = [about | dict(row) for row in rows]
     path.write_text("".join(json.dumps(row) + "\n" for row in [*others, *mine]))
