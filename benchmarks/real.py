@@ -6,8 +6,8 @@ DIR holds `text/c4.jsonl`, `wikitext-2/{valid,test_a}.jsonl`,
 `domains/{shakespeare,speeches}.jsonl`, records with the text in "page", and `tasks/*.jsonl`, see
 real_tasks.py. The first documents of C4 are measured on and the others calibrate. FLAP, ShortGPT
 and SliceGPT are run as published, other peers with the linear repair, and four with the text and
-the repair of `best` too. Runs `funcnet compare`, so an interrupted run goes on. Rows go to benchmarks/results/real.jsonl, from
-which real_tables.py makes a page.
+the repair of `best` too. Runs `funcnet compare`, so an interrupted run goes on. Rows go to
+benchmarks/results/real.jsonl, from which real_tables.py makes a page.
 
 Tasks are scored on the first `--limit` questions of each. The seconds of a row are of value only
 where nothing else ran.

@@ -34,11 +34,12 @@ HellaSwag, ARC challenge and OpenBookQA. "lost" is the mean of the tasks below t
 model's, in points, ± the standard error of one model's mean; "above chance" counts only what
 stands above guessing, for the dense model is below it in some tasks. Percent are of all
 parameters. `flap`, `shortgpt` and `slicegpt` are run as published, other peers with the linear
-repair of `fast`; `-own-text` after a name means that it has the text and the repair of `best`, and `random-or-` before it that random numbers stand in the place of
-functional networks. Seconds with windows of 256 tokens are of one thread, beside another run on
-a machine of two cores; "-" where more ran. With windows of 512 they are of two threads with
-nothing beside; `best` ran on another machine, where FLAP took 217 s. Most parameters of Gemma 3
-270M are embeddings: 20% of all are three quarters of the neurons of its MLPs. FLAP as published
+repair of `fast`; `-own-text` after a name means that it has the text and the repair of `best`, and
+`random-or-` before it that random numbers stand in the place of functional networks. Seconds with
+windows of 256 tokens are of one thread, beside another run on a machine of two cores; "-" where
+more ran. With windows of 512 they are of two threads with nothing beside; `best` ran on another
+machine, where FLAP took 217 s. Most parameters of Gemma 3 270M are embeddings: 10% of all are 38%
+of the neurons of its MLPs, 20% are three quarters, and 30% are more than all. FLAP as published
 cannot be saved for it, for its down projections have no bias.
 """
 # What guessing gives; LAMBADA's answers are open.
