@@ -70,10 +70,13 @@ def principal_axes(model: nn.Module, text: Text) -> list[Tensor]:
     hidden = model.config.hidden_size
     totals = [torch.zeros(hidden, hidden, dtype=torch.float64) for _ in found]
     mask = torch.empty(0)
+    finite = True
 
     def watch(p: int):
         def hook(norm: nn.Module, args: tuple, output: Tensor) -> None:
+            nonlocal finite
             x = output[mask.bool()].double()
+            finite = finite and is_finite(x)  # the totals of a 7B model are nine gigabytes to read
             totals[p] += (x.T @ x).cpu()
 
         return hook
@@ -81,7 +84,7 @@ def principal_axes(model: nn.Module, text: Text) -> list[Tensor]:
     with hooked(norm.register_forward_hook(watch(p)) for p, norm in enumerate(found)):
         for ids, mask, _ in model_inputs(model, text.batches, "principal axes"):
             model(input_ids=ids, attention_mask=mask, use_cache=False)
-            if not all(is_finite(total) for total in totals):
+            if not finite:
                 raise not_finite(model, ids, mask, "the principal axes of hidden states")
     return [torch.linalg.eigh(total).eigenvectors.flip(1) for total in totals]
 
