@@ -20,6 +20,7 @@ from funcnet_plugin.cut.plan import WidthPlan
 from funcnet_plugin.cut.surgery import cut, set_output_bias
 from funcnet_plugin.measure.dense_moments import moments_by_layer
 from funcnet_plugin.measure.moments import Moments
+from funcnet_plugin.measure.passes import layer_by_layer
 from funcnet_plugin.measure.processes import Processes
 from funcnet_plugin.measure.text import Text
 from funcnet_plugin.repair.checks import checked_repair
@@ -67,19 +68,20 @@ def cut_heads(
     if plan.heads.kept == plan.heads.original:
         return [list(range(unit.width)) for unit in units]
     kept = []
-    for unit in bar(units, "cutting and repairing heads", "layer"):
-        keep = select(scores[unit.index], plan.heads.kept)
-        if processes is not None:
-            keep = processes.from_first(keep)
-        keep = keep.to(unit.device)
-        known = {"moments": moments[unit.index]} if "moments" in repair.needs else {}
-        told = Cut(unit, keep, known)
-        repaired = checked_repair(repair, told, repair.repaired(told))
-        cut(unit, keep, repaired.output_weight)
-        if repaired.bias is not None:
-            set_output_bias(unit, repaired.bias)
-        after_cut(unit)
-        kept.append(keep.tolist())
+    with layer_by_layer(model):
+        for unit in bar(units, "cutting and repairing heads", "layer"):
+            keep = select(scores[unit.index], plan.heads.kept)
+            if processes is not None:
+                keep = processes.from_first(keep)
+            keep = keep.to(unit.device)
+            known = {"moments": moments[unit.index]} if "moments" in repair.needs else {}
+            told = Cut(unit, keep, known)
+            repaired = checked_repair(repair, told, repair.repaired(told))
+            cut(unit, keep, repaired.output_weight)
+            if repaired.bias is not None:
+                set_output_bias(unit, repaired.bias)
+            after_cut(unit)
+            kept.append(keep.tolist())
     set_heads(model.config, units[0], plan.heads.kept)
     return kept
 

@@ -15,6 +15,7 @@ from funcnet_plugin.cut.surgery import cut
 from funcnet_plugin.errors import AdapterError, RecipeError
 from funcnet_plugin.hosts.llmcompressor.modifiers import MODIFIERS
 from funcnet_plugin.measure.moments import Moments
+from funcnet_plugin.measure.offloading import sent_as_needed
 from funcnet_plugin.repair.least_squares import least_squares
 from funcnet_plugin.run import head_cuts
 from funcnet_plugin.score.group_elimination import eliminate_groups
@@ -92,6 +93,22 @@ def test_heads_go_whose_removal_costs_least_and_their_outputs_are_repaired(fresh
     for unit, other in zip(bind_attention(model, "model.layers"), units, strict=True):
         for mine, theirs in zip(unit.weights, other.weights, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_are_sent_to_be_cut_come_back_the_same(fresh, texts, monkeypatch):
+    """With the CPU in the GPU's place."""
+    expected = run(fresh(), texts, heads_recipe()).state_dict()
+    sent = []
+
+    def send(model):
+        sent.append(model)
+        return sent_as_needed(model, torch.device("cpu"))
+
+    monkeypatch.setattr(head_cuts, "layer_by_layer", send)
+    found = run(fresh(), texts, heads_recipe()).state_dict()
+    assert len(sent) == 1
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_mask_silences_heads_too(checkpoint, texts, tmp_path):
