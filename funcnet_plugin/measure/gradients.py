@@ -60,7 +60,7 @@ def weight_gradients(
     home = _home(model)
     with disable_onloading():
         needed = sum(max(4, w.element_size()) * w.numel() for unit in units for w in unit.weights)
-    with on_gpu(model, besides=needed), of_no_weight(model):
+    with on_gpu(model, besides=needed, backward=True), of_no_weight(model):
         watched = [
             WeightSums(module, unit, _place(model, unit))
             for unit in units
@@ -102,7 +102,7 @@ def output_gradients(
     """
     home = _home(model)
     needed = sum(8 * unit.hidden_size**2 for unit in units)
-    with on_gpu(model, besides=needed), of_no_weight(model):
+    with on_gpu(model, besides=needed, backward=True), of_no_weight(model):
         watched = [OutputSums(unit, _place(model, unit)) for unit in units]
         passed = _backward_passes(model, text, units, processes, seed, watched)
         found = {}

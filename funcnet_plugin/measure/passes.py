@@ -16,11 +16,15 @@ from funcnet_plugin.measure.free_memory import free_bytes
 from funcnet_plugin.measure.offloading import device_of, is_sent, sent_as_needed, waits
 
 NO_TARGET = -100  # a label that torch's and transformers' losses leave out
-_ROOM = 1.5  # of the weights' size: what else a pass through the model needs
+# Of the weights' size: they and what else a pass needs, forward alone, and with a way back or with
+# modules that are exchanged.
+_FORWARD, _MORE = 1.15, 1.5
 
 
 @contextmanager
-def on_gpu(model: nn.Module, besides: int = 0, *, whole: bool = False) -> Iterator[None]:
+def on_gpu(
+    model: nn.Module, besides: int = 0, *, whole: bool = False, backward: bool = False
+) -> Iterator[None]:
     """Run a model that waits on the CPU on the GPU meanwhile.
 
     llm-compressor leaves a model on the CPU, or on disk, until it calibrates layer by layer. Where
@@ -32,15 +36,16 @@ def on_gpu(model: nn.Module, besides: int = 0, *, whole: bool = False) -> Iterat
         besides: bytes that the pass needs there for what it measures.
         whole: whether it must be there as a whole, because its modules are exchanged; where it does
             not fit, or is offloaded, it is run on the CPU then.
+        backward: whether the pass also goes back.
     """
     if not torch.cuda.is_available():
         yield
         return
     if not waits(model):  # its weights may do so all the same, as an earlier run left them
-        with kept_where_it_runs(model, besides):
+        with kept_where_it_runs(model, besides, backward=backward):
             yield
         return
-    needed = _ROOM * _bytes(model) + besides
+    needed = _needed(model, besides, backward or whole)
     free = free_bytes(torch.device("cuda"))
     stays = any(isinstance(module._parameters, OffloadCache) for module in model.modules())
     if stays or needed > free:
@@ -62,7 +67,7 @@ def on_gpu(model: nn.Module, besides: int = 0, *, whole: bool = False) -> Iterat
         with ExitStack() as stack:
             if not whole:
                 stack.enter_context(sent_as_needed(model, torch.device("cuda")))
-                stack.enter_context(kept_where_it_runs(model, besides))
+                stack.enter_context(kept_where_it_runs(model, besides, backward=backward))
             yield
         torch.cuda.empty_cache()
         return
@@ -75,18 +80,20 @@ def on_gpu(model: nn.Module, besides: int = 0, *, whole: bool = False) -> Iterat
 
 
 @contextmanager
-def kept_where_it_runs(model: nn.Module, besides: int = 0) -> Iterator[bool]:
+def kept_where_it_runs(
+    model: nn.Module, besides: int = 0, *, backward: bool = False
+) -> Iterator[bool]:
     """Keep weights that were sent where the model runs, for many passes in a row, if they fit.
 
     Args:
-        besides: bytes that the passes need there besides a batch.
+        besides, backward: see `on_gpu`.
 
     Yields:
         whether weights still come one by one whenever they are needed.
     """
     if not is_sent(model):
         yield False
-    elif _ROOM * _bytes(model) + besides < free_bytes(device_of(model)):
+    elif _needed(model, besides, backward) < free_bytes(device_of(model)):
         with disable_offloading():
             yield False
     else:
@@ -122,9 +129,10 @@ def of_no_weight(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(required)
 
 
-def _bytes(model: nn.Module) -> int:
+def _needed(model: nn.Module, besides: int, more: bool) -> float:
     with disable_onloading():
-        return sum(p.numel() * p.element_size() for p in model.parameters())
+        weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return (_MORE if more else _FORWARD) * weights + besides
 
 
 def model_inputs(

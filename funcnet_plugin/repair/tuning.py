@@ -73,8 +73,8 @@ def tune(
     generator = torch.Generator().manual_seed(seed)
     learned, judging = _divided(predicted, processes)
     needed = tuning_bytes(units)
-    with on_gpu(model, besides=needed):
-        with of_no_weight(model), kept_where_it_runs(model, needed) as sent:
+    with on_gpu(model, besides=needed, backward=True):
+        with of_no_weight(model), kept_where_it_runs(model, needed, backward=True) as sent:
             divergence = Divergence(model, units, processes, sent=sent)
             changes = [
                 LowRank(module, _RANK, generator)

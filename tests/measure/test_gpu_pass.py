@@ -39,6 +39,14 @@ def test_a_model_that_fits_goes_there_and_comes_back(pretend):
     assert moved == ["cuda", "cpu"]
 
 
+@pytest.mark.parametrize(("backward", "goes"), [(False, ["cuda"]), (True, [])])
+def test_a_way_back_needs_more_room_than_a_way_forward(pretend, backward, goes):
+    weights = sum(p.numel() * p.element_size() for p in make_llama().parameters())
+    model, moved = pretend(int(1.3 * weights))
+    with on_gpu(model, backward=backward):
+        assert moved == goes
+
+
 def test_a_model_without_room_that_must_be_whole_stays(pretend):
     model, moved = pretend(1000)
     with on_gpu(model, whole=True):
