@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from funcnet_plugin.bench import Bench, Load, bench, parse_load, run, table, write_results
 from funcnet_plugin.bench.backends import BACKENDS, Setting, find_runtime, hugging_face, vllm
@@ -386,6 +386,17 @@ def test_a_full_device_is_called_one(models, monkeypatch):
     monkeypatch.setattr(type(backend._model), "generate", full)
     with pytest.raises(FuncnetError, match="no room for 6/4 tokens beside the models"):
         backend.run(SHORT, 1)
+
+
+def test_a_device_without_room_for_the_weights_is_called_one(models, monkeypatch):
+    def full(self):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(PreTrainedModel, "cuda", full)
+    model, setting = Model("dense", models[0]), Setting(1, "float32", (SHORT,))
+    with pytest.raises(FuncnetError, match="no room for .* beside the models that are loaded"):
+        hugging_face.open_model(model, setting, None, models[0])
 
 
 def test_quality_stands_beside_speed(models, tmp_path, texts):

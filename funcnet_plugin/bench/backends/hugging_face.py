@@ -49,7 +49,13 @@ def open_model(model: Model, setting: Setting, variant: str | None, folder: Path
         model.path, dtype=setting.dtype, trust_remote_code=False
     )
     if torch.cuda.is_available():
-        loaded.cuda()
+        try:
+            loaded.cuda()
+        except torch.OutOfMemoryError as error:
+            raise FuncnetError(
+                f"the device has no room for {model.path} beside the models that are loaded; bench "
+                "fewer or smaller models."
+            ) from error
     return Generating(loaded.eval(), variant == "compiled", model.path)
 
 
