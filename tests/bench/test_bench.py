@@ -395,7 +395,7 @@ def test_a_device_without_room_for_the_weights_is_called_one(models, monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(PreTrainedModel, "cuda", full)
     model, setting = Model("dense", models[0]), Setting(1, "float32", (SHORT,))
-    with pytest.raises(FuncnetError, match="no room for .* beside the models that are loaded"):
+    with pytest.raises(FuncnetError, match=r"no room for .* beside the models that are loaded"):
         hugging_face.open_model(model, setting, None, models[0])
 
 
