@@ -17,12 +17,14 @@ from loguru import logger
 
 from funcnet_plugin.atlas import Atlas, read_atlas
 from funcnet_plugin.atlas.checks import check_shape, check_weights
+from funcnet_plugin.atlas.files import ATLAS
 from funcnet_plugin.bars import bar
 from funcnet_plugin.checkpoints.loading import load_tokenizer
 from funcnet_plugin.errors import AtlasError, FuncnetError, NumbersError
 from funcnet_plugin.evaluation.lm_eval_tasks import Tasks
 from funcnet_plugin.evaluation.perplexity import perplexity, text_windows
 from funcnet_plugin.evaluation.rows import KeptRows, Row
+from funcnet_plugin.evaluation.task_files import digest_of_file, digest_of_tasks
 from funcnet_plugin.inspection import inspect_model
 from funcnet_plugin.lesions import Lesion, lesion_of, select
 from funcnet_plugin.lesions.choice import HURTING, hurting
@@ -30,6 +32,7 @@ from funcnet_plugin.lesions.controls import random_like
 from funcnet_plugin.lesions.effects import read_effects
 from funcnet_plugin.lesions.enough import Wanted, fewest, ranked, wanted
 from funcnet_plugin.lesions.study import Study
+from funcnet_plugin.measure.fingerprint import fingerprint_model
 from funcnet_plugin.measure.hooks import hooked
 from funcnet_plugin.output import check_directory
 
@@ -70,11 +73,22 @@ def lesion_study(
     known = read_atlas(atlas)
     shape = inspect_model(model)
     check_shape(known, dict(enumerate(shape.widths)), str(atlas))
+    if len(shape.widths) != len(known.widths):
+        raise AtlasError(
+            f"the atlas {atlas} is of a model of {len(known.widths)} layers, and this one has "
+            f"{len(shape.widths)}; make an atlas of this model."
+        )
+    _check_together(study, out)
     lesions = _lesions(known, study)
     for text in study.sets:
         if (kept := wanted(text)) is not None and kept.task not in study.tasks:
             raise AtlasError(f"{text} needs the task {kept.task}; give it with --task.")
     tasks = Tasks(study.tasks, study.include_path, study.limit)
+    if losses := tasks.losses():
+        raise FuncnetError(
+            f"{', '.join(losses)} measures something that is better the lower it is, and lesions "
+            "are compared by scores; give its text with --text NAME=FILE."
+        )
     window = min(study.window, shape.max_length or study.window)
     tokenizer = load_tokenizer(model)
     texts = {
@@ -84,11 +98,13 @@ def lesion_study(
     rows = KeptRows(out / "rows.jsonl")
     bench = _Bench(model, study.model_args, known, str(atlas), texts, tasks)
     common = {
-        "model": known.facts["model"]["fingerprint"],
-        "atlas": [known.facts["data"], known.facts["settings"]],
+        "model": bench.fingerprint,
+        "atlas": digest_of_file(Path(atlas) / ATLAS),
         "texts": {name: _digest(windows) for name, windows in texts.items()},
         "tasks": [list(tasks.names), study.limit, study.model_args],
     }
+    if study.tasks and study.include_path is not None:
+        common["questions"] = digest_of_tasks(Path(study.include_path))
 
     def once(key: Row, lesion: Lesion | None) -> Row:
         mark = json.dumps(key | common, sort_keys=True)
@@ -119,6 +135,23 @@ def lesion_study(
             lesion = lesion.of_others(others)
         found.append(once(key, lesion))
     return found
+
+
+def _check_together(study: Study, out: Path) -> None:
+    """Refuse options that would do nothing, or undo what they are to read."""
+    if (study.gains or study.add is not None) and "amplify" not in study.modes:
+        raise AtlasError("gain and add are for --mode amplify; give it, or leave them out.")
+    if study.chosen_by is None:
+        return
+    if not any(text.startswith(f"{HURTING}:") for text in study.sets):
+        raise AtlasError(
+            f"an earlier study is for sets that are chosen by it; give --lesion {HURTING}:TASK:N, "
+            "or leave --chosen-by out."
+        )
+    if study.chosen_by.resolve() == out.resolve():
+        raise AtlasError(
+            f"{out} holds the study that chooses, and would lose it; give another --out."
+        )
 
 
 def _warn_of_chance(tasks: Tasks, dense: Mapping[str, float]) -> None:
@@ -250,6 +283,7 @@ class _Bench:
         )
         self._units = bind(self._lm.model).blocks
         check_weights(atlas, self._units, source)
+        self.fingerprint = fingerprint_model(self._lm.model)
         self._texts, self._tasks = texts, tasks
         self._seconds = _PATIENCE  # that the last measurement took
 

@@ -72,10 +72,11 @@ def _run_all(
             yield Measured(runtime.name, name, refused=why)
         if not backends:
             return
+        longest = [str(load) for load in todo.setting.loads]  # the peak is of the longest of them
         facts = {
             name: _once(
                 kept,
-                {"facts": name, "backend": runtime.name},
+                {"facts": name, "backend": runtime.name, "loads": longest},
                 lambda n=name, b=backend: {
                     "peak_memory_bytes": peak_memory(n, b.source, runtime, todo.setting),
                     "weight_bytes": b.weight_bytes,

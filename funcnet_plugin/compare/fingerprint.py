@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import yaml
 
 from funcnet_plugin import __version__
 from funcnet_plugin.compare.digest import digest
 from funcnet_plugin.compare.plan import Comparison
+from funcnet_plugin.evaluation.task_files import digest_of_file, digest_of_tasks
 from funcnet_plugin.text.sources import load_texts
 
 if TYPE_CHECKING:
@@ -36,47 +33,14 @@ def fingerprint(
         list(plan.tasks), plan.limit,
     ]  # fmt: skip
     if plan.tasks and plan.include_path is not None:
-        facts.append(_digest_of_tasks(Path(plan.include_path)))
+        facts.append(digest_of_tasks(Path(plan.include_path)))
     return digest(json.dumps(facts, sort_keys=True))
 
 
 def _digest_of_files(model: Path) -> list[str]:
     """Digest config and weights of a checkpoint directory; nothing of a hub name."""
     patterns = ("config.json", "*.safetensors", "*.bin")
-    return [_digest_of_file(path) for pattern in patterns for path in sorted(model.glob(pattern))]
-
-
-def _digest_of_tasks(directory: Path) -> dict[str, str]:
-    """Digest settings and code below, where tasks name each other, and local data they name."""
-    files = sorted(path for kind in ("*.yaml", "*.py") for path in directory.rglob(kind))
-    found = {str(path.relative_to(directory)): _digest_of_file(path) for path in files}
-    data = {Path(name) for path in files for name in _data_of(path)}
-    return found | {str(path): _digest_of_file(path) for path in sorted(data) if path.is_file()}
-
-
-def _data_of(task: Path) -> Iterator[str]:
-    """List the data files that a task names."""
-    try:
-        named = yaml.load(task.read_text(), _TaskLoader)["dataset_kwargs"]["data_files"]
-        for value in named.values() if isinstance(named, Mapping) else [named]:
-            yield from [value] if isinstance(value, str) else value
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        return  # no task, or none with data here
-
-
-class _TaskLoader(yaml.SafeLoader):
-    """Reads tasks without lm-eval's own tags (`!function`), which do not matter here."""
-
-
-_TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
-
-
-def _digest_of_file(path: Path) -> str:
-    so_far = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(2**24):
-            so_far.update(part)
-    return so_far.hexdigest()
+    return [digest_of_file(path) for pattern in patterns for path in sorted(model.glob(pattern))]
 
 
 def _digest_of(source: str, column: str, tokenizer: PreTrainedTokenizerBase | None) -> str:

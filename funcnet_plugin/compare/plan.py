@@ -85,15 +85,22 @@ def runs(plan: Comparison) -> list[Run]:
     """List all prunings of a plan, the seed changing fastest.
 
     Raises:
-        FuncnetError: an unknown method, a field or parameter that no method knows, a value that one
-            does not take, or a ratio that is none.
+        FuncnetError: an unknown method, two of one name, a field or parameter that no method knows,
+            a value that one does not take, or a ratio that is none.
     """
     for ratio in plan.ratios:
         if not 0.0 < ratio < 1.0:
             raise BudgetError(f"pruning_ratio must lie between 0 and 1, got {ratio}.")
     found: dict[str, Run] = {}
     asked = _Asked(plan)
-    for name, recipe in [method(name) for name in plan.methods]:
+    methods = [method(name) for name in plan.methods]
+    for name, recipe in methods:
+        if any(other == name and different != recipe for other, different in methods):
+            raise RecipeError(
+                f"two methods with other recipes are called {name}, and would be one line of the "
+                "table; call one of them something else."
+            )
+    for name, recipe in methods:
         for run in _runs_of(plan, asked, name, recipe):
             found.setdefault(json.dumps(run.key, sort_keys=True), run)
     asked.check_known()

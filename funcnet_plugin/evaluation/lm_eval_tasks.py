@@ -80,6 +80,13 @@ class Tasks:
                 found[name] = chance
         return found
 
+    def losses(self) -> list[str]:
+        """List the tasks whose first metric is better the lower it is, such as a perplexity."""
+        if not self.names:
+            return []
+        better = {name: task.higher_is_better() for name, task in self._loaded["tasks"].items()}
+        return [name for name, of in better.items() if of and not next(iter(of.values()))]
+
     def scores(self, model: str | Path | LM) -> dict[str, float]:
         """Measure the first metric of each task (`acc`, a perplexity), of a group its aggregate.
 

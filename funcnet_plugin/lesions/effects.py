@@ -29,7 +29,8 @@ class Effect:
             perplexities.
         control: the same of random neurons, mean over draws; None without any.
         low, high: where the change of one more draw would lie, 95 times in 100 (Student's t); None
-            with fewer than two draws.
+            with fewer than two draws, or where all draws did the same: a score of few questions has
+            steps, and says nothing of what lies between them.
     """
 
     value: float
@@ -58,7 +59,7 @@ def effect(kind: str, dense: float, with_lesion: float, with_controls: Sequence[
     if not controls:
         return Effect(with_lesion, change(with_lesion))
     mean = statistics.mean(controls)
-    if len(controls) < 2:
+    if len(set(controls)) < 2:
         return Effect(with_lesion, change(with_lesion), mean)
     n = len(controls)
     width = float(stats.t.ppf((1 + _LEVEL) / 2, n - 1)) * math.sqrt(1 + 1 / n)
@@ -149,7 +150,8 @@ def dissociations(
 
     def hurt(lesion: str, task: str) -> bool:
         e = found[lesion][task]
-        return loss(lesion, task) >= hurts and (e.low is None or e.change < e.low)
+        by_chance = e.control if e.low is None else e.low
+        return loss(lesion, task) >= hurts and (by_chance is None or e.change < by_chance)
 
     tasks = sorted({t for of in found.values() for t in of if t.startswith("task/")})
     specific = [

@@ -276,6 +276,17 @@ def test_bad_requests_come_before_the_work(checkpoint, files, tmp_path):
         compare(plan(checkpoint, files, overrides={"alignment": 8}), tmp_path / "out2")
 
 
+def test_two_recipes_of_one_name_are_refused(checkpoint, files, tmp_path):
+    """Their rows would be the seeds of one line of the table."""
+    for name, scorer in (("a", "effect"), ("b", "random")):
+        modifier = f"WidthPruningModifier: {{pruning_ratio: 0.2, scorer: {scorer}, align: 4}}"
+        (tmp_path / f"{name}.yaml").write_text(f"a_stage:\n  pruning_modifiers:\n    {modifier}\n")
+    methods = [f"mine={tmp_path}/{name}.yaml" for name in "ab"]
+    asked = plan(checkpoint, files, methods=methods)
+    with pytest.raises(RecipeError, match="two methods with other recipes are called mine"):
+        compare(asked, tmp_path / "out")
+
+
 def test_a_line_cut_short_takes_no_other_with_it(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"mark": "a", "row": {}}\n{"mark": "b", "r')

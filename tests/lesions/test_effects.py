@@ -30,6 +30,15 @@ def test_the_interval_is_that_of_one_more_draw():
     assert not effect("tasks", 0.9, 0.87, controls).beyond_chance
 
 
+def test_draws_that_all_did_the_same_say_nothing_of_one_more():
+    """One question more or less is beyond no chance: scores have steps."""
+    e = effect("tasks", 0.80, 0.78, [0.80] * 5)
+    assert (e.control, e.low, e.high) == (0.0, None, None) and not e.beyond_chance
+    alike = {"task/sort": Effect(0.4, -0.4, -0.4), "task/add": Effect(0.8, 0.0, 0.0)}
+    other = {"task/sort": Effect(0.8, 0.0, 0.0), "task/add": Effect(0.4, -0.4, 0.0)}
+    assert dissociations({"A": alike, "B": other}, hurts=0.2, spares=0.05) == []  # all hurt "sort"
+
+
 def test_one_more_random_set_lies_inside_nineteen_times_in_twenty():
     import numpy as np
 

@@ -193,9 +193,65 @@ def test_a_choice_needs_a_study_of_single_networks(bench, tmp_path):
         run(bench, tmp_path, sets=["hurting:pairs_order:2"])
     with pytest.raises(AtlasError, match="holds no study of lesions"):
         run(bench, tmp_path, sets=["hurting:pairs_order:2"], chosen_by=tmp_path / "gone")
-    write_effects(tmp_path, {"L0.N1+L0.N2": {}})
+    other = tmp_path / "other"
+    other.mkdir()
+    write_effects(other, {"L0.N1+L0.N2": {}})
     with pytest.raises(AtlasError, match="holds no study of single networks"):
-        run(bench, tmp_path, sets=["hurting:pairs_order:2"], chosen_by=tmp_path)
+        run(bench, tmp_path, sets=["hurting:pairs_order:2"], chosen_by=other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gains": [0.5]}, "gain and add are for --mode amplify"),
+        ({"add": 1.0, "modes": ["zero", "keep"]}, "gain and add are for --mode amplify"),
+        ({"chosen_by": "OUT"}, "give --lesion hurting:TASK:N, or leave --chosen-by out"),
+        (
+            {"chosen_by": "OUT", "sets": ["hurting:pairs_order:1"]},
+            "holds the study that chooses, and would lose it",
+        ),
+    ],
+)
+def test_what_would_be_left_aside_or_lost_is_refused(bench, tmp_path, changes, message):
+    if "chosen_by" in changes:
+        changes = changes | {"chosen_by": tmp_path}
+    with pytest.raises(AtlasError, match=message):
+        run(bench, tmp_path, **changes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_task_that_is_better_the_lower_it_is_is_refused(bench, tmp_path):
+    """What lets it rise would count as a gain."""
+    tasks = tmp_path / "tasks"
+    names = write_local_tasks(tasks, {"prose": bench / "text.jsonl"}, [], "text")
+    with pytest.raises(FuncnetError, match=f"{names[0]} measures something that is better the low"):
+        run(bench, tmp_path / "out", tasks=names, include_path=str(tasks))
+
+
+def test_an_atlas_of_a_deeper_model_is_refused(bench, tmp_path):
+    make_llama(num_hidden_layers=2).save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    with pytest.raises(AtlasError, match="is of a model of 3 layers, and this one has 2"):
+        lesion_study(tmp_path / "model", bench / "atlas", tmp_path / "out", study(bench))
+
+
+def test_rows_of_another_model_or_other_questions_are_not_given_back(bench, tmp_path):
+    """The MLPs are the same, so the atlas goes with both models."""
+    other = make_llama()
+    for layer in other.model.layers:
+        layer.self_attn.o_proj.weight.data.zero_()
+    other.save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    asked = study(bench, sets=["L0.N1"], draws=0)
+    first = lesion_study(bench / "model", bench / "atlas", tmp_path / "out", asked)
+    second = lesion_study(tmp_path / "model", bench / "atlas", tmp_path / "out", asked)
+    assert second[0]["texts"] != first[0]["texts"]
+    pairs = [{"sentence_good": "cba", "sentence_bad": "abc"}] * 3
+    (tmp_path / "order.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    write_local_tasks(tmp_path / "tasks", {}, [tmp_path / "order.jsonl"], "text")
+    asked = study(bench, sets=["L0.N1"], draws=0, include_path=str(tmp_path / "tasks"))
+    third = lesion_study(bench / "model", bench / "atlas", tmp_path / "out", asked)
+    assert third[0]["tasks"]["pairs_order"] in (0.0, 1.0)  # three times the same question
 
 
 def test_the_fewest_networks_that_keep_a_task(bench, tmp_path):
