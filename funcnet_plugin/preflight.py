@@ -136,7 +136,10 @@ def check_form(form: str, model: PreTrainedModel, modifiers: Sequence[Modifier])
     from funcnet_plugin.export.gguf import architecture_of
     from funcnet_plugin.export.nemotron_nas import GRID
     from funcnet_plugin.export.nemotron_nas import check_architecture as check_nemotron_nas
-    from funcnet_plugin.hosts.llmcompressor.modifiers import WidthPruningModifier
+    from funcnet_plugin.hosts.llmcompressor.modifiers import (
+        HiddenSlicingModifier,
+        WidthPruningModifier,
+    )
     from funcnet_plugin.models.chatglm.modeling import ChatGLMForCausalLM
 
     for modifier in modifiers:
@@ -149,12 +152,25 @@ def check_form(form: str, model: PreTrainedModel, modifiers: Sequence[Modifier])
         raise FuncnetError(
             f"glm is for ChatGLM, and this is a {type(model).__name__}; leave --export out."
         )
+    if form.partition(":")[0] in ("gguf", "nemotron-nas") and any(
+        isinstance(m, HiddenSlicingModifier) for m in modifiers
+    ):
+        raise FuncnetError(
+            f"{form} is for models of stock transformers, and HiddenSlicingModifier leaves another "
+            "architecture; leave --export out."
+        )
     one_width = [m.leaves_one_width() for m in modifiers if isinstance(m, WidthPruningModifier)]
     if form.partition(":")[0] == "gguf":
         architecture_of(model, "the model", irregular=not all(one_width))
     if form == "nemotron-nas":
         check_nemotron_nas(model, "the model")
-        off = [m.align for m in modifiers if isinstance(m, WidthPruningModifier) and m.align % GRID]
+        width = [m for m in modifiers if isinstance(m, WidthPruningModifier)]
+        off = [m.align for m in width if m.align % GRID]
+        if any(m.request.repair.adds_bias for m in width):
+            raise FuncnetError(
+                "nemotron-nas holds no biases, and the repair of the recipe adds some; take "
+                "repair: least_squares."
+            )
         if off:
             raise FuncnetError(
                 f"nemotron-nas holds widths in multiples of {GRID}, and the recipe keeps multiples "

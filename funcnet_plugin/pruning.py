@@ -72,7 +72,7 @@ def prune(
     """
     from funcnet_plugin.checkpoints.loading import load_tokenizer, max_length
 
-    out = Path(out)
+    out = Path(out).expanduser()
     check_output(out)
     convert = exporter(export) if export else None
     fields = dict(overrides or {})

@@ -53,7 +53,8 @@ def load_recipe(source: str | Path) -> Recipe:
     text = str(source)
     if text in packaged_recipes() and not Path(text).exists():
         source = recipe_path(text)
-    if isinstance(source, Path) or text.endswith((".yaml", ".yml", ".json")):
+    one_line = "\n" not in text
+    if isinstance(source, Path) or (one_line and text.endswith((".yaml", ".yml", ".json"))):
         try:
             text = Path(source).read_text(encoding="utf-8")
         except OSError as error:
@@ -64,13 +65,33 @@ def load_recipe(source: str | Path) -> Recipe:
         except UnicodeDecodeError as error:
             raise RecipeError(f"the recipe {source} is not UTF-8 text.") from error
     try:
-        recipe = yaml.safe_load(text)
+        recipe = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1})" if where else ""
         raise RecipeError(f"the recipe is not valid YAML{line}.") from error
+    if isinstance(recipe, str) and one_line:
+        raise RecipeError(
+            f"there is no recipe {text}; give a .yaml file, or one of "
+            f"{', '.join(packaged_recipes())}."
+        )
     _check_shape(recipe)
     return recipe
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML as PyYAML does, but for a key that is there twice: it would drop the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name in names:
+            if name != "<<" and names.count(name) > 1:
+                raise RecipeError(
+                    f"the recipe has {name} twice in one place (line {node.start_mark.line + 1}), "
+                    "and only the last would be read; put modifiers of one name into stages of "
+                    "different names."
+                )
+        return super().construct_mapping(node, deep)
 
 
 def _check_shape(recipe: Any) -> None:

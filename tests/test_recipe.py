@@ -4,7 +4,11 @@ import pytest
 import yaml
 
 from funcnet_plugin.errors import RecipeError
-from funcnet_plugin.hosts.llmcompressor.modifiers import MODIFIERS, FunctionalNetworkModifier
+from funcnet_plugin.hosts.llmcompressor.modifiers import (
+    MODIFIERS,
+    FunctionalNetworkModifier,
+    WidthPruningModifier,
+)
 from funcnet_plugin.ica.parts import DECOMPOSERS
 from funcnet_plugin.recipe import (
     MODIFIER_NAMES,
@@ -100,6 +104,35 @@ def test_shapes_that_llm_compressor_reads_as_empty_are_refused(text, message):
     with pytest.raises(RecipeError, match=message) as error:
         load_recipe(text)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["prune_bset", "recipes/mine", "ica_prune.yml"])
+def test_a_name_of_no_recipe_is_called_that(name):
+    with pytest.raises(RecipeError, match=rf"{name}.*one of ica_prune, .*prune_fast"):
+        load_recipe(name)
+
+
+def test_text_that_ends_like_a_file_is_text():
+    text = "a_stage:\n  b_modifiers:\n    WidthPruningModifier:\n      align: widths.json"
+    assert load_recipe(text)["a_stage"]["b_modifiers"] == {
+        "WidthPruningModifier": {"align": "widths.json"}
+    }
+
+
+def test_a_key_that_is_there_twice_is_refused():
+    """YAML takes the last, so a whole modifier would be gone."""
+    text = "a_stage:\n  b_modifiers:\n    X: {pruning_ratio: 0.2}\n    X: {pruning_ratio: 0.5}\n"
+    with pytest.raises(RecipeError, match=r"has X twice in one place \(line 3\)"):
+        load_recipe(text)
+
+
+def test_home_is_read_as_a_shell_does():
+    fields = {"resume_dir": "~/run", "text_cache": "~/texts", "atlas": "~/atlas"}
+    made = WidthPruningModifier(pruning_ratio=0.2, **fields)
+    home = Path.home()
+    assert (made.resume_dir, made.text_cache, made.atlas) == (
+        str(home / "run"), str(home / "texts"), str(home / "atlas")
+    )  # fmt: skip
 
 
 def test_the_order_of_modifiers_stays():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -111,6 +112,8 @@ def patch_save_pretrained(
             ticking("saving the model"),
         ):
             result = inner(save_directory, *args, **kwargs)
+        if is_source_process():
+            _keep_sentencepiece(model.config, Path(save_directory))
         written = Path(save_directory) / "config.json"
         if is_source_process() and written.exists():
             older = rope_for_older_readers(model.config.to_dict())
@@ -134,6 +137,14 @@ def patch_save_pretrained(
     save_pretrained._funcnet_changes = lambda: earlier() | changes()
     save_pretrained._overridden = True  # llm-compressor's mark: do not wrap again
     model.save_pretrained = save_pretrained
+
+
+def _keep_sentencepiece(config: Any, directory: Path) -> None:
+    """Copy a vocabulary that GGUF reads, and that tokenizers of transformers 5 do not save."""
+    source = getattr(config, "name_or_path", None)
+    vocabulary = Path(source or "nowhere") / "tokenizer.model"
+    if vocabulary.is_file() and not (directory / vocabulary.name).exists():
+        shutil.copy2(vocabulary, directory)
 
 
 def make_readable_for_older_versions(directory: Path) -> None:

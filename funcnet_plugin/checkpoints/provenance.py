@@ -43,6 +43,7 @@ def since_the_first_source(
         return own, kept
     try:
         before = _kept_before(model, earlier)
+        _check_widths(before, earlier, own)
     except CheckpointError as error:
         logger.warning(
             f"which neurons the earlier run kept is not known ({error}), so the report of this run "
@@ -86,6 +87,22 @@ def _kept_before(model: nn.Module, earlier: dict[str, Any]) -> Kept | None:
     if in_memory is not None:
         return in_memory
     return checkpoint.read_kept(getattr(model.config, "name_or_path", ""))[1]
+
+
+def _check_widths(before: Kept | None, earlier: dict[str, Any], own: dict[str, Any]) -> None:
+    """Refuse to count neurons of a model whose layers have other widths than the last run left.
+
+    Raises:
+        CheckpointError: they have, as in a checkpoint that was padded.
+    """
+    if before is None or "original_widths" not in own:
+        return
+    left = [
+        whole if kept is None else len(kept)
+        for kept, whole in zip(before, earlier["original_widths"], strict=True)
+    ]
+    if left != list(own["original_widths"]):
+        raise CheckpointError("its layers have other widths since")
 
 
 def _composed(before: Kept | None, after: Kept | None) -> Kept | None:

@@ -54,7 +54,8 @@ def export_model(source: str | Path, out: str | Path, form: str) -> None:
         FuncnetError: one sentence on what cannot be done; nothing is written then.
     """
     convert = exporter(form)
+    source, out = Path(source).expanduser(), Path(out).expanduser()
     read_config(source)
-    check_output(Path(out))
-    with saying_full(Path(out)), staged(Path(out)) as staging:
-        convert(Path(source), staging)
+    check_output(out)
+    with saying_full(out), staged(out) as staging:
+        convert(source, staging)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from funcnet_plugin.checkpoints.block import read_config
+from funcnet_plugin.checkpoints.block import read_config, rope_for_older_readers, update_json
 from funcnet_plugin.checkpoints.loading import read_model_config
 from funcnet_plugin.checkpoints.per_layer import enable
 from funcnet_plugin.checkpoints.saving import check_generation_file, generation_config_as_it_came
@@ -34,9 +34,10 @@ def load_full_precision(source: Path) -> PreTrainedModel:
 
 
 def save(model: PreTrainedModel, out: Path) -> None:
-    """Save a model with whatever generation config it came with."""
+    """Save a model with whatever generation config it came with, for older readers, too."""
     with generation_config_as_it_came(model, out):
         model.save_pretrained(out)
+    update_json(out / "config.json", rope_for_older_readers(model.config.to_dict()))
 
 
 def copy_side_files(source: Path, out: Path) -> None:

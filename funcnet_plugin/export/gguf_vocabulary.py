@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,10 +72,9 @@ def read_vocabulary(source: Path, size: int) -> Vocabulary:
 
     tokens, types = _unnamed(size)
     for token, number in model["vocab"].items():
-        tokens[number], types[number] = token.encode(), gguf.TokenType.NORMAL
-    for added in content.get("added_tokens", ()):
-        kind = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
-        tokens[added["id"]], types[added["id"]] = added["content"].encode(), kind
+        if number < size:  # one that has no row is never written
+            tokens[number], types[number] = token.encode(), gguf.TokenType.NORMAL
+    _put_added(content.get("added_tokens", ()), tokens, types)
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     return Vocabulary("gpt2", pre, tokens, types, merges=merges)
 
@@ -114,7 +114,26 @@ def _of_sentencepiece(source: Path, size: int) -> Vocabulary:
     for number, (token, score, kind) in enumerate(read.all_tokens()):
         if number < size:
             tokens[number], scores[number], types[number] = token, score, kind
+    # its own special tokens are what SentencePiece says
+    more = [one for one in _added_beside(source) if one["id"] >= read.vocab_size_base]
+    _put_added(more, tokens, types)
     return Vocabulary("llama", "default", tokens, types, scores=scores)
+
+
+def _added_beside(source: Path) -> list[dict[str, Any]]:
+    """List the tokens that a fast tokenizer knows as added; gguf reads an older file alone."""
+    path = source / "tokenizer.json"
+    return json.loads(path.read_text()).get("added_tokens", []) if path.exists() else []
+
+
+def _put_added(added: Iterable[dict[str, Any]], tokens: list[bytes], types: list[int]) -> None:
+    """Put added tokens into a vocabulary."""
+    import gguf
+
+    for one in added:
+        if one["id"] < len(tokens):
+            kind = gguf.TokenType.CONTROL if one["special"] else gguf.TokenType.USER_DEFINED
+            tokens[one["id"]], types[one["id"]] = one["content"].encode(), kind
 
 
 def _unnamed(size: int) -> tuple[list[bytes], list[int]]:

@@ -54,6 +54,17 @@ def test_older_readers_find_the_rotary_settings_under_the_names_they_know():
     assert both.rope_parameters == scaled
 
 
+def test_a_sentencepiece_vocabulary_stays_beside_the_model(tmp_path):
+    """Tokenizers of transformers 5 do not save it, and GGUF is written from it."""
+    model = make_llama()
+    model.save_pretrained(tmp_path / "source")
+    (tmp_path / "source" / "tokenizer.model").write_bytes(b"pieces")
+    model.config.name_or_path = str(tmp_path / "source")
+    patch_save_pretrained(model, dict)
+    model.save_pretrained(tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == b"pieces"
+
+
 def test_patching_twice_writes_the_latest_changes(tmp_path):
     model = make_llama()
     for run in (1, 2):

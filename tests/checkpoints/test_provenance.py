@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from funcnet_plugin.adapters import bind
 from funcnet_plugin.checkpoints.block import read_block, read_kept, read_layers
 from funcnet_plugin.errors import CheckpointError, RecipeError
+from funcnet_plugin.export import export_model
 from funcnet_plugin.hosts.lm_eval import _silence
 from tests.conftest import make_llama, make_tokenizer
 from tests.hosting import logged, logits, run
@@ -149,6 +150,19 @@ def test_where_the_kept_neurons_are_lost_the_report_begins_anew(dense, texts, tm
     block = read_block(tmp_path / "twice")
     assert block["source_model"] == str(tmp_path / "once")
     assert block["original_widths"] == [load(tmp_path / "once").config.intermediate_size] * 5
+
+
+def test_a_padded_checkpoint_is_pruned_as_a_model_of_its_own(dense, texts, tmp_path):
+    """Its layers are wider than what the first run left, by neurons that stand for nothing."""
+    uneven = {"WidthPruningModifier": {"pruning_ratio": 0.2, "align": 4, "allocation": "threshold"}}
+    run(load(dense), texts, text(uneven), output_dir=str(tmp_path / "once"))
+    export_model(tmp_path / "once", tmp_path / "padded", "padded")
+    assert len(set(read_block(tmp_path / "once")["kept_widths"])) > 1
+    with logged() as lines:
+        run(load(tmp_path / "padded"), texts, text(WIDTH), output_dir=str(tmp_path / "twice"))
+    assert any("its layers have other widths since" in line for line in lines)
+    block = read_block(tmp_path / "twice")
+    assert block["original_widths"] == [load(tmp_path / "padded").config.intermediate_size] * 5
 
 
 def test_layers_are_not_dropped_after_a_cut_of_the_same_recipe(dense, texts):

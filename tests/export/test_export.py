@@ -14,6 +14,8 @@ from funcnet_plugin.errors import FuncnetError
 from funcnet_plugin.export import export_model
 from funcnet_plugin.hosts.llmcompressor.modifiers import FunctionalNetworkModifier
 from funcnet_plugin.preflight import check_form
+from tests.conftest import make_llama
+from tests.export.test_gguf import checkpoint
 from tests.hosting import IDS, WITHOUT_US, logits, networks, recipe, reload_without_us, run
 
 pytestmark = pytest.mark.usefixtures("forget_the_session")
@@ -75,6 +77,15 @@ def test_a_form_that_the_recipe_will_not_leave_is_refused_before_it_runs(sources
     check_form("remote-code", per_layer, [planned(per_layer, align=1, pruning_ratio=0.005)])
     check_form("remote-code", dense, [planned(dense, allocation="threshold")])
     check_form("remote-code", dense, [planned(dense, skip_first=1)])
+
+
+@pytest.mark.parametrize("form", ["padded", "remote-code"])
+def test_older_readers_find_the_rotary_base(tmp_path, form):
+    """They would take 10000 for it, without a word."""
+    rope = {"rope_type": "default", "rope_theta": 500000.0}
+    checkpoint(tmp_path / "model", make_llama(rope_parameters=rope), (48, 40, 44))
+    export_model(tmp_path / "model", tmp_path / "out", form)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["rope_theta"] == 500000.0
 
 
 def test_remote_code_survives_saving_again(sources, tmp_path):

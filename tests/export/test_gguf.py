@@ -1,10 +1,12 @@
 """GGUF files, read back with the package that llama.cpp's own converter writes them with."""
 
+import io
 import json
 
 import gguf
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -213,3 +215,35 @@ def test_variants_and_the_package_are_asked_for_in_one_sentence(tmp_path, monkey
     monkeypatch.setattr(ours, "find_spec", lambda name: None)
     with pytest.raises(FuncnetError, match=r"install funcnet-plugin\[gguf\]"):
         export_model(checkpoint(tmp_path / "m", make_llama(vocab_size=300)), tmp_path / "o", "gguf")
+
+
+def test_tokens_added_to_sentencepiece_are_named_and_kept_apart(tmp_path):
+    """Fast tokenizers say them in tokenizer.json; what SentencePiece has itself stays as it is."""
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["networks of neurons act together"] * 20), model_writer=written,
+        vocab_size=60, model_type="bpe", hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "tokenizer.model").write_bytes(written.getvalue())
+    n = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue()).vocab_size()
+    added = [
+        {"id": number, "content": content, "special": special}
+        for number, content, special in (
+            (0, "<unk>", True), (n, "<|im_start|>", True), (n + 1, "word", False), (n + 9, "x", 1)
+        )
+    ]  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    found = read_vocabulary(tmp_path, n + 3)
+    assert found.tokens[n:] == [b"<|im_start|>", b"word", b"[PAD%d]" % (n + 2)]
+    kinds = gguf.TokenType
+    assert found.types[n:] == [kinds.CONTROL, kinds.USER_DEFINED, kinds.UNUSED]
+    assert found.types[0] == kinds.UNKNOWN
+
+
+def test_byte_pairs_without_a_row_are_left_out(tmp_path):
+    """As where a padding token was added and the embeddings were not resized."""
+    tokenizer = byte_pairs()
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(tmp_path)
+    found = read_vocabulary(tmp_path, len(tokenizer) - 1)
+    assert len(found.tokens) == len(tokenizer) - 1 and b"<pad>" not in found.tokens

@@ -13,7 +13,11 @@ from funcnet_plugin.checkpoints.loading import model_without_weights
 from funcnet_plugin.errors import CheckpointError, FuncnetError
 from funcnet_plugin.export import export_model
 from funcnet_plugin.export.decilm import Block, width_of
-from funcnet_plugin.hosts.llmcompressor.modifiers import FunctionalNetworkModifier
+from funcnet_plugin.hosts.llmcompressor.modifiers import (
+    FunctionalNetworkModifier,
+    HiddenSlicingModifier,
+    WidthPruningModifier,
+)
 from funcnet_plugin.preflight import check_form
 from tests.conftest import make_llama
 from tests.export.test_gguf import checkpoint
@@ -179,3 +183,14 @@ def test_a_recipe_off_the_grid_is_refused_before_it_runs(tmp_path):
     )
     with pytest.raises(CheckpointError, match="has the bias"):
         check(256, biased)
+
+
+def test_what_a_recipe_adds_that_the_form_has_not_is_refused_before_it_runs(tmp_path):
+    model = model_without_weights(checkpoint(tmp_path / "model", make_llama(**SHAPE)))
+    biased = WidthPruningModifier(pruning_ratio=0.2, align=256, repair="bias")
+    biased.plan(model, None)
+    with pytest.raises(FuncnetError, match="holds no biases, and the repair of the recipe adds"):
+        check_form("nemotron-nas", model, [biased])
+    for form in ("nemotron-nas", "gguf:f16"):
+        with pytest.raises(FuncnetError, match="HiddenSlicingModifier leaves another architecture"):
+            check_form(form, model, [HiddenSlicingModifier(pruning_ratio=0.2)])

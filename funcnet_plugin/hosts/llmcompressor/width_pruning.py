@@ -187,6 +187,12 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
             return given
         raise RecipeError(f"heads_ratio={given!r} must be at least 0 and less than 1, or {AUTO}")
 
+    @field_validator("resume_dir", "text_cache", "atlas")
+    @classmethod
+    def _home(cls, given: str) -> str:
+        """Read `~` as a shell does, which no recipe passes through."""
+        return str(Path(given).expanduser()) if given else given
+
     @field_validator("align", mode="before")
     @classmethod
     def _alignment(cls, given: Any) -> Any:
