@@ -1,14 +1,23 @@
-"""Says mistakes in the fields of a modifier in words."""
+"""Reads the fields of a modifier, and says mistakes in them in words."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from llmcompressor.modifiers import Modifier
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 
 from funcnet_plugin.errors import RecipeError
 from funcnet_plugin.plugins import one_sentence
+
+
+def _expanded(place: str) -> str:
+    return str(Path(place).expanduser()) if place else place
+
+
+# A directory; `~` is read as a shell does, which no recipe passes through.
+Place = Annotated[str, AfterValidator(_expanded)]
 
 
 class PlainErrors:

@@ -44,7 +44,7 @@ from funcnet_plugin.hosts.llmcompressor.description import (
     pruning_block,
     settings_of,
 )
-from funcnet_plugin.hosts.llmcompressor.fields import PlainErrors
+from funcnet_plugin.hosts.llmcompressor.fields import Place, PlainErrors
 from funcnet_plugin.hosts.llmcompressor.given_model import check_model
 from funcnet_plugin.hosts.llmcompressor.neighbours import (
     check_after,
@@ -148,10 +148,10 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
     skip_first: int = Field(default=0, ge=0)
     skip_last: int = Field(default=0, ge=0)
     ignore: list[str] = Field(default_factory=list)
-    resume_dir: str = ""
-    text_cache: str = ""
+    resume_dir: Place = ""
+    text_cache: Place = ""
     max_memory: str = Field(default="", pattern=r"^([0-9]+(\.[0-9]+)?(MB|GB))?$")
-    atlas: str = ""
+    atlas: Place = ""
     seed: int = Field(default=0, ge=0)
 
     _run: Run = PrivateAttr()
@@ -186,12 +186,6 @@ class WidthPruningModifier(PlainErrors, GivesBack, Modifier):
         if given == AUTO or (number and 0.0 <= given < 1.0):
             return given
         raise RecipeError(f"heads_ratio={given!r} must be at least 0 and less than 1, or {AUTO}")
-
-    @field_validator("resume_dir", "text_cache", "atlas")
-    @classmethod
-    def _home(cls, given: str) -> str:
-        """Read `~` as a shell does, which no recipe passes through."""
-        return str(Path(given).expanduser()) if given else given
 
     @field_validator("align", mode="before")
     @classmethod
