@@ -16,15 +16,16 @@ from zlib import crc32
 from loguru import logger
 
 from funcnet_plugin.atlas import Atlas, read_atlas
-from funcnet_plugin.atlas.checks import check_shape, check_weights
+from funcnet_plugin.atlas.checks import check_depth, check_shape, check_weights
 from funcnet_plugin.atlas.files import ATLAS
 from funcnet_plugin.bars import bar
 from funcnet_plugin.checkpoints.loading import load_tokenizer
+from funcnet_plugin.digests import digest_of_file
 from funcnet_plugin.errors import AtlasError, FuncnetError, NumbersError
 from funcnet_plugin.evaluation.lm_eval_tasks import Tasks
 from funcnet_plugin.evaluation.perplexity import perplexity, text_windows
 from funcnet_plugin.evaluation.rows import KeptRows, Row
-from funcnet_plugin.evaluation.task_files import digest_of_file, digest_of_tasks
+from funcnet_plugin.evaluation.task_files import digest_of_tasks
 from funcnet_plugin.inspection import inspect_model
 from funcnet_plugin.lesions import Lesion, lesion_of, select
 from funcnet_plugin.lesions.choice import HURTING, hurting
@@ -73,11 +74,7 @@ def lesion_study(
     known = read_atlas(atlas)
     shape = inspect_model(model)
     check_shape(known, dict(enumerate(shape.widths)), str(atlas))
-    if len(shape.widths) != len(known.widths):
-        raise AtlasError(
-            f"the atlas {atlas} is of a model of {len(known.widths)} layers, and this one has "
-            f"{len(shape.widths)}; make an atlas of this model."
-        )
+    check_depth(known, len(shape.widths), str(atlas))
     _check_together(study, out)
     lesions = _lesions(known, study)
     for text in study.sets:

@@ -14,7 +14,7 @@ ROOT = Path(funcnet_plugin.__file__).parent
 # From the bottom up. Parts of one line may not import each other.
 LAYERS = (
     ("errors",),
-    ("bars", "disk", "plugins", "products", "screen"),
+    ("bars", "digests", "disk", "plugins", "products", "screen"),
     ("output", "adapters", "ica"),
     ("measure",),
     ("atlas",),

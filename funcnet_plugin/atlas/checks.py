@@ -51,6 +51,23 @@ def check_shape(atlas: Atlas, widths: Mapping[int, int], source: str) -> None:
             )
 
 
+def check_depth(atlas: Atlas, n_layers: int, source: str) -> None:
+    """Refuse an atlas of a deeper model, whose last layers would be looked for in vain.
+
+    Args:
+        n_layers: of the whole model.
+        source: the directory of the atlas.
+
+    Raises:
+        AtlasError: it has more layers.
+    """
+    if n_layers < len(atlas.widths):
+        raise AtlasError(
+            f"the atlas {source} is of a model of {len(atlas.widths)} layers, and this one has "
+            f"{n_layers}; make an atlas of this model."
+        )
+
+
 def check_weights(atlas: Atlas, units: Sequence[Unit], source: str) -> None:
     """Refuse an atlas of other weights.
 

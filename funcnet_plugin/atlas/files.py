@@ -28,6 +28,7 @@ from torch import Tensor
 from funcnet_plugin.atlas.atlas import Atlas, Network, widths_of
 from funcnet_plugin.atlas.maps import SparseMaps
 from funcnet_plugin.atlas.structure import Structure, structure_of
+from funcnet_plugin.digests import digest_of_file
 from funcnet_plugin.errors import AtlasError
 from funcnet_plugin.output import staged
 
@@ -77,7 +78,7 @@ def write_atlas(
         parquet.write_table(pyarrow.Table.from_pylist(list(contexts)), staging / CONTEXTS)
         _save(staging / CONNECTIVITY, connectivity)
         written = (NETWORKS, COURSES, CONTEXTS, CONNECTIVITY)
-        digests = {name: _digest(staging / name) for name in written}
+        digests = {name: digest_of_file(staging / name) for name in written}
         content = {"format": FORMAT, "files": digests, **atlas.facts, "networks": networks}
         content["digest"] = _digest_of(content)
         (staging / ATLAS).write_text(json.dumps(content, indent=1) + "\n")
@@ -211,7 +212,7 @@ def _check_digest(directory: Path, content: Mapping[str, Any], name: str) -> Non
     """Refuse a file that is not the one that was written; only names of ours are opened."""
     path = directory / name
     try:
-        known, found = content["files"][name], _digest(path)
+        known, found = content["files"][name], digest_of_file(path)
     except (OSError, KeyError, TypeError) as error:
         raise AtlasError(f"the atlas {directory} lacks {name}; make it again.") from error
     if found != known:
@@ -226,11 +227,6 @@ def _digest_of(content: Mapping[str, Any]) -> str:
     held = {key: value for key, value in content.items() if key != "digest"}
     plain = json.loads(json.dumps(held))  # as it is read
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from funcnet_plugin import __version__
 from funcnet_plugin.compare.digest import digest
 from funcnet_plugin.compare.plan import Comparison
-from funcnet_plugin.evaluation.task_files import digest_of_file, digest_of_tasks
+from funcnet_plugin.digests import digest_of_file
+from funcnet_plugin.evaluation.task_files import digest_of_tasks
 from funcnet_plugin.text.sources import load_texts
 
 if TYPE_CHECKING:

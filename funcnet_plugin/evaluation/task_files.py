@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
+
+from funcnet_plugin.digests import digest_of_file
 
 
 def digest_of_tasks(directory: Path) -> dict[str, str]:
@@ -32,12 +33,3 @@ class _TaskLoader(yaml.SafeLoader):
 
 
 _TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
-
-
-def digest_of_file(path: Path) -> str:
-    """Digest the bytes of a file."""
-    so_far = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(2**24):
-            so_far.update(part)
-    return so_far.hexdigest()
