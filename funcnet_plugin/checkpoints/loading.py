@@ -93,6 +93,16 @@ def load_config(source: str | Path) -> PretrainedConfig:
     return config
 
 
+def check_is_there(source: str | Path) -> None:
+    """Refuse a path that leads nowhere: as the name of a model on the hub it has no sense.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    if not Path(source).exists() and _is_a_path(str(source)):
+        raise CheckpointError(f"there is no {source}; give a checkpoint directory or a hub name.")
+
+
 def read_model_config(source: str | Path, trust_remote_code: bool = False) -> PretrainedConfig:
     """Read the config of any checkpoint.
 
@@ -110,8 +120,7 @@ def read_model_config(source: str | Path, trust_remote_code: bool = False) -> Pr
     refuse_adapter_files(source)
     if path.is_dir() and not (path / "config.json").exists():
         raise CheckpointError(f"{source} is not a checkpoint: it has no config.json.")
-    if not path.exists() and _is_a_path(str(source)):
-        raise CheckpointError(f"there is no {source}; give a checkpoint directory or a hub name.")
+    check_is_there(source)
     try:
         return AutoConfig.from_pretrained(str(source), trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever a file that is no config makes of it

@@ -20,10 +20,14 @@ from funcnet_plugin.adapters import bind
 from funcnet_plugin.adapters.attention import bind_attention
 from funcnet_plugin.atlas import read_atlas
 from funcnet_plugin.atlas.atlas import MEMBER
-from funcnet_plugin.atlas.checks import check_neurons, check_widths
+from funcnet_plugin.atlas.checks import check_depth, check_neurons, check_widths
 from funcnet_plugin.atlas.checks import check_weights as check_atlas_weights
 from funcnet_plugin.checkpoints.block import BLOCK_KEY, read_heads, read_kept, read_layers
-from funcnet_plugin.checkpoints.loading import load_tokenizer, read_model_config
+from funcnet_plugin.checkpoints.loading import (
+    check_is_there,
+    load_tokenizer,
+    read_model_config,
+)
 from funcnet_plugin.checkpoints.weights import check_weights
 from funcnet_plugin.cut.activity import apply_mask
 from funcnet_plugin.errors import CheckpointError, FuncnetError, NumbersError
@@ -76,9 +80,9 @@ class FuncnetLM(HFLM):
         **kwargs: the arguments of lm-eval's `hf` model.
 
     Raises:
-        FuncnetError: an argument that does not exist, a mask or an atlas of another model, a
-            checkpoint whose config and weights disagree; while it scores, a token that the model
-            does not have, or predictions that a lesion makes overflow.
+        FuncnetError: an argument or a directory that does not exist, a mask or an atlas of another
+            model, a checkpoint whose config and weights disagree; while it scores, a token that the
+            model does not have, or predictions that a lesion makes overflow.
     """
 
     def __init__(
@@ -110,14 +114,17 @@ class FuncnetLM(HFLM):
             self._lesion = lesion_of(
                 known, select(known, lesion), mode, gain=gain, add=add, threshold=float(threshold)
             )
-        if isinstance(pretrained, str) and Path(pretrained).is_dir():
-            _check_files(pretrained, kwargs)
+        if isinstance(pretrained, str):
+            check_is_there(pretrained)
+            if Path(pretrained).is_dir():
+                _check_files(pretrained, kwargs)
         super().__init__(pretrained, device=device, **kwargs)
         if kept is not None:
             _silence(self.model, *kept, mask)
         if self._lesion is not None:
             units = bind(self.model).blocks
             check_widths(known, units, atlas)
+            check_depth(known, len(units), atlas)
             if getattr(self.model.config, "quantization_config", None) is None:
                 check_atlas_weights(known, units, atlas)
             self._lesion.apply(units)

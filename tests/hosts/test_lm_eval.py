@@ -113,11 +113,20 @@ def test_a_lesion_costs_what_the_mask_without_its_neurons_costs(
     assert strong != masked
 
 
-def test_an_atlas_of_another_model_is_refused(checkpoints, atlas):
+def test_an_atlas_of_another_model_is_refused(checkpoints, atlas, tmp_path):
     arguments = {"atlas": str(atlas), "lesion": "L0.N1", "threshold": 1.2, "device": "cpu"}
     with pytest.raises(FuncnetError, match="layer 0 has a width of 48, and here it is"):
         FuncnetLM(pretrained=str(checkpoints / "uniform"), **arguments)
     FuncnetLM(pretrained=str(checkpoints / "dense"), **arguments, dtype="bfloat16")
+    make_llama(num_hidden_layers=2).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(FuncnetError, match="is of a model of 3 layers, and this one has 2"):
+        FuncnetLM(pretrained=str(tmp_path), **arguments)
+
+
+def test_a_directory_that_is_not_there_is_called_that(tmp_path):
+    with pytest.raises(FuncnetError, match=r"there is no .*gone; give a checkpoint directory"):
+        FuncnetLM(pretrained=str(tmp_path / "gone"))
 
 
 def test_a_gain_that_overflows_is_refused_while_it_scores(checkpoints, atlas, tasks):
